@@ -1,0 +1,3 @@
+//! The `holdfast-balancer` binary.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `holdfast-chatnode` binary.
+
+fn main() {}
