@@ -1,0 +1,5 @@
+//! Act: decisions carried out. Each step is idempotent, bounded in time and reports what it did.
+
+pub mod backup;
+pub mod redis;
+pub mod upstreams;

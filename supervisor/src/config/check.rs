@@ -1,0 +1,433 @@
+//! The one conversion from the file as written to the checked [`Config`]; it reports all faults together.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use holdfast_settings::{Faults, Secret, Source};
+
+use super::{
+    Backup, Balancer, Canary, Config, DrillSchedule, Drills, Email, Guards, Log, Metrics, Node,
+    Notify, Redis, RedisServer, Rules, SCENARIOS, Scrape, Supervisor, Webhook, file,
+};
+
+/// Nodes and Redis servers one supervisor watches; each costs a scrape per second.
+const NODES_MAX: usize = 200;
+const REDIS_SERVERS_MAX: usize = 16;
+
+/// Checks everything and converts.
+pub(super) fn check(file: file::File, source: &Source) -> Result<Config, Faults> {
+    let mut checker = Checker {
+        source,
+        faults: Faults::new(&source.file),
+        base: source.file.parent().map(Path::to_owned).unwrap_or_default(),
+    };
+    let config = checker.config(file);
+    match config {
+        Some(config) => checker.faults.finish(config),
+        None => Err(checker.faults),
+    }
+}
+
+/// Collects faults on the way. A method returns `None` only after it added a fault.
+struct Checker<'a> {
+    source: &'a Source,
+    faults: Faults,
+    base: PathBuf,
+}
+
+impl Checker<'_> {
+    fn fault(&mut self, key: impl Into<String>, message: impl Display) {
+        self.faults.add(self.source, key, message);
+    }
+
+    fn require(&mut self, holds: bool, key: &str, message: impl Display) {
+        if !holds {
+            self.fault(key, message);
+        }
+    }
+
+    fn path(&self, path: PathBuf) -> PathBuf {
+        // Joining an absolute path replaces the base.
+        self.base.join(path)
+    }
+
+    fn secret(&mut self, key: &str, path: PathBuf) -> Option<Secret> {
+        let path = self.path(path);
+        Secret::from_file(&path).map_err(|error| self.fault(key, error)).ok()
+    }
+
+    /// An optional secret: the outer `None` is a fault, the inner one an absent key.
+    fn optional_secret(&mut self, key: &str, path: Option<PathBuf>) -> Option<Option<Secret>> {
+        match path {
+            Some(path) => self.secret(key, path).map(Some),
+            None => Some(None),
+        }
+    }
+
+    fn listen(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
+        let parsed = SocketAddr::from_str(text);
+        if parsed.is_err() {
+            self.fault(key, format!("expected ip:port to listen on, found {text:?}"));
+        }
+        parsed.ok()
+    }
+
+    fn name(&mut self, key: &str, name: &str) {
+        let valid = !name.is_empty()
+            && name.len() <= 64
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        self.require(valid, key, format!("expected 1-64 of a-z A-Z 0-9 - _ ., found {name:?}"));
+    }
+
+    fn url(&mut self, key: &str, url: &str, schemes: &[&str]) {
+        let valid = reqwest::Url::parse(url)
+            .is_ok_and(|url| schemes.contains(&url.scheme()) && url.has_host());
+        self.require(valid, key, format!("expected a URL ({}), found {url:?}", schemes.join(", ")));
+    }
+
+    fn cron(&mut self, key: &str, expression: &str) {
+        if let Err(error) = croner::Cron::from_str(expression) {
+            self.fault(key, format!("{expression:?} is not a cron expression: {error}"));
+        }
+    }
+
+    fn config(&mut self, file: file::File) -> Option<Config> {
+        let supervisor = self.supervisor(file.supervisor);
+        let scrape = self.scrape(&file.scrape);
+        let metrics = self.metrics(&file.metrics);
+        let rules = self.rules(file.rules);
+        let nodes = self.nodes(file.node);
+        let balancer = file.balancer.map(|balancer| self.balancer(balancer));
+        if balancer.is_none() && !nodes.is_empty() {
+            self.fault("balancer", "expected a [balancer] section for the nodes to be served by");
+        }
+        let redis = file.redis.map(|redis| self.redis(redis));
+        let sentinel = file.sentinel.map(|s| self.listen("sentinel.listen", &s.listen));
+        if sentinel.is_some() && redis.is_none() {
+            self.fault("sentinel", "expected a [redis] section whose primary it can tell");
+        }
+        let guards = self.guards(file.guards);
+        let canary = file.canary.filter(|c| c.enabled).map(|canary| self.canary(canary));
+        let backup = file.backup.map(|backup| self.backup(backup));
+        if backup.is_some() && redis.is_none() {
+            self.fault("backup", "expected a [redis] section to back up");
+        }
+        let notify = self.notify(file.notify);
+        let supervisor = supervisor?;
+        let drills = self.drills(file.drills, &supervisor.state_dir);
+        Some(Config {
+            file: self.source.file.clone(),
+            log: Log { level: file.log.level, format: file.log.format },
+            otlp_endpoint: Some(file.traces.otlp_endpoint).filter(|url| !url.is_empty()),
+            supervisor,
+            scrape,
+            metrics,
+            rules,
+            nodes,
+            // `transpose`-like: an inner `None` has added its fault already.
+            balancer: balancer.map_or(Some(None), |inner| inner.map(Some))?,
+            redis: redis.map_or(Some(None), |inner| inner.map(Some))?,
+            sentinel: sentinel.map_or(Some(None), |inner| inner.map(Some))?,
+            guards,
+            canary: canary.map_or(Some(None), |inner| inner.map(Some))?,
+            backup,
+            notify: notify?,
+            drills,
+        })
+    }
+
+    fn supervisor(&mut self, written: file::Supervisor) -> Option<Supervisor> {
+        self.name("supervisor.name", &written.name);
+        if let Some(url) = &written.external_url {
+            self.url("supervisor.external_url", url, &["http", "https"]);
+        }
+        let listen = self.listen("supervisor.listen", &written.listen);
+        let token = self.secret("supervisor.token_file", written.token_file);
+        Some(Supervisor {
+            name: written.name,
+            listen: listen?,
+            external_url: written.external_url.map(|url| url.trim_end_matches('/').to_owned()),
+            token: token?,
+            state_dir: self.path(written.state_dir),
+            observe_only: written.observe_only,
+        })
+    }
+
+    fn scrape(&mut self, written: &file::Scrape) -> Scrape {
+        let millis = written.interval.as_millis();
+        self.require(
+            (100..=60_000).contains(&millis),
+            "scrape.interval",
+            "expected 100ms to 1m; staleness and alert windows count on regular samples",
+        );
+        self.require(
+            !written.timeout.is_zero() && written.timeout <= written.interval,
+            "scrape.timeout",
+            "expected more than 0 and at most scrape.interval",
+        );
+        self.require(
+            written.body_bytes_max >= 1024,
+            "scrape.body_bytes_max",
+            "expected at least 1024",
+        );
+        Scrape {
+            interval: written.interval,
+            timeout: written.timeout,
+            body_bytes_max: written.body_bytes_max,
+        }
+    }
+
+    fn metrics(&mut self, written: &file::Metrics) -> Metrics {
+        self.require(
+            written.retention.as_secs() >= 600,
+            "metrics.retention",
+            "expected at least 10m; rules look back further than that",
+        );
+        self.require(written.series_max >= 100, "metrics.series_max", "expected at least 100");
+        Metrics { retention: written.retention, series_max: written.series_max }
+    }
+
+    fn rules(&mut self, written: file::Rules) -> Rules {
+        self.require(
+            written.evaluation_interval.as_millis() >= 100,
+            "rules.evaluation_interval",
+            "expected at least 100ms",
+        );
+        let mut files = Vec::new();
+        for (index, pattern) in written.files.iter().enumerate() {
+            let absolute = self.path(PathBuf::from(pattern)).to_string_lossy().into_owned();
+            if let Err(error) = glob::Pattern::new(&absolute) {
+                self.fault(format!("rules.files[{index}]"), format!("{pattern:?}: {error}"));
+            }
+            files.push(absolute);
+        }
+        Rules { files, evaluation_interval: written.evaluation_interval }
+    }
+
+    fn nodes(&mut self, written: Vec<file::Node>) -> Vec<Node> {
+        self.require(
+            written.len() <= NODES_MAX,
+            "node",
+            format!("expected at most {NODES_MAX}, found {}", written.len()),
+        );
+        let mut names = HashSet::new();
+        let mut nodes = Vec::new();
+        for (index, node) in written.into_iter().enumerate() {
+            let key = format!("node[{index}].name");
+            self.name(&key, &node.name);
+            if !names.insert(node.name.clone()) {
+                self.fault(&key, format!("{:?} is the name of another node already", node.name));
+            }
+            let pid_file = node.pid_file.map(|path| self.path(path));
+            nodes.push(Node { name: node.name, metrics: node.metrics, pid_file });
+        }
+        nodes
+    }
+
+    fn balancer(&mut self, written: file::Balancer) -> Option<Balancer> {
+        self.name("balancer.pool", &written.pool);
+        let token = self.secret("balancer.token_file", written.token_file)?;
+        Some(Balancer { admin: written.admin, token, pool: written.pool })
+    }
+
+    fn redis(&mut self, written: file::Redis) -> Option<Redis> {
+        self.name("redis.name", &written.name);
+        let count = written.servers.len();
+        self.require(
+            (1..=REDIS_SERVERS_MAX).contains(&count),
+            "redis.servers",
+            format!("expected 1 to {REDIS_SERVERS_MAX} addresses, found {count}"),
+        );
+        let mut seen = HashSet::new();
+        for (index, address) in written.servers.iter().enumerate() {
+            if !seen.insert(address) {
+                self.fault(format!("redis.servers[{index}]"), format!("{address} is there twice"));
+            }
+        }
+        let pids = written.pid_files.len();
+        self.require(
+            pids == 0 || pids == count,
+            "redis.pid_files",
+            format!("expected one for each of the {count} servers (\"\" for none), found {pids}"),
+        );
+        self.require(
+            written.probe_interval.as_millis() >= 10,
+            "redis.probe_interval",
+            "expected at least 10ms",
+        );
+        self.require(
+            written.hang_after >= written.probe_timeout
+                && written.hang_after >= 2 * written.probe_interval,
+            "redis.hang_after",
+            "expected at least redis.probe_timeout and twice redis.probe_interval",
+        );
+        if written.username.is_some() && written.password_file.is_none() {
+            self.fault("redis.username", "expected redis.password_file beside it");
+        }
+        let password = self.optional_secret("redis.password_file", written.password_file)?;
+        let mut pid_files = written.pid_files.into_iter();
+        let servers = written
+            .servers
+            .into_iter()
+            .map(|address| RedisServer {
+                address,
+                pid_file: pid_files
+                    .next()
+                    .filter(|path| !path.as_os_str().is_empty())
+                    .map(|path| self.path(path)),
+            })
+            .collect();
+        Some(Redis {
+            name: written.name,
+            servers,
+            username: written.username,
+            password,
+            manage: written.manage,
+            probe_interval: written.probe_interval,
+            probe_timeout: written.probe_timeout,
+            hang_after: written.hang_after,
+            failover_cooldown: written.failover_cooldown,
+        })
+    }
+
+    fn guards(&mut self, written: file::Guards) -> Guards {
+        self.require(
+            (0.0..=1.0).contains(&written.max_out_share),
+            "guards.max_out_share",
+            format!("expected 0 to 1, found {}", written.max_out_share),
+        );
+        let steps = &written.return_steps;
+        let rising = steps.windows(2).all(|pair| pair[0] < pair[1]);
+        let valid = rising
+            && steps.first().is_some_and(|first| *first > 0.0)
+            && steps.last().is_some_and(|last| (*last - 1.0).abs() < f64::EPSILON);
+        self.require(
+            valid,
+            "guards.return_steps",
+            format!("expected shares above 0 that rise to 1.0, found {steps:?}"),
+        );
+        Guards {
+            max_out_share: written.max_out_share,
+            open_after: written.open_after,
+            close_after: written.close_after,
+            return_steps: written.return_steps,
+            return_step_every: written.return_step_every,
+        }
+    }
+
+    fn canary(&mut self, written: file::Canary) -> Option<Canary> {
+        self.url("canary.url", &written.url, &["ws", "wss"]);
+        self.require(
+            written.interval.as_millis() >= 10,
+            "canary.interval",
+            "expected at least 10ms",
+        );
+        self.require(!written.timeout.is_zero(), "canary.timeout", "expected more than 0");
+        self.require(!written.channel.is_empty(), "canary.channel", "expected a channel name");
+        let hmac_secret = self.secret("canary.hmac_secret_file", written.hmac_secret_file)?;
+        Some(Canary {
+            url: written.url,
+            hmac_secret,
+            channel: written.channel,
+            interval: written.interval,
+            timeout: written.timeout,
+        })
+    }
+
+    fn backup(&mut self, written: file::Backup) -> Backup {
+        let schedule = Some(written.schedule).filter(|cron| !cron.is_empty());
+        if let Some(cron) = &schedule {
+            self.cron("backup.schedule", cron);
+        }
+        self.require(written.keep >= 1, "backup.keep", "expected at least 1");
+        self.require(
+            (1..=19).contains(&written.compression_level),
+            "backup.compression_level",
+            format!("expected 1 to 19, found {}", written.compression_level),
+        );
+        Backup {
+            dir: self.path(written.dir),
+            schedule,
+            keep: written.keep,
+            compression_level: written.compression_level,
+            verify: written.verify,
+            redis_server: written.redis_server,
+        }
+    }
+
+    fn notify(&mut self, written: file::Notify) -> Option<Notify> {
+        let email = written.email.map(|email| self.email(email));
+        let mut webhooks = Vec::new();
+        for (index, webhook) in written.webhook.into_iter().enumerate() {
+            let key = |name: &str| format!("notify.webhook[{index}].{name}");
+            self.url(&key("url"), &webhook.url, &["http", "https"]);
+            self.require(!webhook.timeout.is_zero(), &key("timeout"), "expected more than 0");
+            self.require(webhook.retries_max <= 20, &key("retries_max"), "expected at most 20");
+            let token =
+                self.optional_secret(&key("bearer_token_file"), webhook.bearer_token_file);
+            webhooks.push(token.map(|bearer_token| Webhook {
+                url: webhook.url,
+                bearer_token,
+                timeout: webhook.timeout,
+                retries_max: webhook.retries_max,
+            }));
+        }
+        Some(Notify {
+            group_wait: written.group_wait,
+            repeat_interval: written.repeat_interval,
+            email: email.map_or(Some(None), |inner| inner.map(Some))?,
+            webhooks: webhooks.into_iter().collect::<Option<_>>()?,
+        })
+    }
+
+    fn email(&mut self, written: file::Email) -> Option<Email> {
+        self.mailbox("notify.email.from", &written.from);
+        self.require(!written.to.is_empty(), "notify.email.to", "expected at least one receiver");
+        for (index, receiver) in written.to.iter().enumerate() {
+            self.mailbox(&format!("notify.email.to[{index}]"), receiver);
+        }
+        if written.username.is_some() != written.password_file.is_some() {
+            self.fault("notify.email.username", "expected username and password_file together");
+        }
+        let password =
+            self.optional_secret("notify.email.password_file", written.password_file)?;
+        Some(Email {
+            smtp: written.smtp,
+            tls: written.tls,
+            from: written.from,
+            to: written.to,
+            login: written.username.zip(password),
+        })
+    }
+
+    fn mailbox(&mut self, key: &str, text: &str) {
+        if text.parse::<lettre::message::Mailbox>().is_err() {
+            self.fault(key, format!("expected a mail address, found {text:?}"));
+        }
+    }
+
+    fn drills(&mut self, written: file::Drills, state_dir: &Path) -> Drills {
+        let mut schedule = Vec::new();
+        for (index, line) in written.schedule.into_iter().enumerate() {
+            if !SCENARIOS.contains(&line.scenario.as_str()) {
+                self.fault(
+                    format!("drills.schedule[{index}].scenario"),
+                    format!("expected one of {}, found {:?}", SCENARIOS.join(", "), line.scenario),
+                );
+            }
+            self.cron(&format!("drills.schedule[{index}].cron"), &line.cron);
+            if line.enabled {
+                schedule.push(DrillSchedule { scenario: line.scenario, cron: line.cron });
+            }
+        }
+        let report_dir =
+            written.report_dir.map_or_else(|| state_dir.join("drills"), |path| self.path(path));
+        Drills { report_dir, schedule }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! Observe: the world as samples and topology. Everything here touches sockets; nothing here decides.
+
+pub mod canary;
+pub mod chat_client;
+pub mod redis;
+pub mod scrape;

@@ -1,0 +1,4 @@
+//! Plan: what to do about verdicts, with every reason for acting and for holding back. Pure: time and inputs are arguments.
+
+pub mod failover;
+pub mod servers;

@@ -1,0 +1,1 @@
+//! Plan for servers.

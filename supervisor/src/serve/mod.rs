@@ -1,0 +1,4 @@
+//! Serve: what the supervisor answers over HTTP and to Redis clients.
+
+pub mod http;
+pub mod sentinel;
