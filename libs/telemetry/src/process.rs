@@ -19,7 +19,7 @@ use crate::throttle::{self, Throttle};
 pub(crate) const REFRESH_PERIOD: Duration = Duration::from_millis(500);
 /// Kernels before 6.2 do not tell the number of descriptors by `stat`, and listing 10,000 of them takes milliseconds.
 const DESCRIPTOR_LIST_PERIOD: Duration = Duration::from_secs(10);
-/// Ticks per second in `/proc/self/stat`: USER_HZ, fixed at 100 in Linux' user-space interface on every architecture we build for.
+/// Ticks per second in `/proc/self/stat`: `USER_HZ`, fixed at 100 in Linux' user-space interface on every architecture we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
 const BYTES_PER_KIB: i64 = 1024;
 
