@@ -34,7 +34,7 @@ struct UnmetBody {
 pub fn router(registry: Registry, readiness: Readiness) -> Router {
     let metrics = Router::new().route("/metrics", get(metrics_text)).with_state(registry);
     let ready = Router::new().route("/health/ready", get(ready)).with_state(readiness);
-    Router::new().route("/health/live", get(async || "ok\n")).merge(metrics).merge(ready)
+    Router::new().route("/health/live", get(async || "ok")).merge(metrics).merge(ready)
 }
 
 async fn metrics_text(State(registry): State<Registry>) -> Response {

@@ -1,6 +1,6 @@
 //! What this process uses: CPU, memory, file descriptors, threads, under the names every Prometheus client library gives them.
 //!
-//! Read from `/proc/self` when somebody asks: three small files and one `stat`, about 30 µs. Rejected: a library's process table (it
+//! Read from `/proc/self` when somebody asks: two small files and one `stat`. Rejected: a library's process table (it
 //! walks far more than one process needs). On a system without `/proc` the figures stay at 0.
 
 use std::fs;

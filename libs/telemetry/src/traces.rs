@@ -83,4 +83,10 @@ mod tests {
             assert_eq!(traces_url(endpoint), "http://c:4318/v1/traces");
         }
     }
+
+    #[test]
+    fn an_endpoint_that_is_no_url_is_refused() {
+        let error = Traces::new("no url", "supervisor").unwrap_err();
+        assert!(error.to_string().contains("no url"), "{error}");
+    }
 }
