@@ -1,1 +1,44 @@
-//! Holdfast series.
+//! Embedded time-series store and parser of the Prometheus text format.
+//!
+//! - [`text`]: exposition text → samples, borrowed from the text.
+//! - [`Labels`], [`Matcher`]: what names a series, and what selects it.
+//! - [`Store`]: compressed samples in memory, found by label. [`ScrapeCache`] is the quick way in for targets that are scraped again
+//!   and again.
+//!
+//! The store knows no clock and does no IO: every timestamp is an argument, retention happens when the owner calls for it. It lives in
+//! memory alone: a write-ahead log and blocks on disk are not part of it yet, so a restart begins with an empty store.
+
+mod chunk;
+mod index;
+mod labels;
+mod matcher;
+mod scrape;
+mod store;
+pub mod text;
+
+pub use labels::{Label, Labels, METRIC_NAME, is_label_name, is_metric_name};
+pub use matcher::{MatchKind, Matcher, MatcherError};
+pub use scrape::{ScrapeCache, ScrapeSummary};
+pub use store::{AppendError, SeriesData, Store, StoreConfig, StoreStats};
+
+/// One value at one instant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// The value; [`stale_marker`] says that the series ended here.
+    pub value: f64,
+}
+
+/// Bits of the NaN that ends a series, the same as in Prometheus.
+const STALE_BITS: u64 = 0x7ff0_0000_0000_0002;
+
+/// The NaN that ends a series: after it, a query finds nothing until the next real sample.
+pub fn stale_marker() -> f64 {
+    f64::from_bits(STALE_BITS)
+}
+
+/// Whether `value` is the staleness marker, told from every other NaN by its bits.
+pub fn is_stale(value: f64) -> bool {
+    value.to_bits() == STALE_BITS
+}

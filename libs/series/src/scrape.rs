@@ -1,0 +1,224 @@
+//! From the text of one scrape into the store.
+//!
+//! A target's series hardly change, so a [`ScrapeCache`] remembers which series the text `name{…}` of a line stands for; after the
+//! first scrape a line costs a hash and an append. The cache also knows what the scrape before had, which is how series that vanished
+//! get their staleness marker. A scrape counts as a whole: a text with a fault in it changes nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::labels::{Label, Labels, METRIC_NAME};
+use crate::store::{AppendError, Series, Store};
+use crate::text::{self, ParseError, RawSample};
+use crate::{Sample, stale_marker};
+
+/// What a target's scrapes have in common: its labels, and the series its lines stand for.
+#[derive(Debug)]
+pub struct ScrapeCache {
+    target: Vec<Label>,
+    known: HashMap<Box<str>, Known>,
+    scrape: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    series: Arc<Series>,
+    /// The last scrape that had it.
+    scrape: u64,
+    /// Lines with a timestamp of their own end by themselves and get no staleness marker.
+    timed: bool,
+}
+
+/// What came of a scrape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScrapeSummary {
+    /// Samples in the text.
+    pub samples: usize,
+    /// Series that were not there before.
+    pub new_series: usize,
+    /// Samples refused: too many series, out of order, or the same series twice in the text.
+    pub rejected: usize,
+    /// Series that vanished since the scrape before.
+    pub vanished: usize,
+}
+
+impl ScrapeCache {
+    /// For a target with these labels (`job`, `instance`, …). A label of the same name in the text becomes `exported_<name>`.
+    pub fn new(target: &Labels) -> Self {
+        Self { target: target.as_slice().to_vec(), known: HashMap::new(), scrape: 0 }
+    }
+
+    fn labels(&self, sample: &RawSample<'_>) -> Result<Labels, ParseError> {
+        let mut labels = self.target.clone();
+        for (name, value) in sample.labels()? {
+            let taken = self.target.iter().any(|label| &*label.name == name);
+            if taken && name != METRIC_NAME {
+                labels.push(Label::new(format!("exported_{name}"), &*value));
+            } else {
+                labels.push(Label::new(name, &*value));
+            }
+        }
+        Ok(Labels::from_labels(labels))
+    }
+}
+
+impl Store {
+    /// Adds all samples of `body`, scraped at `ts_ms`, and ends the series that the scrape before had and this one has not.
+    ///
+    /// # Errors
+    /// If the text has a fault; then nothing is added, and the caller should treat the scrape as failed ([`Store::mark_stale`]).
+    pub fn append_scrape(
+        &self,
+        cache: &mut ScrapeCache,
+        body: &str,
+        ts_ms: i64,
+    ) -> Result<ScrapeSummary, ParseError> {
+        let mut unknown = Vec::new();
+        let mut samples = Vec::with_capacity(cache.known.len());
+        for sample in text::parse(body) {
+            let sample = sample?;
+            if !cache.known.contains_key(sample.series) {
+                unknown.push((sample.series, cache.labels(&sample)?));
+            }
+            samples.push(sample);
+        }
+        cache.scrape += 1;
+        let mut summary = ScrapeSummary { samples: samples.len(), ..ScrapeSummary::default() };
+        for (text, labels) in unknown {
+            // A series beyond the limit stays unknown, so its samples are refused below.
+            if let Ok((series, new)) = self.series_for(&labels) {
+                summary.new_series += usize::from(new);
+                let known = Known { series, scrape: 0, timed: false };
+                cache.known.insert(text.into(), known);
+            }
+        }
+        for sample in samples {
+            let taken = cache.known.get_mut(sample.series).is_some_and(|known| {
+                known.scrape = cache.scrape;
+                known.timed = sample.timestamp_ms.is_some();
+                let timestamp_ms = sample.timestamp_ms.unwrap_or(ts_ms);
+                self.push_known(known, Sample { timestamp_ms, value: sample.value }).is_ok()
+            });
+            summary.rejected += usize::from(!taken);
+        }
+        summary.vanished = self.end_series(cache, ts_ms, cache.scrape);
+        Ok(summary)
+    }
+
+    /// Ends all series of a target, because a scrape failed or the target is gone. Returns how many.
+    pub fn mark_stale(&self, cache: &mut ScrapeCache, ts_ms: i64) -> usize {
+        cache.scrape += 1;
+        self.end_series(cache, ts_ms, cache.scrape)
+    }
+
+    fn push_known(&self, known: &mut Known, sample: Sample) -> Result<(), AppendError> {
+        if known.series.is_gone() {
+            known.series = self.series_for(&known.series.labels)?.0;
+        }
+        self.push(&known.series, sample)
+    }
+
+    fn end_series(&self, cache: &mut ScrapeCache, ts_ms: i64, scrape: u64) -> usize {
+        let before = cache.known.len();
+        cache.known.retain(|_, known| {
+            let current = known.scrape == scrape;
+            if !current && !known.timed {
+                // A marker that comes too late for its series has nothing left to end.
+                let _late =
+                    self.push(&known.series, Sample { timestamp_ms: ts_ms, value: stale_marker() });
+            }
+            current
+        });
+        before - cache.known.len()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "samples come back bit by bit")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::StoreConfig;
+    use crate::{Matcher, is_stale};
+
+    fn store(series_max: usize) -> Store {
+        Store::new(StoreConfig { retention: Duration::from_mins(1), series_max })
+    }
+
+    fn cache() -> ScrapeCache {
+        ScrapeCache::new(&Labels::from_pairs([("job", "chatnode"), ("instance", "a:1")]))
+    }
+
+    fn values(store: &Store, name: &str) -> Vec<f64> {
+        let data = store.select(&[Matcher::equal("__name__", name)], 0, i64::MAX);
+        data.iter().flat_map(|series| series.samples.iter().map(|sample| sample.value)).collect()
+    }
+
+    #[test]
+    fn a_scrape_carries_the_labels_of_its_target() {
+        let store = store(10);
+        let summary = store.append_scrape(&mut cache(), "up{job=\"x\",a=\"1\"} 1\n", 5).unwrap();
+        assert_eq!(summary, ScrapeSummary { samples: 1, new_series: 1, ..Default::default() });
+        assert_eq!(
+            store.series(&[])[0].to_string(),
+            r#"{__name__="up", a="1", exported_job="x", instance="a:1", job="chatnode"}"#
+        );
+    }
+
+    #[test]
+    fn vanished_series_end_and_may_return() {
+        let store = store(10);
+        let mut cache = cache();
+        store.append_scrape(&mut cache, "a 1\nb 2\n", 1000).unwrap();
+        let summary = store.append_scrape(&mut cache, "a 1\n", 2000).unwrap();
+        assert_eq!((summary.vanished, summary.new_series), (1, 0));
+        let summary = store.append_scrape(&mut cache, "a 1\nb 3\n", 3000).unwrap();
+        assert_eq!((summary.vanished, summary.new_series), (0, 0));
+        let b = values(&store, "b");
+        assert!(b.len() == 3 && is_stale(b[1]) && b[2] == 3.0, "{b:?}");
+        assert_eq!(store.mark_stale(&mut cache, 4000), 2);
+        assert_eq!(store.mark_stale(&mut cache, 5000), 0);
+        assert!(is_stale(values(&store, "a")[3]));
+    }
+
+    #[test]
+    fn a_fault_anywhere_changes_nothing() {
+        let store = store(10);
+        let mut cache = cache();
+        let error = store.append_scrape(&mut cache, "a 1\nb{x} 2\n", 1000).unwrap_err();
+        assert_eq!(error.line, 2);
+        assert_eq!(store.series_count(), 0);
+    }
+
+    #[test]
+    fn the_series_limit_refuses_new_series_only() {
+        let store = store(1);
+        let mut cache = cache();
+        let summary = store.append_scrape(&mut cache, "a 1\nb 2\n", 1000).unwrap();
+        assert_eq!((summary.new_series, summary.rejected), (1, 1));
+        let summary = store.append_scrape(&mut cache, "a 2\na 3\nb 2\n", 2000).unwrap();
+        assert_eq!((summary.samples, summary.rejected, summary.vanished), (3, 2, 0));
+        assert_eq!(values(&store, "a"), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn a_series_dropped_by_retention_is_made_again() {
+        let store = store(10);
+        let mut cache = cache();
+        store.append_scrape(&mut cache, "a 1\n", 1000).unwrap();
+        assert_eq!(store.truncate(2000), 1);
+        store.append_scrape(&mut cache, "a 2\n", 3000).unwrap();
+        assert_eq!(values(&store, "a"), [2.0]);
+    }
+
+    #[test]
+    fn lines_with_their_own_timestamp_are_kept_at_it() {
+        let store = store(10);
+        let mut cache = cache();
+        store.append_scrape(&mut cache, "a 1 500\n", 1000).unwrap();
+        let summary = store.append_scrape(&mut cache, "", 2000).unwrap();
+        assert_eq!(summary.vanished, 1);
+        assert_eq!(values(&store, "a"), [1.0], "no marker");
+    }
+}
