@@ -1,0 +1,52 @@
+# Holdfast: one command per chore, the same here and in CI. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help deps run demo-failover demo-node-crash build dev test lint fmt docs-check alerts-check console bench-supervisor clean
+
+CARGO ?= cargo
+UP_ARGS ?=
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install what a run needs from the system's packages (redis-server)
+	@tests/scripts/install-packages run
+
+run: deps dev ## build and start a whole local cluster: Redis, chat nodes, balancer, supervisor, mail sink
+	target/debug/holdfast up $(UP_ARGS)
+
+demo-failover: deps dev ## kill -9 the Redis primary under load and count what is lost
+	target/debug/holdfast up --ports free --state-dir .holdfast/demo --scenario redis-primary-crash $(UP_ARGS)
+
+demo-node-crash: deps dev ## kill -9 a chat node under load and count what is lost
+	target/debug/holdfast up --ports free --state-dir .holdfast/demo --scenario chatnode-crash $(UP_ARGS)
+
+dev: ## the three binaries, unoptimised, for trying things
+	$(CARGO) build --workspace --bins
+
+build: ## release binaries: target/release/{holdfast,holdfast-balancer,holdfast-chatnode}
+	$(CARGO) build --release --workspace --bins
+
+test: ## everything CI runs, and what it needs
+	@tests/scripts/test
+
+lint: ## format, clippy, docs
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+fmt: ## format the source
+	$(CARGO) fmt --all
+
+alerts-check: ## promtool and amtool checks of alerts/
+	alerts/check
+
+console: ## install and check the web console's packages
+	cd console && npm ci --no-audit --no-fund && npm run check
+
+bench-supervisor: build ## CPU and memory of the supervisor on a local cluster
+	tests/bench/supervisor
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -rf console/node_modules console/dist .holdfast

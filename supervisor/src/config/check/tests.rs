@@ -1,0 +1,130 @@
+use std::path::Path;
+
+use super::*;
+
+/// A folder with the secrets that the fixture names, and the settings text with `patch` applied line by line.
+fn read(patch: &[(&str, &str)]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), "s3cret\n").unwrap();
+    let mut text = SAMPLE.to_owned();
+    for (from, to) in patch {
+        assert!(text.contains(from), "the sample has no {from:?}");
+        text = text.replacen(from, to, 1);
+    }
+    let path = dir.path().join("holdfast.toml");
+    std::fs::write(&path, text).unwrap();
+    let prefix = format!("{}/", dir.path().display());
+    Config::read(&path).map_err(|faults| faults.to_string().replace(&prefix, ""))
+}
+
+const SAMPLE: &str = r#"[supervisor]
+listen = "127.0.0.1:0"
+token_file = "secret"
+state_dir = "state"
+
+[[node]]
+name = "chatnode-1"
+metrics = "127.0.0.1:9811"
+
+[balancer]
+admin = "127.0.0.1:9801"
+token_file = "secret"
+pool = "chat"
+
+[redis]
+servers = ["127.0.0.1:6379", "127.0.0.1:6380"]
+
+[sentinel]
+listen = "127.0.0.1:0"
+
+[canary]
+url = "ws://127.0.0.1:8000/connection/websocket"
+hmac_secret_file = "secret"
+
+[backup]
+dir = "backups"
+schedule = "0 */6 * * *"
+
+[notify.email]
+smtp = "127.0.0.1:25"
+from = "Holdfast <holdfast@example.org>"
+to = ["ops@example.org"]
+
+[[notify.webhook]]
+url = "http://127.0.0.1:9999/hook"
+
+[[drills.schedule]]
+scenario = "chatnode-crash"
+cron = "0 3 * * 6"
+"#;
+
+#[test]
+fn the_sample_is_accepted_and_relative_paths_count_from_its_folder() {
+    let config = read(&[]).unwrap();
+    assert!(config.supervisor.state_dir.is_absolute());
+    assert!(config.supervisor.state_dir.ends_with("state"));
+    assert_eq!(config.redis.unwrap().servers.len(), 2);
+    assert_eq!(config.drills.schedule.len(), 1);
+    assert!(config.drills.report_dir.ends_with("state/drills"));
+}
+
+#[test]
+fn the_shipped_sample_is_accepted_once_its_secrets_exist() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/holdfast.toml");
+    let text = std::fs::read_to_string(shipped).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), "s3cret").unwrap();
+    let text: String = text
+        .lines()
+        .map(|line| match line.split_once(" = \"/etc/holdfast/") {
+            Some((key, _)) if key.ends_with("_file") => format!("{key} = \"secret\"\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let path = dir.path().join("holdfast.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::read(&path).unwrap();
+}
+
+#[test]
+fn each_fault_names_file_line_and_key() {
+    for (from, to, expected) in [
+        ("pool = \"chat\"", "poll = \"chat\"", "holdfast.toml:13: balancer.poll: unknown field `poll`"),
+        ("\"127.0.0.1:9811\"", "\"9811\"", "holdfast.toml:8: node[0].metrics: expected host:port, found \"9811\""),
+        ("listen = \"127.0.0.1:0\"", "listen = \"here\"", "holdfast.toml:2: supervisor.listen: expected ip:port to listen on"),
+        ("token_file = \"secret\"", "token_file = \"none\"", "holdfast.toml:3: supervisor.token_file: cannot read the secret file"),
+        ("127.0.0.1:6380\"]", "127.0.0.1:6379\"]", "holdfast.toml:16: redis.servers[1]: 127.0.0.1:6379 is there twice"),
+        ("[\"127.0.0.1:6379\", \"127.0.0.1:6380\"]", "[]", "holdfast.toml:16: redis.servers: expected 1 to 16 addresses, found 0"),
+        ("0 */6 * * *", "0 */6", "holdfast.toml:27: backup.schedule: \"0 */6\" is not a cron expression"),
+        ("ops@example.org", "ops", "holdfast.toml:32: notify.email.to[0]: expected a mail address, found \"ops\""),
+        ("http://127.0.0.1:9999/hook", "9999", "holdfast.toml:35: notify.webhook[0].url: expected a URL (http, https)"),
+        ("chatnode-crash", "chatnode-fire", "holdfast.toml:38: drills.schedule[0].scenario: expected one of chatnode-crash, redis-primary-crash"),
+        ("ws://127", "http://127", "holdfast.toml:22: canary.url: expected a URL (ws, wss)"),
+    ] {
+        let text = read(&[(from, to)]).unwrap_err();
+        assert!(text.starts_with(expected), "{from} -> {to}\nfound:    {text}\nexpected: {expected}");
+    }
+}
+
+#[test]
+fn all_faults_are_reported_together() {
+    let text = read(&[
+        ("state_dir = \"state\"", "state_dir = \"state\"\n[guards]\nmax_out_share = 2.0\nreturn_steps = [0.5, 0.1]\n[scrape]\ninterval = \"1s\"\ntimeout = \"2s\""),
+        ("ops@example.org", "ops"),
+    ])
+    .unwrap_err();
+    let keys: Vec<_> = text.lines().filter_map(|line| line.split(": ").nth(1)).collect();
+    assert_eq!(keys, ["scrape.timeout", "guards.max_out_share", "guards.return_steps", "notify.email.to[0]"]);
+}
+
+#[test]
+fn sections_that_need_each_other_say_so() {
+    let text = read(&[("[redis]\nservers = [\"127.0.0.1:6379\", \"127.0.0.1:6380\"]\n", "")]).unwrap_err();
+    assert!(text.contains("sentinel: expected a [redis] section"), "{text}");
+    assert!(text.contains("backup: expected a [redis] section"), "{text}");
+}
+
+#[test]
+fn secrets_do_not_print_themselves() {
+    assert!(!format!("{:?}", read(&[]).unwrap()).contains("s3cret"));
+}
