@@ -20,6 +20,17 @@ pub enum Severity {
     Critical,
 }
 
+impl Severity {
+    /// The name in metrics, logs and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,6 +73,56 @@ pub enum Kind {
     DrillStarted,
     /// A drill ended.
     DrillFinished,
+}
+
+impl Kind {
+    /// All kinds, for metrics.
+    pub const ALL: [Self; 19] = [
+        Self::Started,
+        Self::Stopped,
+        Self::Reload,
+        Self::AlertFiring,
+        Self::AlertResolved,
+        Self::ActionTaken,
+        Self::ActionWithheld,
+        Self::ActionFailed,
+        Self::Circuit,
+        Self::RedisVerdict,
+        Self::FailoverStep,
+        Self::FailoverDone,
+        Self::FailoverFailed,
+        Self::BackupTaken,
+        Self::BackupFailed,
+        Self::NotificationFailed,
+        Self::Canary,
+        Self::DrillStarted,
+        Self::DrillFinished,
+    ];
+
+    /// The name in metrics, logs and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Stopped => "stopped",
+            Self::Reload => "reload",
+            Self::AlertFiring => "alert_firing",
+            Self::AlertResolved => "alert_resolved",
+            Self::ActionTaken => "action_taken",
+            Self::ActionWithheld => "action_withheld",
+            Self::ActionFailed => "action_failed",
+            Self::Circuit => "circuit",
+            Self::RedisVerdict => "redis_verdict",
+            Self::FailoverStep => "failover_step",
+            Self::FailoverDone => "failover_done",
+            Self::FailoverFailed => "failover_failed",
+            Self::BackupTaken => "backup_taken",
+            Self::BackupFailed => "backup_failed",
+            Self::NotificationFailed => "notification_failed",
+            Self::Canary => "canary",
+            Self::DrillStarted => "drill_started",
+            Self::DrillFinished => "drill_finished",
+        }
+    }
 }
 
 /// One reason for or against what was decided.
@@ -193,4 +254,19 @@ pub struct Incident {
     pub causes: BTreeSet<String>,
     /// Events that belong to it.
     pub events: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_api() {
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+        for severity in [Severity::Info, Severity::Warning, Severity::Critical] {
+            assert_eq!(serde_json::to_value(severity).unwrap(), severity.name());
+        }
+    }
 }
