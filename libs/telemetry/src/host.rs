@@ -1,27 +1,23 @@
 //! What the machine has left: CPU, memory, load, file systems, network.
 //!
 //! Every program exports the figures of the machine it runs on, so a cluster needs no separate host agent to be watched. Only what is
-//! exported is refreshed (never the process table), and only when somebody asks. File systems and network devices take several
-//! system calls each and change slowly, so they are read less often. Network file systems are left out: `statvfs` on a dead server
-//! would hang the scrape.
+//! exported is refreshed (never the process table), and only when somebody asks. Network devices and file systems take several system
+//! calls each and change slowly, so they are read less often.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec, Opts};
-use sysinfo::{
-    CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, NetworkData, Networks, System,
-};
+use prometheus::{Gauge, IntCounter, IntGauge};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, NetworkData, Networks, System};
 
+use crate::filesystems::Filesystems;
 use crate::process::REFRESH_PERIOD;
 use crate::throttle::{self, Throttle};
 
 /// File systems and network devices are listed anew this often.
 const LIST_PERIOD: Duration = Duration::from_secs(10);
-/// Mount points exported at most; container hosts have hundreds.
-const MOUNT_POINTS_MAX: usize = 32;
 /// Traffic of a machine with itself.
 const LOOPBACK: &str = "lo";
 
@@ -34,8 +30,7 @@ pub(crate) struct HostCollector {
     memory_total: IntGauge,
     memory_available: IntGauge,
     load1: Gauge,
-    filesystem_size: IntGaugeVec,
-    filesystem_avail: IntGaugeVec,
+    filesystems: Filesystems,
     network_receive: IntCounter,
     network_transmit: IntCounter,
     sources: Mutex<Sources>,
@@ -47,16 +42,12 @@ struct Sources {
     refresh: Throttle,
     list: Throttle,
     system: Option<System>,
-    disks: Option<Disks>,
     networks: Option<Networks>,
 }
 
 impl HostCollector {
     pub(crate) fn new() -> Self {
         let int = |name, help| IntGauge::new(name, help).expect(VALID);
-        let by_mount = |name: &str, help: &str| {
-            IntGaugeVec::new(Opts::new(name, help), &["mountpoint"]).expect(VALID)
-        };
         let counter = |name, help| IntCounter::new(name, help).expect(VALID);
         let this = Self {
             cpu_usage: Gauge::new(
@@ -70,11 +61,7 @@ impl HostCollector {
                 "Memory that can be given to programs without swapping",
             ),
             load1: Gauge::new("host_load1", "Load average over one minute").expect(VALID),
-            filesystem_size: by_mount("host_filesystem_size_bytes", "Size of the file system"),
-            filesystem_avail: by_mount(
-                "host_filesystem_avail_bytes",
-                "Space of the file system that is available to programs",
-            ),
+            filesystems: Filesystems::new(),
             network_receive: counter(
                 "host_network_receive_bytes_total",
                 "Bytes received on all network devices but the loopback",
@@ -87,7 +74,6 @@ impl HostCollector {
                 refresh: Throttle::new(REFRESH_PERIOD),
                 list: Throttle::new(LIST_PERIOD),
                 system: System::new().ok(),
-                disks: Disks::new().ok(),
                 networks: Networks::new_with_refreshed_list().ok(),
             }),
         };
@@ -116,7 +102,7 @@ impl HostCollector {
             self.refresh_system(system);
         }
         if sources.list.pass(now) {
-            self.refresh_filesystems(sources.disks.as_mut());
+            self.filesystems.refresh();
             self.refresh_network(sources.networks.as_mut());
         }
     }
@@ -132,20 +118,6 @@ impl HostCollector {
         }
     }
 
-    fn refresh_filesystems(&self, disks: Option<&mut Disks>) {
-        let Some(disks) = disks else { return };
-        disks.refresh_specifics(true, DiskRefreshKind::nothing().with_storage());
-        // A mount point that is gone must not stay at its last figure.
-        self.filesystem_size.reset();
-        self.filesystem_avail.reset();
-        for disk in disks.iter().take(MOUNT_POINTS_MAX) {
-            let mount_point = disk.mount_point().to_string_lossy();
-            let labels = &[mount_point.as_ref()];
-            self.filesystem_size.with_label_values(labels).set(saturate(disk.total_space()));
-            self.filesystem_avail.with_label_values(labels).set(saturate(disk.available_space()));
-        }
-    }
-
     /// Adds what each device did since the last reading, so that a device that goes away does not make the sum fall.
     fn refresh_network(&self, networks: Option<&mut Networks>) {
         let Some(networks) = networks else { return };
@@ -156,14 +128,13 @@ impl HostCollector {
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 8] {
+    fn parts(&self) -> [&dyn Collector; 7] {
         [
             &self.cpu_usage,
             &self.memory_total,
             &self.memory_available,
             &self.load1,
-            &self.filesystem_size,
-            &self.filesystem_avail,
+            &self.filesystems,
             &self.network_receive,
             &self.network_transmit,
         ]
@@ -186,6 +157,6 @@ fn devices(networks: Option<&Networks>) -> impl Iterator<Item = &NetworkData> {
     all.filter(|(name, _)| *name != LOOPBACK).map(|(_, device)| device)
 }
 
-fn saturate(value: u64) -> i64 {
+pub(crate) fn saturate(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -13,6 +13,7 @@
 
 pub mod announce;
 pub mod errors;
+mod filesystems;
 pub mod health;
 mod host;
 pub mod http;
