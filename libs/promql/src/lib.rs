@@ -1,1 +1,88 @@
-//! Holdfast promql.
+//! `PromQL`: parsed once, evaluated over anything that can select series.
+//!
+//! An [`Expression`] is text turned into a checked plan: selectors with their matchers, functions looked up, label lists ready. It is
+//! evaluated at one instant ([`instant`]) or over a range ([`range`]) against a [`Querier`], such as the embedded store. Both ways run
+//! the same code: every node of the plan is evaluated for all steps at once, a column of values per series, so a range query selects
+//! and decodes each series once. Rejected: one evaluation per step, as it repeats selection and label work a thousand times.
+//!
+//! The yardstick is Prometheus: what it answers, this answers, its traps included. [`Dialect`] tells its second version from its
+//! third. Not there yet: native histograms, experimental functions, `fill` modifiers.
+
+mod compile;
+mod error;
+mod eval;
+mod expression;
+mod functions;
+mod json;
+mod plan;
+mod querier;
+mod text;
+mod value;
+
+pub use error::{EvalError, ParseError, QueryError};
+pub use eval::{instant, range};
+pub use expression::Expression;
+pub use json::format_value;
+pub use querier::Querier;
+pub use text::{format_number, parse_duration};
+pub use value::{Series, Value, VectorSample};
+
+/// Which version of Prometheus the answers follow where they differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// 2.x: ranges and look-back include a sample exactly at their left end.
+    V2,
+    /// 3.x: they do not.
+    #[default]
+    V3,
+}
+
+/// How a query is evaluated, and its bounds.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// How old the newest sample of a series may be for an instant selector to find it.
+    pub lookback_ms: i64,
+    /// Step of subqueries that name none.
+    pub subquery_step_ms: i64,
+    /// Which version's answers.
+    pub dialect: Dialect,
+    /// Most samples read and values computed in one query.
+    pub samples_max: usize,
+    /// Most steps of a range query.
+    pub steps_max: usize,
+    /// Asked now and then; when it says `true` the query ends with [`EvalError::TimedOut`]. This is how the caller's clock gets in.
+    pub interrupted: Option<&'a (dyn Fn() -> bool + Sync)>,
+}
+
+impl Options<'_> {
+    /// Prometheus' default look-back.
+    const LOOKBACK_MS: i64 = 5 * 60 * 1000;
+    /// Prometheus' default evaluation interval.
+    const SUBQUERY_STEP_MS: i64 = 60 * 1000;
+    /// 16 bytes each: a query stays below 160 MB.
+    const SAMPLES_MAX: usize = 10_000_000;
+    /// Prometheus' bound on points per series.
+    const STEPS_MAX: usize = 11_000;
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            lookback_ms: Self::LOOKBACK_MS,
+            subquery_step_ms: Self::SUBQUERY_STEP_MS,
+            dialect: Dialect::default(),
+            samples_max: Self::SAMPLES_MAX,
+            steps_max: Self::STEPS_MAX,
+            interrupted: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("lookback_ms", &self.lookback_ms)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,88 @@
+//! Numbers and durations as Prometheus writes and reads them.
+
+/// A number as in Prometheus' HTTP API and label values: shortest text that reads back the same, never an exponent.
+pub fn format_number(value: f64) -> String {
+    if value.is_nan() {
+        "NaN".to_owned()
+    } else if value.is_infinite() {
+        if value > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() }
+    } else {
+        value.to_string()
+    }
+}
+
+const UNITS: [(&str, i64); 7] = [
+    ("y", 365 * 86_400_000),
+    ("w", 7 * 86_400_000),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
+/// A duration as in rule files, such as `5m` or `1h30m`, in milliseconds. Units from large to small, each at most once; `0` is zero.
+///
+/// # Errors
+/// What was found and what was expected.
+pub fn parse_duration(text: &str) -> Result<i64, String> {
+    let fail =
+        || format!("not a valid duration string: {text:?}, expected such as \"30s\", \"5m\"");
+    if text == "0" {
+        return Ok(0);
+    }
+    if text.is_empty() {
+        return Err("empty duration string".to_owned());
+    }
+    let (mut rest, mut next_unit, mut total) = (text, 0, 0_i64);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(fail)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let position = UNITS[next_unit..].iter().position(|(name, _)| *name == unit);
+        let position = next_unit + position.ok_or_else(fail)?;
+        let number: i64 = number.parse().map_err(|_| fail())?;
+        let part = number.checked_mul(UNITS[position].1);
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(fail)?;
+        next_unit = position + 1;
+        rest = tail;
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_no_exponent() {
+        for (value, text) in [
+            (1.0, "1"),
+            (-0.0, "-0"),
+            (1e21, "1000000000000000000000"),
+            (1.5e-7, "0.00000015"),
+            (f64::NAN, "NaN"),
+            (f64::INFINITY, "+Inf"),
+            (f64::NEG_INFINITY, "-Inf"),
+        ] {
+            assert_eq!(format_number(value), text);
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_prometheus_does() {
+        for (text, ms) in [
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("0", 0),
+            ("0s", 0),
+            ("1y2w3d4h5m6s7ms", 33_019_506_007),
+        ] {
+            assert_eq!(parse_duration(text), Ok(ms), "{text}");
+        }
+        for text in ["", "5", "m", "1m1h", "1.5h", "-1m", "1x", "99999999999y", "1 m"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}
