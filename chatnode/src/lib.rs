@@ -1,1 +1,30 @@
-//! holdfast-chatnode.
+//! The chat node: serves chat clients over the Centrifuge protocol, with streams, presence and fan-out in Redis.
+//!
+//! In the order a message goes through:
+//! - [`server`]: HTTP and WebSockets; one task for each client.
+//! - [`protocol`]: what is on the wire. Pure.
+//! - [`session`]: one client connection as a state machine. Pure.
+//! - [`tokens`], [`channels`]: who a client is and what channels offer. Pure.
+//! - [`broker`]: where publications are kept and how they reach the other nodes.
+//! - [`stream`]: positions, and when one may be continued. Pure.
+//! - [`hub`]: which connections on this node get an event.
+//! - [`watch`], [`probe`]: that nothing was missed, and that Redis does what it seems to do.
+//! - [`drain`]: leaving without a storm.
+//! - [`config`], [`metrics`]: settings and figures.
+
+pub mod broker;
+pub mod channels;
+pub mod config;
+pub mod drain;
+pub mod hub;
+pub mod metrics;
+pub mod probe;
+pub mod protocol;
+mod run;
+pub mod server;
+pub mod session;
+pub mod stream;
+pub mod tokens;
+pub mod watch;
+
+pub use run::{Listeners, run};

@@ -1,0 +1,98 @@
+//! Keeps one connection to the primary: finds it, connects, and starts over when it fails or when the primary moves.
+//!
+//! Backoff grows from 10 ms to 500 ms and starts over whenever the primary's address changes, so that a promotion is followed within
+//! milliseconds while a Redis that is simply away is not hammered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::connection::{ConnectionError, PrimaryConnection, open_primary};
+use super::discovery::Whereabouts;
+use crate::config;
+use crate::metrics::Metrics;
+use holdfast_telemetry::errors::Chain;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// One kept-up connection.
+pub(super) struct Link {
+    /// What it is for: part of the client name Redis shows, and of logs.
+    purpose: &'static str,
+    client_name: String,
+    settings: Arc<config::Redis>,
+    whereabouts: Whereabouts,
+    /// Counts requests to reconnect.
+    reset: watch::Receiver<u64>,
+    metrics: Metrics,
+    backoff: Duration,
+    reported: bool,
+}
+
+impl Link {
+    pub(super) fn new(
+        purpose: &'static str,
+        node: &str,
+        settings: Arc<config::Redis>,
+        whereabouts: Whereabouts,
+        reset: watch::Receiver<u64>,
+        metrics: Metrics,
+    ) -> Self {
+        // Redis refuses white space in client names.
+        let node = node.replace(|c: char| !c.is_ascii_graphic(), "_");
+        let client_name = format!("holdfast-chatnode:{node}:{purpose}");
+        let (backoff, reported) = (BACKOFF_MIN, false);
+        Self { purpose, client_name, settings, whereabouts, reset, metrics, backoff, reported }
+    }
+
+    /// A fresh connection, however long that takes.
+    ///
+    /// # Cancel safety
+    /// A connection half made is dropped.
+    pub(super) async fn connect(&mut self) -> PrimaryConnection {
+        loop {
+            let address = self.whereabouts.address.borrow_and_update().clone();
+            self.reset.mark_unchanged();
+            if let Some(address) = address {
+                match open_primary(&address, &self.settings, &self.client_name).await {
+                    Ok(connection) => {
+                        info!(purpose = self.purpose, address, "connected to Redis");
+                        self.metrics.redis_reconnects.inc();
+                        self.backoff = BACKOFF_MIN;
+                        self.reported = false;
+                        return connection;
+                    }
+                    Err(error) => self.failed(&error),
+                }
+            }
+            tokio::select! {
+                // An error would mean that discovery has ended, and that only happens at shutdown.
+                Ok(()) = self.whereabouts.address.changed() => self.backoff = BACKOFF_MIN,
+                () = sleep(self.backoff) => self.backoff = (self.backoff * 2).min(BACKOFF_MAX),
+            }
+        }
+    }
+
+    /// Ready when the present connection is to be given up: the primary moved, or somebody asked for it.
+    pub(super) async fn moved(&mut self) {
+        tokio::select! {
+            Ok(()) = self.whereabouts.address.changed() => {}
+            Ok(()) = self.reset.changed() => {}
+            // Both senders are gone only at shutdown, which ends the caller.
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Reports a failed connection: once in the log until the next success, always to discovery.
+    pub(super) fn failed(&mut self, error: &ConnectionError) {
+        self.metrics.redis_failures.inc();
+        if !std::mem::replace(&mut self.reported, true) {
+            warn!(purpose = self.purpose, error = %Chain(error), "connection to Redis failed");
+        }
+        self.whereabouts.suspect.notify_one();
+    }
+}

@@ -1,0 +1,286 @@
+//! Scripts sent to the primary in batches, answered in order; with `WAIT` behind each batch if replicas are to confirm.
+//!
+//! Everything that waits when the connection is free goes out together, with one `WAIT` behind it: while that is on its way to the
+//! replicas and back, the next batch gathers. So the cost of confirmation is shared by all who publish at the same time, and no timer
+//! has to be tuned. Rejected: a `WAIT` for each publish (it blocks the connection, one round trip to the replicas each), and several
+//! connections (each with a `WAIT` of its own; the order within a channel would need care).
+//!
+//! A request is done at most once. If the connection fails before it was written, or Redis says that it did not execute it, it waits
+//! for the next connection until its deadline; if the connection fails with it under way, it ends as interrupted.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{ConnectionError, PrimaryConnection};
+use super::link::Link;
+use super::resp::{self, Value};
+use super::scripts::Script;
+use crate::broker::BrokerError;
+
+/// Requests that may wait. At 10,000 a second this is most of a second, and older ones have met their deadline by then.
+pub(super) const QUEUE_MAX: usize = 8192;
+
+/// Requests of one batch, so that the first of it does not wait for thousands behind it.
+const BATCH_MAX: usize = 512;
+
+/// Bytes of one batch, about what the kernel takes without blocking.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// How often deadlines are looked at while there is no connection.
+const EXPIRE_EVERY: Duration = Duration::from_millis(20);
+
+/// What is to be done.
+pub(super) enum Work {
+    /// Run a script on `keys`; the history is put before `arguments`.
+    Script { script: Script, keys: Vec<String>, arguments: Vec<Bytes> },
+    /// `PUBLISH` to a pub/sub channel.
+    Tell { channel: String, message: String },
+}
+
+/// Work, and who waits for it.
+pub(super) struct Request {
+    pub(super) work: Work,
+    /// After this it is not begun any more.
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Result<Value, BrokerError>>,
+}
+
+/// How many replicas confirm a batch, within what time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Confirmation {
+    pub(super) replicas: u32,
+    pub(super) timeout: Duration,
+}
+
+/// The task.
+pub(super) struct Pipeline {
+    pub(super) link: Link,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) confirmation: Option<Confirmation>,
+    pub(super) reply_timeout: Duration,
+}
+
+/// Why serving over one connection ended without its failing.
+enum End {
+    Moved,
+    NoMoreRequests,
+}
+
+impl Pipeline {
+    /// Serves requests until `shutdown` or until nobody can make any.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut waiting = VecDeque::new();
+        loop {
+            let ended = tokio::select! {
+                () = shutdown.cancelled() => return,
+                connected = connect(&mut self.link, &mut self.requests, &mut waiting) => {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        ended = self.serve(connected, &mut waiting) => ended,
+                    }
+                }
+            };
+            match ended {
+                Ok(End::Moved) => {}
+                Ok(End::NoMoreRequests) => return,
+                Err(error) => self.link.failed(&error),
+            }
+        }
+    }
+
+    /// Serves requests over one connection until it fails.
+    async fn serve(
+        &mut self,
+        mut primary: PrimaryConnection,
+        waiting: &mut VecDeque<Request>,
+    ) -> Result<End, ConnectionError> {
+        let patience =
+            self.reply_timeout + self.confirmation.map_or(Duration::ZERO, |wait| wait.timeout);
+        loop {
+            if waiting.is_empty() {
+                tokio::select! {
+                    request = self.requests.recv() => match request {
+                        Some(request) => waiting.push_back(request),
+                        None => return Ok(End::NoMoreRequests),
+                    },
+                    // Nothing is under way, so whatever comes is the end of the connection.
+                    unasked = primary.connection.read() => {
+                        unasked?;
+                        return Err(ConnectionError::Closed);
+                    }
+                    () = self.link.moved() => return Ok(End::Moved),
+                }
+            }
+            gather(&mut self.requests, waiting, BATCH_MAX);
+            let (batch, bytes) = next_batch(&primary, waiting, self.confirmation);
+            if batch.is_empty() {
+                continue;
+            }
+            let exchange = exchange(&mut primary, &bytes, batch, self.confirmation);
+            let not_executed = tokio::select! {
+                done = timeout(patience, exchange) => done.map_err(|_| ConnectionError::Timeout)??,
+                // The requests under way are dropped, which tells those who wait that they were interrupted.
+                () = self.link.moved() => return Ok(End::Moved),
+            };
+            if let Some((reason, requests)) = not_executed {
+                for request in requests.into_iter().rev() {
+                    waiting.push_front(request);
+                }
+                return Err(reason);
+            }
+        }
+    }
+}
+
+/// Waits for a connection; meanwhile requests whose deadline passes are answered.
+async fn connect(
+    link: &mut Link,
+    requests: &mut mpsc::Receiver<Request>,
+    waiting: &mut VecDeque<Request>,
+) -> PrimaryConnection {
+    let connecting = link.connect();
+    tokio::pin!(connecting);
+    loop {
+        tokio::select! {
+            connected = &mut connecting => return connected,
+            () = sleep(EXPIRE_EVERY) => {
+                gather(requests, waiting, QUEUE_MAX);
+                let now = Instant::now();
+                while waiting.front().is_some_and(|request| request.deadline <= now) {
+                    give_up(waiting.pop_front());
+                }
+            }
+        }
+    }
+}
+
+/// Takes what has arrived, up to `max` requests waiting.
+fn gather(requests: &mut mpsc::Receiver<Request>, waiting: &mut VecDeque<Request>, max: usize) {
+    while waiting.len() < max
+        && let Ok(request) = requests.try_recv()
+    {
+        waiting.push_back(request);
+    }
+}
+
+fn give_up(request: Option<Request>) {
+    if let Some(request) = request {
+        // Whoever asked may have gone away; then nobody misses the answer.
+        let _ = request.reply.send(Err(BrokerError::Unavailable));
+    }
+}
+
+/// Takes the next requests that are still wanted, and encodes them.
+fn next_batch(
+    primary: &PrimaryConnection,
+    waiting: &mut VecDeque<Request>,
+    confirmation: Option<Confirmation>,
+) -> (VecDeque<Request>, BytesMut) {
+    let now = Instant::now();
+    let mut batch = VecDeque::new();
+    let mut bytes = BytesMut::new();
+    while batch.len() < BATCH_MAX
+        && bytes.len() < BATCH_BYTES_MAX
+        && let Some(request) = waiting.pop_front()
+    {
+        if request.deadline <= now || request.reply.is_closed() {
+            give_up(Some(request));
+            continue;
+        }
+        encode(&mut bytes, &request.work, primary);
+        batch.push_back(request);
+    }
+    if let Some(wait) = confirmation.filter(|_| !batch.is_empty()) {
+        let (replicas, timeout) = (wait.replicas.to_string(), wait.timeout.as_millis().to_string());
+        resp::encode(&mut bytes, &["WAIT", &replicas, &timeout]);
+    }
+    (batch, bytes)
+}
+
+fn encode(bytes: &mut BytesMut, work: &Work, primary: &PrimaryConnection) {
+    match work {
+        Work::Tell { channel, message } => resp::encode(bytes, &["PUBLISH", channel, message]),
+        Work::Script { script, keys, arguments } => {
+            let digest = primary.digests.get(*script as usize).map_or("", String::as_str);
+            let count = keys.len().to_string();
+            let mut words: Vec<&[u8]> = vec![b"EVALSHA", digest.as_bytes(), count.as_bytes()];
+            words.extend(keys.iter().map(String::as_bytes));
+            words.push(primary.history.as_bytes());
+            words.extend(arguments.iter().map(|argument| &argument[..]));
+            resp::encode(bytes, &words);
+        }
+    }
+}
+
+/// Requests that Redis said it did not execute, and what that says about the connection.
+type NotExecuted = (ConnectionError, Vec<Request>);
+
+/// Writes a batch, reads its replies and hands them out. Requests that end without a reply are dropped, which means interrupted.
+async fn exchange(
+    primary: &mut PrimaryConnection,
+    bytes: &[u8],
+    batch: VecDeque<Request>,
+    confirmation: Option<Confirmation>,
+) -> Result<Option<NotExecuted>, ConnectionError> {
+    primary.connection.write(bytes).await?;
+    let mut unconfirmed = Vec::new();
+    let mut not_executed: Option<NotExecuted> = None;
+    for request in batch {
+        match primary.connection.read().await? {
+            Value::Error(message) if wrong_server(&message) => {
+                let refused = ConnectionError::Refused { command: "a command", message };
+                not_executed.get_or_insert_with(|| (refused, Vec::new())).1.push(request);
+            }
+            Value::Error(message) => answer(request, Err(BrokerError::Refused(message))),
+            value if confirmation.is_some() => unconfirmed.push((request, value)),
+            value => answer(request, Ok(value)),
+        }
+    }
+    if let Some(Confirmation { replicas: wanted, .. }) = confirmation {
+        match primary.connection.read().await? {
+            Value::Integer(replicas) if replicas >= i64::from(wanted) => {
+                for (request, value) in unconfirmed {
+                    answer(request, Ok(value));
+                }
+            }
+            Value::Integer(replicas) => {
+                for (request, _) in unconfirmed {
+                    answer(request, Err(BrokerError::Unconfirmed { replicas, wanted }));
+                }
+            }
+            // The server stopped being a primary while we waited.
+            _ => drop(unconfirmed),
+        }
+    }
+    Ok(not_executed)
+}
+
+fn answer(request: Request, result: Result<Value, BrokerError>) {
+    // Whoever asked may have gone away; then nobody misses the answer.
+    let _ = request.reply.send(result);
+}
+
+/// Whether an error reply means that this connection is not to a working primary of ours, and that the command was not executed.
+fn wrong_server(message: &str) -> bool {
+    ["READONLY", "NOSCRIPT", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM"]
+        .iter()
+        .any(|code| message.starts_with(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_that_say_nothing_was_done_are_tried_again() {
+        assert!(wrong_server("READONLY You can't write against a read only replica."));
+        assert!(wrong_server("NOSCRIPT No matching script."));
+        assert!(!wrong_server("OOM command not allowed when used memory > 'maxmemory'."));
+        assert!(!wrong_server("ERR Error running script"));
+    }
+}

@@ -1,0 +1,175 @@
+//! The settings file as written.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_telemetry::logs::{Format, Level};
+use serde::Deserialize;
+
+use crate::channels::Options;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) node: Node,
+    #[serde(default)]
+    pub(super) log: Log,
+    #[serde(default)]
+    pub(super) traces: Traces,
+    pub(super) tokens: Tokens,
+    pub(super) redis: Redis,
+    #[serde(default)]
+    pub(super) client: Client,
+    #[serde(default)]
+    pub(super) drain: Drain,
+    #[serde(default)]
+    pub(super) channels: Options,
+    #[serde(default)]
+    pub(super) namespace: Vec<Namespace>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) listen: String,
+    pub(super) admin_listen: String,
+    pub(super) admin_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) level: Level,
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Traces {
+    pub(super) otlp_endpoint: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tokens {
+    pub(super) hmac_secret_file: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Redis {
+    pub(super) sentinels: Option<Vec<String>>,
+    pub(super) primary_name: Option<String>,
+    pub(super) address: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password_file: Option<PathBuf>,
+    #[serde(default = "confirm_replicas")]
+    pub(super) confirm_replicas: u32,
+    #[serde(default = "one_second", with = "holdfast_settings::duration")]
+    pub(super) confirm_timeout: Duration,
+    #[serde(default = "one_second", with = "holdfast_settings::duration")]
+    pub(super) command_timeout: Duration,
+}
+
+/// One replica is what makes an acknowledged message survive the primary.
+fn confirm_replicas() -> u32 {
+    1
+}
+
+/// Far above what a healthy Redis needs, and a fifth of the SDKs' command timeout of 5 s.
+fn one_second() -> Duration {
+    Duration::from_secs(1)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Client {
+    #[serde(with = "holdfast_settings::duration")]
+    pub(super) ping_interval: Duration,
+    #[serde(with = "holdfast_settings::duration")]
+    pub(super) pong_timeout: Duration,
+    #[serde(with = "holdfast_settings::duration")]
+    pub(super) stale_timeout: Duration,
+    pub(super) message_bytes_max: usize,
+    pub(super) queue_bytes_max: usize,
+    pub(super) channels_max: usize,
+    pub(super) connections_max: usize,
+    pub(super) allowed_origins: Vec<String>,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            // The protocol's own defaults, which the SDKs are tested with.
+            ping_interval: Duration::from_secs(25),
+            pong_timeout: Duration::from_secs(8),
+            stale_timeout: Duration::from_secs(10),
+            message_bytes_max: 65_536,
+            queue_bytes_max: 1_048_576,
+            channels_max: 128,
+            // 8 KiB each is 80 MiB; a smaller figure than most machines could take, raised knowingly together with `ulimit -n`.
+            connections_max: 10_000,
+            allowed_origins: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Drain {
+    #[serde(with = "holdfast_settings::duration")]
+    pub(super) period: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        // Long enough for a balancer that checks every 500 ms, and for the other nodes to take 10,000 clients at 2,000 a second.
+        Self { period: Duration::from_secs(5) }
+    }
+}
+
+/// A namespace: its name, and the options of [`Options`]. Not `#[serde(flatten)]`, which would give up refusing unknown keys.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "one switch for each documented option")]
+pub(super) struct Namespace {
+    pub(super) name: String,
+    presence: bool,
+    join_leave: bool,
+    force_push_join_leave: bool,
+    history_size: u32,
+    #[serde(with = "holdfast_settings::duration")]
+    history_ttl: Duration,
+    force_positioning: bool,
+    allow_positioning: bool,
+    force_recovery: bool,
+    allow_recovery: bool,
+    allow_subscribe_for_client: bool,
+    allow_publish_for_client: bool,
+    allow_presence_for_client: bool,
+    allow_history_for_client: bool,
+    allow_user_limited_channels: bool,
+}
+
+impl Namespace {
+    pub(super) fn options(&self) -> Options {
+        Options {
+            presence: self.presence,
+            join_leave: self.join_leave,
+            force_push_join_leave: self.force_push_join_leave,
+            history_size: self.history_size,
+            history_ttl: self.history_ttl,
+            force_positioning: self.force_positioning,
+            allow_positioning: self.allow_positioning,
+            force_recovery: self.force_recovery,
+            allow_recovery: self.allow_recovery,
+            allow_subscribe_for_client: self.allow_subscribe_for_client,
+            allow_publish_for_client: self.allow_publish_for_client,
+            allow_presence_for_client: self.allow_presence_for_client,
+            allow_history_for_client: self.allow_history_for_client,
+            allow_user_limited_channels: self.allow_user_limited_channels,
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Settings: the file as written, checked into the [`Config`] the node works with.
+//!
+//! All faults are reported together, each with file, line and key, before anything is bound or connected to.
+
+mod file;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use holdfast_settings::{Faults, Secret, Source};
+use holdfast_telemetry::logs::{Format, Level};
+
+use crate::channels::Namespaces;
+use file::File;
+
+/// Checked settings.
+#[derive(Debug)]
+pub struct Config {
+    /// Name of this node among its like.
+    pub name: String,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where operators and scrapers connect.
+    pub admin_listen: SocketAddr,
+    /// Token for calls that change something; without it they are off.
+    pub admin_token: Option<Secret>,
+    /// How much is logged.
+    pub log_level: Level,
+    /// In which form.
+    pub log_format: Format,
+    /// Where traces go, if anywhere.
+    pub otlp_endpoint: Option<String>,
+    /// Secret that connection tokens are signed with.
+    pub token_secret: Secret,
+    /// Where messages are kept.
+    pub redis: Redis,
+    /// What one client may take.
+    pub client: Client,
+    /// Time over which connections are closed on shutdown.
+    pub drain_period: Duration,
+    /// What channels offer.
+    pub namespaces: Namespaces,
+}
+
+/// Where the primary is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Primary {
+    /// By asking Sentinel-compatible endpoints for the primary of this name.
+    Sentinels {
+        /// `host:port` of each.
+        endpoints: Vec<String>,
+        /// Name they know the primary by.
+        name: String,
+    },
+    /// At this `host:port`, always.
+    Fixed(String),
+}
+
+/// How Redis is used.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// Where the primary is found.
+    pub primary: Primary,
+    /// ACL user, if not the default one.
+    pub username: Option<String>,
+    /// Password of that user.
+    pub password: Option<Secret>,
+    /// A publish is acknowledged once it is on this many replicas.
+    pub confirm_replicas: u32,
+    /// How long to wait for them.
+    pub confirm_timeout: Duration,
+    /// How long any other reply may take, and how long a publish is held while there is no primary.
+    pub command_timeout: Duration,
+}
+
+/// Bounds and timers of one client connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Time between pings.
+    pub ping_interval: Duration,
+    /// Time to answer one.
+    pub pong_timeout: Duration,
+    /// Time to send a connect command.
+    pub stale_timeout: Duration,
+    /// Largest message.
+    pub message_bytes_max: usize,
+    /// Most bytes waiting to be read by the client.
+    pub queue_bytes_max: usize,
+    /// Most channels of one connection.
+    pub channels_max: usize,
+    /// Most connections of this node.
+    pub connections_max: usize,
+    /// Origins browsers may connect from; empty: any.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Config {
+    /// Reads and checks the settings file at `path`, and the secrets it names.
+    ///
+    /// # Errors
+    /// Every fault found.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let (file, source) = holdfast_settings::read::<File>(path)?;
+        check(&file, &source)
+    }
+}
+
+fn check(file: &File, source: &Source) -> Result<Config, Faults> {
+    let mut check = Check { source, faults: Faults::new(&source.file) };
+    if file.node.name.is_empty() {
+        check.fault("node.name", "expected a name");
+    }
+    let listen = check.socket("node.listen", &file.node.listen);
+    let admin_listen = check.socket("node.admin_listen", &file.node.admin_listen);
+    let admin_token = check.secret("node.admin_token_file", file.node.admin_token_file.as_deref());
+    let token_secret = check.secret("tokens.hmac_secret_file", Some(&file.tokens.hmac_secret_file));
+    let redis = check.redis(&file.redis);
+    let client = check.client(&file.client);
+    let namespaces = check.namespaces(file);
+    let otlp_endpoint = Some(&file.traces.otlp_endpoint).filter(|e| !e.is_empty()).cloned();
+    let none = Secret::new("");
+    check.faults.finish(Config {
+        name: file.node.name.clone(),
+        listen,
+        admin_listen,
+        admin_token,
+        log_level: file.log.level,
+        log_format: file.log.format,
+        otlp_endpoint,
+        // Without a secret there is a fault, and this value is not handed out.
+        token_secret: token_secret.unwrap_or(none),
+        redis,
+        client,
+        drain_period: file.drain.period,
+        namespaces,
+    })
+}
+
+/// Faults while they are collected. After a fault a check goes on with some value, since nothing of it is handed out.
+struct Check<'a> {
+    source: &'a Source,
+    faults: Faults,
+}
+
+impl Check<'_> {
+    fn fault(&mut self, key: &str, message: impl std::fmt::Display) {
+        self.faults.add(self.source, key, message);
+    }
+
+    fn socket(&mut self, key: &str, value: &str) -> SocketAddr {
+        value.parse().unwrap_or_else(|_| {
+            self.fault(
+                key,
+                format!(
+                    "expected an IP address and port such as \"0.0.0.0:8100\", found {value:?}"
+                ),
+            );
+            SocketAddr::from(([0, 0, 0, 0], 0))
+        })
+    }
+
+    fn secret(&mut self, key: &str, path: Option<&Path>) -> Option<Secret> {
+        match Secret::from_file(path?) {
+            Ok(secret) => Some(secret),
+            Err(error) => {
+                self.fault(key, error);
+                None
+            }
+        }
+    }
+
+    fn host_port(&mut self, key: &str, value: &str) {
+        let valid = value.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0)
+        });
+        if !valid {
+            self.fault(key, format!("expected host:port, found {value:?}"));
+        }
+    }
+
+    fn at_least(&mut self, key: &str, value: Duration, min: Duration) {
+        if value < min {
+            let min = holdfast_settings::duration::format(min);
+            self.fault(key, format!("expected at least {min}"));
+        }
+    }
+
+    fn redis(&mut self, file: &file::Redis) -> Redis {
+        let primary = match (&file.sentinels, &file.address) {
+            (Some(_), Some(_)) => {
+                self.fault("redis.address", "expected either sentinels or address, found both");
+                Primary::Fixed(String::new())
+            }
+            (None, None) => {
+                self.fault("redis", "expected sentinels and primary_name, or address");
+                Primary::Fixed(String::new())
+            }
+            (None, Some(address)) => {
+                self.host_port("redis.address", address);
+                Primary::Fixed(address.clone())
+            }
+            (Some(endpoints), None) => {
+                if endpoints.is_empty() {
+                    self.fault("redis.sentinels", "expected at least one host:port");
+                }
+                for (index, endpoint) in endpoints.iter().enumerate() {
+                    self.host_port(&format!("redis.sentinels[{index}]"), endpoint);
+                }
+                let name = file.primary_name.clone().unwrap_or_default();
+                if name.is_empty() {
+                    self.fault("redis.primary_name", "expected the name the sentinels know it by");
+                }
+                Primary::Sentinels { endpoints: endpoints.clone(), name }
+            }
+        };
+        let short = Duration::from_millis(10);
+        self.at_least("redis.confirm_timeout", file.confirm_timeout, short);
+        self.at_least("redis.command_timeout", file.command_timeout, short);
+        Redis {
+            primary,
+            username: file.username.clone(),
+            password: self.secret("redis.password_file", file.password_file.as_deref()),
+            confirm_replicas: file.confirm_replicas,
+            confirm_timeout: file.confirm_timeout,
+            command_timeout: file.command_timeout,
+        }
+    }
+
+    fn client(&mut self, file: &file::Client) -> Client {
+        // The client is told whole seconds; less than one would tell it that there are no pings.
+        self.at_least("client.ping_interval", file.ping_interval, Duration::from_secs(1));
+        if file.pong_timeout >= file.ping_interval {
+            self.fault("client.pong_timeout", "expected less than client.ping_interval");
+        }
+        for (key, value) in [
+            ("client.message_bytes_max", file.message_bytes_max),
+            ("client.queue_bytes_max", file.queue_bytes_max),
+        ] {
+            if value < 1024 {
+                self.fault(key, "expected at least 1024");
+            }
+        }
+        if file.connections_max == 0 {
+            self.fault("client.connections_max", "expected at least 1");
+        }
+        Client {
+            ping_interval: file.ping_interval,
+            pong_timeout: file.pong_timeout,
+            stale_timeout: file.stale_timeout,
+            message_bytes_max: file.message_bytes_max,
+            queue_bytes_max: file.queue_bytes_max,
+            channels_max: file.channels_max,
+            connections_max: file.connections_max,
+            allowed_origins: file.allowed_origins.clone(),
+        }
+    }
+
+    fn namespaces(&mut self, file: &File) -> Namespaces {
+        for (key, message) in file.channels.faults() {
+            self.fault(&format!("channels.{key}"), message);
+        }
+        let mut named = std::collections::HashMap::new();
+        for (index, namespace) in file.namespace.iter().enumerate() {
+            let name = &namespace.name;
+            if name.is_empty()
+                || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            {
+                let expected = "expected letters, digits, '-', '_' or '.'";
+                self.fault(&format!("namespace[{index}].name"), expected);
+            }
+            let options = namespace.options();
+            for (key, message) in options.faults() {
+                self.fault(&format!("namespace[{index}].{key}"), message);
+            }
+            if named.insert(name.clone(), options).is_some() {
+                self.fault(&format!("namespace[{index}].name"), format!("{name:?} is used twice"));
+            }
+        }
+        Namespaces::new(file.channels.clone(), named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = include_str!("../../../deploy/config/chatnode.toml");
+
+    fn load(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["chatnode.token", "chat.secret", "redis.password"] {
+            std::fs::write(dir.path().join(name), "a secret\n").unwrap();
+        }
+        let text = text.replace("/etc/holdfast", dir.path().to_str().unwrap());
+        let path = dir.path().join("chatnode.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path)
+            .map_err(|faults| faults.to_string().replace(&format!("{}/", dir.path().display()), ""))
+    }
+
+    #[test]
+    fn the_sample_file_is_valid_and_says_the_defaults() {
+        let config = load(SAMPLE).unwrap();
+        assert_eq!(config.name, "chatnode-1");
+        assert!(matches!(config.redis.primary, Primary::Sentinels { .. }));
+        assert_eq!(config.namespaces.options("a").unwrap().history_size, 1000);
+        assert!(config.namespaces.options("canary:probe").unwrap().force_recovery);
+        let bare = load(
+            "[node]\nname = \"n\"\nlisten = \"0.0.0.0:1\"\nadmin_listen = \"0.0.0.0:2\"\n\
+             [tokens]\nhmac_secret_file = \"/etc/holdfast/chat.secret\"\n[redis]\naddress = \"r:1\"\n",
+        )
+        .unwrap();
+        assert_eq!(format!("{:?}", bare.client), format!("{:?}", config.client));
+        assert_eq!(bare.drain_period, config.drain_period);
+        assert_eq!(bare.redis.confirm_replicas, config.redis.confirm_replicas);
+        assert_eq!(bare.redis.confirm_timeout, config.redis.confirm_timeout);
+        assert_eq!(bare.redis.command_timeout, config.redis.command_timeout);
+    }
+
+    #[test]
+    fn every_fault_is_reported_with_its_line() {
+        let text = SAMPLE
+            .replace("listen = \"0.0.0.0:8100\"", "listen = \"here\"")
+            .replace("chat.secret", "absent.secret")
+            .replace("[\"127.0.0.1:26379\"]", "[\"127.0.0.1\"]")
+            .replace("pong_timeout = \"8s\"", "pong_timeout = \"30s\"")
+            .replace("history_ttl = \"10m\"", "history_ttl = \"0s\"");
+        let faults = load(&text).unwrap_err();
+        for expected in [
+            "chatnode.toml:7: node.listen: expected an IP address and port",
+            "tokens.hmac_secret_file: cannot read the secret file",
+            "redis.sentinels[0]: expected host:port, found \"127.0.0.1\"",
+            "client.pong_timeout: expected less than client.ping_interval",
+            "namespace[0].force_recovery: needs history_size and history_ttl above 0",
+        ] {
+            assert!(faults.contains(expected), "{expected} not in\n{faults}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_contradictions_are_refused() {
+        let unknown = load(&SAMPLE.replace("channels_max", "chanels_max")).unwrap_err();
+        assert!(unknown.contains("unknown field `chanels_max`"), "{unknown}");
+        let both = load(&SAMPLE.replace("# address =", "address =")).unwrap_err();
+        assert!(both.contains("redis.address: expected either sentinels or address"), "{both}");
+        let twice = load(&format!("{SAMPLE}\n[[namespace]]\nname = \"canary\"\n")).unwrap_err();
+        assert!(twice.contains("namespace[1].name: \"canary\" is used twice"), "{twice}");
+    }
+}

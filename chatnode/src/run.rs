@@ -1,0 +1,131 @@
+//! Puts the node together, runs it, and takes it down in order.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::broker::Broker;
+use crate::broker::redis::RedisBroker;
+use crate::config::Config;
+use crate::drain::Connections;
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::probe::Probe;
+use crate::server::{self, LISTENER_GRACE, Node};
+use crate::session::Shared;
+use crate::tokens::Verifier;
+use crate::watch::Watch;
+use holdfast_telemetry::health::Readiness;
+use holdfast_telemetry::metrics::registry;
+
+/// How long closed connections may take to end, which is the time clients have to answer a close and a little more.
+const CONNECTIONS_GRACE: Duration = Duration::from_secs(6);
+
+/// How long the broker's tasks may take to end.
+const BROKER_GRACE: Duration = Duration::from_secs(1);
+
+/// The sockets a node listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For clients.
+    pub client: TcpListener,
+    /// For operators and scrapers.
+    pub admin: TcpListener,
+}
+
+/// Why a listener could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {key} = {address}")]
+pub struct BindError {
+    key: &'static str,
+    address: std::net::SocketAddr,
+    source: io::Error,
+}
+
+impl Listeners {
+    /// Binds both, or none.
+    ///
+    /// # Errors
+    /// One of the addresses is taken or not ours.
+    pub async fn bind(config: &Config) -> Result<Self, BindError> {
+        let bind = async |key, address| {
+            TcpListener::bind(address).await.map_err(|source| BindError { key, address, source })
+        };
+        let client = bind("node.listen", config.listen).await?;
+        let admin = bind("node.admin_listen", config.admin_listen).await?;
+        Ok(Self { client, admin })
+    }
+}
+
+/// Runs a node until `stop` is ready or it is asked to drain, then drains it.
+pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output = ()>) {
+    let registry = registry("chatnode", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::register(&registry);
+    let readiness = Readiness::new();
+    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+
+    let hub = Arc::new(Hub::new(metrics.clone()));
+    let broker = Arc::new(RedisBroker::start(
+        config.redis,
+        &config.name,
+        Arc::clone(&hub) as _,
+        &metrics,
+        &tasks,
+        &shutdown,
+    ));
+    let condition = readiness.condition("redis");
+    let probe = Probe::new(Arc::clone(&broker), Arc::clone(&hub), metrics.clone(), condition);
+    tasks.spawn(probe.run(shutdown.clone()));
+    let broker: Arc<dyn Broker> = broker;
+    let namespaces = config.namespaces.clone();
+    let watch = Watch { hub: Arc::clone(&hub), broker: Arc::clone(&broker), namespaces };
+    tasks.spawn(watch.run(shutdown.clone()));
+
+    let connections = Arc::new(Connections::new(config.client.connections_max, metrics.clone()));
+    let client_tasks = TaskTracker::new();
+    let tokens = Verifier::hmac(&config.token_secret);
+    let shared = Shared { limits: config.client, namespaces: config.namespaces, tokens };
+    let node = Arc::new(Node {
+        shared: Arc::new(shared),
+        broker,
+        hub,
+        connections: Arc::clone(&connections),
+        tasks: client_tasks.clone(),
+        metrics,
+    });
+    let clients =
+        server::serve_clients(listeners.client, node, readiness.clone(), shutdown.clone());
+    let admin = server::serve_admin(
+        listeners.admin,
+        config.admin_token,
+        Arc::clone(&connections),
+        registry,
+        readiness.clone(),
+        shutdown.clone(),
+    );
+    let (clients, admin) = (tokio::spawn(clients), tokio::spawn(admin));
+    info!(node = config.name, "chat node is running");
+
+    tokio::select! {
+        () = stop => {}
+        () = connections.drain_requested() => {}
+    }
+    connections.drain(config.drain_period, &readiness).await;
+    client_tasks.close();
+    if timeout(CONNECTIONS_GRACE, client_tasks.wait()).await.is_err() {
+        warn!(tasks = client_tasks.len(), "connections did not end in time");
+    }
+    shutdown.cancel();
+    tasks.close();
+    // What is left is idle: kept-alive HTTP connections, and broker tasks that wait for a Redis that is gone.
+    let _ = timeout(LISTENER_GRACE, futures_util::future::join(clients, admin)).await;
+    let _ = timeout(BROKER_GRACE, tasks.wait()).await;
+    info!("chat node has ended");
+}
