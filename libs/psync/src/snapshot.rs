@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::commands::CommandStream;
-use crate::connection::{Connection, Endpoint, Error};
+use crate::connection::{Address, Connection, Endpoint, Error};
 
 /// `$EOF:` is followed by this many bytes, which come again after the payload.
 const MARK_BYTES: usize = 40;
@@ -202,6 +202,11 @@ impl Snapshot {
             }
             self.connection.fill(self.options.stall_timeout, TRANSFER).await?;
         }
+    }
+
+    /// The server it comes from.
+    pub fn address(&self) -> &Address {
+        self.connection.address()
     }
 
     /// Payload bytes handed out so far.
