@@ -1,12 +1,14 @@
 //! Journal of incidents and decisions: what was seen, what was done, what was held back, and why.
 
 mod event;
+mod filter;
 mod incidents;
 mod journal;
 mod store;
 
 pub use event::{Draft, Event, Incident, Kind, Reason, Severity};
-pub use journal::{Filter, Journal, JournalError, LIMIT_MAX, Retention};
+pub use filter::{Filter, LIMIT_MAX, Retention};
+pub use journal::{Journal, JournalError};
 
 /// Where the parts of the supervisor hand in what happened.
 pub type Sink = std::sync::Arc<dyn Fn(Draft) + Send + Sync>;

@@ -15,7 +15,7 @@ use redb::{
 };
 
 use super::event::{Event, Incident};
-use super::journal::{Filter, Retention};
+use super::filter::{Filter, Retention};
 
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 const INCIDENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("incidents");
@@ -25,9 +25,6 @@ const INCIDENT_EVENTS: TableDefinition<'_, (u64, u64), ()> =
 
 /// Pages kept in memory. Redb's own default is a gigabyte; the status page reads some hundred rows.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
-
-/// Rows looked at for one request; a filter that matches little stops there. About 50 ms.
-const SCAN_MAX: usize = 20_000;
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,10 +73,12 @@ impl StoreError {
             |error: &std::io::Error| matches!(error.kind(), InvalidData | UnexpectedEof);
         match self {
             Self::Open(DatabaseError::Storage(StorageError::Io(error))) => is_damaged(error),
-            Self::Open(DatabaseError::Storage(StorageError::Corrupted(_))) => true,
-            Self::Open(error) => {
-                matches!(error, DatabaseError::UpgradeRequired(_) | DatabaseError::RepairAborted)
-            }
+            Self::Open(error) => matches!(
+                error,
+                DatabaseError::Storage(StorageError::Corrupted(_))
+                    | DatabaseError::UpgradeRequired(_)
+                    | DatabaseError::RepairAborted
+            ),
             Self::Use { source, .. } => match &**source {
                 redb::Error::Io(error) => is_damaged(error),
                 redb::Error::Corrupted(_) | redb::Error::TableTypeMismatch { .. } => true,
@@ -237,7 +236,7 @@ pub(super) fn events(database: &Database, filter: &Filter) -> Result<Found<Event
         let range = index.range((incident, 0)..=(incident, u64::MAX));
         let range = range.map_err(StoreError::using(using))?;
         let keys = filter.ordered(range);
-        for entry in keys.take(SCAN_MAX) {
+        for entry in keys {
             let id = entry.map_err(StoreError::using(using))?.0.value().1;
             let row = table.get(id).map_err(StoreError::using(using))?;
             if row.is_some_and(|row| !take(id, row.value())) {
@@ -246,7 +245,7 @@ pub(super) fn events(database: &Database, filter: &Filter) -> Result<Found<Event
         }
     } else {
         let range = table.range::<u64>((from, to)).map_err(StoreError::using(using))?;
-        for entry in filter.ordered(range).take(SCAN_MAX) {
+        for entry in filter.ordered(range) {
             let (id, row) = entry.map_err(StoreError::using(using))?;
             if !take(id.value(), row.value()) {
                 break;

@@ -7,6 +7,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, StorageBackend};
 
 use super::*;
+use crate::record::store::Opener;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -146,7 +147,7 @@ fn listeners_hear_every_event_in_order() {
     let home = Home::new();
     let journal = home.open();
     journal.append(firing("before"), at(0));
-    let mut listener = journal.subscribe();
+    let mut heard = journal.subscribe();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -156,7 +157,7 @@ fn listeners_hear_every_event_in_order() {
             });
         }
     });
-    let heard: Vec<_> = (0..200).map(|_| listener.try_recv().unwrap().id).collect();
+    let heard: Vec<_> = (0..200).map(|_| heard.try_recv().unwrap().id).collect();
     assert_eq!(heard, (2..=201).collect::<Vec<_>>());
 }
 
@@ -277,7 +278,7 @@ fn a_full_disk_delays_events_and_loses_none() {
         Journal::start(opened.database, opened.left, place, Retention::default()).unwrap();
     let registry = Registry::new();
     journal.register(&registry);
-    let mut listener = journal.subscribe();
+    let mut heard = journal.subscribe();
     journal.append(firing("node-1"), at(0));
     assert!(journal.flush(PATIENCE));
 
@@ -285,7 +286,7 @@ fn a_full_disk_delays_events_and_loses_none() {
     journal.append(draft(Kind::ActionTaken, Severity::Info, "node-1"), at(1));
     assert!(!journal.flush(Duration::from_millis(200)));
     journal.append(resolved("node-1"), at(2));
-    assert!((1..=3).all(|id| listener.try_recv().unwrap().id == id));
+    assert!((1..=3).all(|id| heard.try_recv().unwrap().id == id));
     assert!(journal.event(3).is_some());
     assert_eq!(journal.incident(1).unwrap().closed, Some(at(2)));
     let text = metrics::encode(&registry);
@@ -315,7 +316,10 @@ fn the_ring_is_bounded_while_the_disk_refuses() {
     *journal.shared.database.write().unwrap() = None;
     let extra = 10;
     for second in 0..(PENDING_MAX + extra) {
-        journal.append(draft(Kind::Circuit, Severity::Info, "node-1"), at(second as i64));
+        journal.append(
+            draft(Kind::Circuit, Severity::Info, "node-1"),
+            at(i64::try_from(second).unwrap()),
+        );
     }
     assert_eq!(journal.shared.lock().pending.len(), PENDING_MAX);
     assert_eq!(journal.shared.metrics.dropped.get(), extra as u64);

@@ -8,6 +8,9 @@
 //!
 //! A file whose content is damaged is moved aside and a new one begun: a supervisor that does not start protects nobody.
 
+mod metrics;
+mod place;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -16,15 +19,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_telemetry::errors::Chain;
-use holdfast_telemetry::prometheus::core::Collector;
-use holdfast_telemetry::prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use holdfast_telemetry::prometheus::Registry;
 use redb::Database;
-use serde::Deserialize;
 use tokio::sync::broadcast;
 
+use self::metrics::Metrics;
+use self::place::Place;
 use super::event::{Draft, Event, Incident, Kind, Severity};
+use super::filter::{Filter, LIMIT_MAX, Retention};
 use super::incidents::Incidents;
-use super::store::{self, Found, Left, Opener, StoreError};
+use super::store::{self, Found, Left, StoreError};
 
 /// Events held in memory while the disk refuses them: at some ten a second in a bad incident, several minutes; about 2 MiB.
 const PENDING_MAX: usize = 4096;
@@ -40,82 +44,6 @@ const LISTEN_MAX: usize = 1024;
 
 /// How long dropping the journal waits for the last events to be written.
 const DROP_WAIT: Duration = Duration::from_secs(5);
-
-/// Rows returned when a filter does not say.
-const LIMIT_DEFAULT: usize = 100;
-
-/// Rows returned at most.
-pub const LIMIT_MAX: usize = 1000;
-
-/// How much is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// Older events are dropped.
-    pub events_max: u64,
-    /// Older incidents are dropped once they are closed.
-    pub incidents_max: u64,
-}
-
-impl Default for Retention {
-    /// 100,000 events and 10,000 incidents: a year of a troubled cluster in about 50 MB.
-    fn default() -> Self {
-        Self { events_max: 100_000, incidents_max: 10_000 }
-    }
-}
-
-/// Which events to read. They come oldest first; without `since_id` the newest that match.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Filter {
-    /// Only later ones.
-    pub since_id: Option<u64>,
-    /// Only earlier ones.
-    pub before_id: Option<u64>,
-    /// Only of this kind.
-    pub kind: Option<Kind>,
-    /// Only about this subject.
-    pub subject: Option<String>,
-    /// Only of this incident.
-    pub incident: Option<u64>,
-    /// Only of at least this severity.
-    pub severity_min: Option<Severity>,
-    /// At most this many, at most [`LIMIT_MAX`].
-    pub limit: usize,
-}
-
-impl Default for Filter {
-    fn default() -> Self {
-        Self {
-            since_id: None,
-            before_id: None,
-            kind: None,
-            subject: None,
-            incident: None,
-            severity_min: None,
-            limit: LIMIT_DEFAULT,
-        }
-    }
-}
-
-impl Filter {
-    /// Whether an event passes; `limit` aside.
-    pub fn matches(&self, event: &Event) -> bool {
-        self.since_id.is_none_or(|id| event.id > id)
-            && self.before_id.is_none_or(|id| event.id < id)
-            && self.kind.is_none_or(|kind| event.kind == kind)
-            && self.subject.as_ref().is_none_or(|subject| event.subject == *subject)
-            && self.incident.is_none_or(|incident| event.incident == Some(incident))
-            && self.severity_min.is_none_or(|severity| event.severity >= severity)
-    }
-
-    /// The rows from the end this filter starts at.
-    pub(super) fn ordered<'a, I>(&self, rows: I) -> Box<dyn Iterator<Item = I::Item> + 'a>
-    where
-        I: DoubleEndedIterator + 'a,
-    {
-        if self.since_id.is_some() { Box::new(rows) } else { Box::new(rows.rev()) }
-    }
-}
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -153,19 +81,6 @@ pub struct Journal {
     writer: Option<JoinHandle<()>>,
 }
 
-/// Where the journal is kept.
-struct Place {
-    path: PathBuf,
-    opener: Opener,
-}
-
-struct Opened {
-    database: Database,
-    left: Left,
-    /// Says that the former file was damaged.
-    moved_aside: Option<Draft>,
-}
-
 struct Shared {
     state: Mutex<State>,
     /// Something to write, or the end.
@@ -194,44 +109,6 @@ struct State {
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("state", &self.state).finish_non_exhaustive()
-    }
-}
-
-#[derive(Debug)]
-struct Metrics {
-    events: IntCounterVec,
-    write_failures: IntCounter,
-    read_failures: IntCounter,
-    dropped: IntCounter,
-    open: IntGauge,
-}
-
-impl Metrics {
-    fn new() -> Self {
-        const VALID: &str = "metric names are valid";
-        let counter = |name: &str, help: &str| IntCounter::new(name, help).expect(VALID);
-        let events = Opts::new("supervisor_journal_events_total", "Events recorded by kind");
-        let events = IntCounterVec::new(events, &["kind"]).expect(VALID);
-        for kind in Kind::ALL {
-            events.with_label_values(&[kind.name()]);
-        }
-        Self {
-            events,
-            write_failures: counter(
-                "supervisor_journal_write_failures_total",
-                "Attempts to write the journal to disk that failed",
-            ),
-            read_failures: counter(
-                "supervisor_journal_read_failures_total",
-                "Reads of the journal that failed and rows that could not be read",
-            ),
-            dropped: counter(
-                "supervisor_journal_events_dropped_total",
-                "Events lost because the disk refused them for too long",
-            ),
-            open: IntGauge::new("supervisor_incidents_open", "Incidents that are open")
-                .expect(VALID),
-        }
     }
 }
 
@@ -290,17 +167,7 @@ impl Journal {
     /// # Panics
     /// It was registered there before.
     pub fn register(&self, registry: &Registry) {
-        let metrics = &self.shared.metrics;
-        let figures: [Box<dyn Collector>; 5] = [
-            Box::new(metrics.events.clone()),
-            Box::new(metrics.write_failures.clone()),
-            Box::new(metrics.read_failures.clone()),
-            Box::new(metrics.dropped.clone()),
-            Box::new(metrics.open.clone()),
-        ];
-        for figure in figures {
-            registry.register(figure).expect("the journal is registered once");
-        }
+        self.shared.metrics.register(registry);
     }
 
     /// Records an event: it has its id and incident, and listeners have it, when this returns. Never waits for the disk.
@@ -373,6 +240,11 @@ impl Journal {
         fresh.or_else(|| {
             self.shared.read(|database| store::incident(database, id).map(found)).and_then(first)
         })
+    }
+
+    /// Id of the newest event; 0 before the first.
+    pub fn last_id(&self) -> u64 {
+        self.shared.lock().next_event - 1
     }
 
     /// Events from now on. A listener that lags too far behind is told how many it missed.
@@ -552,7 +424,10 @@ impl Shared {
         result.map_err(|source| {
             let closed = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
             // What closing may have to say about a file that has just failed is nothing new.
-            let _ = store::guard("close the journal", || Ok(drop(closed)));
+            let _ = store::guard("close the journal", || {
+                drop(closed);
+                Ok(())
+            });
             JournalError::Write(Box::new(source))
         })
     }
@@ -566,42 +441,6 @@ impl Shared {
         state.changed.retain(|id, incident| written.get(id) != Some(incident));
         drop(state);
         self.written.notify_all();
-    }
-}
-
-impl Place {
-    /// Opens the file; if it is damaged, moves it aside and begins a new one.
-    fn open_or_begin(&self) -> Result<Opened, JournalError> {
-        let unusable = |source: StoreError| JournalError::Open {
-            path: self.path.clone(),
-            source: Box::new(source),
-        };
-        match store::open(&self.opener) {
-            Ok((database, left)) => Ok(Opened { database, left, moved_aside: None }),
-            Err(error) if error.is_damage() => {
-                let aside = self.move_aside()?;
-                let cause = Chain(&error).to_string();
-                tracing::error!(path = %self.path.display(), moved_to = %aside.display(),
-                    error = cause, "journal is damaged, moved aside and begun anew");
-                let text = format!(
-                    "The journal could not be read; it was moved to {} and a new one begun",
-                    aside.display()
-                );
-                let draft = Draft::new(Kind::ActionTaken, Severity::Warning, "journal", text);
-                let (database, left) = store::open(&self.opener).map_err(unusable)?;
-                Ok(Opened { database, left, moved_aside: Some(draft.because(cause)) })
-            }
-            Err(error) => Err(unusable(error)),
-        }
-    }
-
-    fn move_aside(&self) -> Result<PathBuf, JournalError> {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(Utc::now().format(".damaged-%Y%m%dT%H%M%S%.3fZ").to_string());
-        let aside = PathBuf::from(name);
-        std::fs::rename(&self.path, &aside)
-            .map_err(|source| JournalError::MoveAside { path: self.path.clone(), source })?;
-        Ok(aside)
     }
 }
 
