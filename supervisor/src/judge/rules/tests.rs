@@ -1,0 +1,370 @@
+//! Rule files, good and bad, and the lives of alerts over a hand-fed store.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_promql::{Querier, QueryError};
+use holdfast_series::{Labels, Matcher, SeriesData, Store, StoreConfig, is_stale};
+
+use super::{Action, AlertTransition, Engine, Evaluation, RuleSet, load};
+use crate::cluster::AlertState;
+
+fn parse(text: &str) -> Result<RuleSet, String> {
+    let files = [(Path::new("rules.yml"), text)];
+    RuleSet::parse(files, Duration::from_secs(1)).map_err(|faults| faults.to_string())
+}
+
+/// A group of rules given as indented YAML.
+fn rules(rules: &str) -> RuleSet {
+    parse(&format!("groups:\n  - name: g\n    rules:\n{rules}")).unwrap()
+}
+
+/// A store, an engine and a clock that goes on by seconds.
+struct World {
+    store: Store,
+    engine: Engine,
+    now_ms: i64,
+}
+
+impl World {
+    fn new(rules: RuleSet) -> Self {
+        let config = StoreConfig { retention: Duration::from_hours(2), series_max: 1000 };
+        Self { store: Store::new(config), engine: Engine::new(rules), now_ms: 1_000_000 }
+    }
+
+    /// One second later: these series have these values, and the rules are evaluated.
+    fn step(&mut self, series: &[(&str, f64)]) -> Evaluation {
+        self.now_ms += 1000;
+        for (server, value) in series {
+            let labels = Labels::from_pairs([("__name__", "load"), ("server", server)]);
+            self.store.append(&labels, self.now_ms, *value).unwrap();
+        }
+        let evaluation = self.engine.evaluate(self.now_ms, &self.store);
+        assert!(evaluation.failures.is_empty(), "{:?}", evaluation.failures);
+        for (labels, sample) in &evaluation.samples_to_record {
+            self.store.append(labels, sample.timestamp_ms, sample.value).unwrap();
+        }
+        evaluation
+    }
+
+    /// As [`World::step`]; returns the transitions as text.
+    fn see(&mut self, series: &[(&str, f64)]) -> String {
+        show(&self.step(series).transitions)
+    }
+
+    fn states(&self) -> Vec<AlertState> {
+        self.engine.active().iter().map(|alert| alert.state).collect()
+    }
+}
+
+fn show(transitions: &[AlertTransition]) -> String {
+    let state = |state: Option<AlertState>| match state {
+        None => "-",
+        Some(AlertState::Pending) => "pending",
+        Some(AlertState::Firing) => "firing",
+        Some(AlertState::Resolved) => "resolved",
+    };
+    let show = |transition: &AlertTransition| {
+        let server = transition.alert.labels.value("server");
+        format!("{server}:{}>{}", state(transition.from), state(transition.to))
+    };
+    transitions.iter().map(show).collect::<Vec<_>>().join(" ")
+}
+
+const HIGH: &str = r#"
+      - alert: High
+        expr: load > 5
+        for: 2s
+        labels: {severity: warning, action: weight, weight: 10}
+        annotations: {summary: "{{ $labels.server }} at {{ $value }}"}
+"#;
+
+#[test]
+fn an_alert_is_pending_then_fires_and_is_resolved() {
+    let mut world = World::new(rules(HIGH));
+    assert_eq!(world.see(&[("a", 1.0)]), "");
+    assert_eq!(world.see(&[("a", 9.0)]), "a:->pending");
+    assert_eq!(world.engine.active()[0].action(), None, "not before it fires");
+    assert_eq!(world.see(&[("a", 8.0)]), "");
+    assert_eq!(world.see(&[("a", 7.5)]), "a:pending>firing");
+    let alert = world.engine.active().remove(0);
+    assert_eq!(
+        alert.labels.to_string(),
+        r#"{action="weight", alertname="High", server="a", severity="warning", weight="10"}"#
+    );
+    assert_eq!(alert.annotations["summary"], "a at 7.5");
+    assert_eq!(alert.action(), Some(Action::Weight(10)));
+    assert_eq!((alert.active_at_ms, alert.fired_at_ms), (1_002_000, Some(1_004_000)));
+    assert_eq!(world.see(&[("a", 7.0)]), "");
+    assert_eq!(world.see(&[("a", 1.0)]), "a:firing>resolved");
+    assert_eq!(world.engine.active()[0].resolved_at_ms, Some(1_006_000));
+    assert_eq!(world.engine.active()[0].action(), None);
+    let status = world.engine.active()[0].status();
+    assert_eq!((status.name.as_str(), status.labels["server"].as_str()), ("High", "a"));
+}
+
+#[test]
+fn flapping_starts_from_pending_each_time() {
+    let mut world = World::new(rules(HIGH));
+    for _ in 0..3 {
+        assert_eq!(world.see(&[("a", 9.0)]), "a:->pending");
+        assert_eq!(world.see(&[("a", 9.0)]), "");
+        assert_eq!(world.see(&[("a", 1.0)]), "a:pending>-");
+    }
+    for _ in 0..3 {
+        world.see(&[("a", 9.0)]);
+    }
+    assert_eq!(world.states(), [AlertState::Firing]);
+    assert_eq!(world.see(&[("a", 1.0)]), "a:firing>resolved");
+    assert_eq!(world.see(&[("a", 9.0)]), "a:resolved>pending");
+    assert_eq!(world.see(&[("a", 1.0)]), "a:pending>-");
+}
+
+#[test]
+fn without_a_hold_an_alert_fires_at_once() {
+    let mut world = World::new(rules("      - {alert: Now, expr: load > 5}\n"));
+    assert_eq!(world.see(&[("a", 9.0), ("b", 9.0)]), "a:->firing b:->firing");
+    assert_eq!(world.see(&[("a", 9.0), ("b", 0.0)]), "b:firing>resolved");
+    assert_eq!(world.see(&[("a", 9.0), ("b", 9.0)]), "b:resolved>firing");
+}
+
+#[test]
+fn an_alert_is_kept_firing_for_a_while() {
+    let text = "      - {alert: Kept, expr: load > 5, keep_firing_for: 3s}\n";
+    let mut world = World::new(rules(text));
+    world.see(&[("a", 9.0)]);
+    for value in [0.0, 0.0, 9.0, 0.0, 0.0, 0.0] {
+        assert_eq!(world.see(&[("a", value)]), "");
+    }
+    assert_eq!(world.see(&[("a", 0.0)]), "a:firing>resolved");
+}
+
+#[test]
+fn a_series_that_ends_resolves_its_alert() {
+    let mut world = World::new(rules("      - {alert: Now, expr: load > 5}\n"));
+    world.see(&[("a", 9.0)]);
+    assert_eq!(world.see(&[]), "", "the last sample still counts");
+    let labels = Labels::from_pairs([("__name__", "load"), ("server", "a")]);
+    world.store.append(&labels, world.now_ms + 1, holdfast_series::stale_marker()).unwrap();
+    assert_eq!(world.see(&[]), "a:firing>resolved");
+}
+
+#[test]
+fn resolved_alerts_are_forgotten_after_a_quarter_of_an_hour() {
+    let mut world = World::new(rules("      - {alert: Now, expr: load > 5}\n"));
+    world.see(&[("a", 9.0)]);
+    world.see(&[("a", 0.0)]);
+    world.now_ms += 15 * 60_000 - 1000;
+    assert_eq!(world.see(&[("a", 0.0)]), "");
+    assert_eq!(world.states(), [AlertState::Resolved]);
+    assert_eq!(world.see(&[("a", 0.0)]), "");
+    assert!(world.states().is_empty());
+}
+
+#[test]
+fn alerts_are_recorded_and_end_as_series() {
+    let mut world = World::new(rules(HIGH));
+    world.step(&[("a", 9.0)]);
+    let find = |world: &World, name: &str| {
+        let now_ms = world.now_ms;
+        world.store.select(&[Matcher::equal("__name__", name)], now_ms, now_ms)
+    };
+    let alerts = find(&world, "ALERTS");
+    assert_eq!(alerts.len(), 1);
+    assert_eq!(alerts[0].labels.value("alertstate"), "pending");
+    assert_eq!(find(&world, "ALERTS_FOR_STATE")[0].samples[0].value.to_bits(), 1001_f64.to_bits());
+    world.step(&[("a", 9.0)]);
+    world.step(&[("a", 9.0)]);
+    let mut states: Vec<(String, bool)> = find(&world, "ALERTS")
+        .iter()
+        .map(|s| (s.labels.value("alertstate").to_owned(), is_stale(s.samples[0].value)))
+        .collect();
+    states.sort();
+    assert_eq!(states, [("firing".to_owned(), false), ("pending".to_owned(), true)]);
+    let evaluation = world.step(&[("a", 0.0)]);
+    assert!(evaluation.samples_to_record.iter().all(|(_, sample)| is_stale(sample.value)));
+    assert_eq!(evaluation.samples_to_record.len(), 2);
+}
+
+#[test]
+fn a_rule_sees_what_rules_before_it_recorded() {
+    let text = r#"
+      - {record: 'job:load:max', expr: max(load), labels: {kind: peak}}
+      - {alert: Peak, expr: 'job:load:max{kind="peak"} > 5'}
+"#;
+    let mut world = World::new(rules(text));
+    assert_eq!(show(&world.step(&[("a", 9.0), ("b", 1.0)]).transitions), ":->firing");
+    let recorded = world.store.series(&[Matcher::equal("__name__", "job:load:max")]);
+    assert_eq!(recorded[0].to_string(), r#"{__name__="job:load:max", kind="peak"}"#);
+    assert_eq!(show(&world.step(&[("a", 2.0)]).transitions), ":firing>resolved");
+}
+
+#[test]
+fn new_rules_take_over_the_alerts_of_old_ones() {
+    let two = format!("{HIGH}      - {{alert: Low, expr: load < 3}}\n");
+    let mut world = World::new(rules(&two));
+    for _ in 0..3 {
+        world.see(&[("a", 9.0), ("b", 1.0)]);
+    }
+    world.engine.replace_rules(rules(&two.replace("for: 2s", "for: 1s")));
+    assert_eq!(world.see(&[("a", 9.0), ("b", 1.0)]), "", "nothing starts anew");
+    world.engine.replace_rules(rules(HIGH));
+    assert_eq!(world.see(&[("a", 9.0), ("b", 1.0)]), "b:firing>resolved", "its rule is gone");
+    assert_eq!(world.states(), [AlertState::Firing]);
+    world.engine.replace_rules(rules(&HIGH.replace("warning", "critical")));
+    assert_eq!(
+        world.see(&[("a", 9.0)]),
+        "a:firing>resolved a:->pending",
+        "other labels, another alert"
+    );
+}
+
+#[test]
+fn groups_are_evaluated_when_they_are_due() {
+    let text = "groups: [{name: slow, interval: 3s, rules: [{alert: A, expr: load > 5}]}]";
+    let mut world = World::new(parse(text).unwrap());
+    let seen: Vec<usize> = (0..7).map(|_| world.step(&[("a", 9.0)]).groups).collect();
+    assert_eq!(seen, [1, 0, 0, 1, 0, 0, 1]);
+    assert_eq!(world.engine.next_due_ms(), Some(world.now_ms + 3000));
+    world.now_ms += 7000;
+    let evaluation = world.step(&[("a", 9.0)]);
+    assert_eq!((evaluation.groups, evaluation.missed), (1, 1));
+    assert_eq!(world.engine.next_due_ms(), Some(world.now_ms + 1000));
+}
+
+struct Broken;
+
+impl Querier for Broken {
+    fn select(&self, _: &[Matcher], _: i64, _: i64) -> Result<Vec<SeriesData>, QueryError> {
+        Err(QueryError { source_name: "nowhere".to_owned(), cause: "closed".into() })
+    }
+}
+
+#[test]
+fn a_failed_evaluation_changes_no_alert() {
+    let mut world = World::new(rules("      - {alert: Now, expr: load > 5}\n"));
+    world.see(&[("a", 9.0)]);
+    let evaluation = world.engine.evaluate(world.now_ms + 1000, &Broken);
+    assert_eq!(evaluation.failures.len(), 1);
+    assert_eq!(evaluation.failures[0].error.to_string(), "select series from nowhere");
+    assert!(evaluation.transitions.is_empty() && evaluation.samples_to_record.is_empty());
+    assert_eq!(world.states(), [AlertState::Firing]);
+}
+
+#[test]
+fn limits_and_clashing_labels_are_failures() {
+    for (text, expected) in [
+        (
+            "groups: [{name: g, limit: 1, rules: [{alert: A, expr: load}]}]",
+            "exceeded limit of 1 with 2 series",
+        ),
+        (
+            "groups: [{name: g, rules: [{alert: A, expr: load, labels: {server: x}}]}]",
+            "vector contains metrics with the same labelset after applying alert labels",
+        ),
+        (
+            "groups: [{name: g, rules: [{record: r, expr: load, labels: {server: x}}]}]",
+            "vector contains metrics with the same labelset after applying rule labels",
+        ),
+        (
+            "groups: [{name: g, rules: [{record: r, expr: 'load[5m]'}]}]",
+            "rule result is not a vector or scalar",
+        ),
+    ] {
+        let mut world = World::new(parse(text).unwrap());
+        for server in ["a", "b"] {
+            let labels = Labels::from_pairs([("__name__", "load"), ("server", server)]);
+            world.store.append(&labels, world.now_ms, 1.0).unwrap();
+        }
+        let evaluation = world.engine.evaluate(world.now_ms, &world.store);
+        assert_eq!(evaluation.failures[0].error.to_string(), expected, "{text}");
+    }
+}
+
+const BAD: &str = r#"groups:
+  - name: first
+    interval: soon
+    rules:
+      - alert: Broken
+        expr: rate(load)
+        for: 5 minutes
+        labels:
+          severity: critical
+          action: explode
+        annotations:
+          summary: "{{ $value | humanise }}"
+      - alert: Misspelt
+        expr: load > 1
+        fro: 5s
+      - alert: Weightless
+        expr: load > 1
+        labels:
+          action: weight
+          weight: 101
+      - record: not-a-name
+        expr: sum(load)
+        for: 1s
+      - alert: Both
+        record: both
+        expr: load
+      - expr: load
+  - name: first
+    rules:
+      - alert: Twice
+        expr: load
+      - alert: Twice
+        expr: load
+"#;
+
+#[test]
+fn all_faults_are_named_with_line_and_key() {
+    let expected = r#"rules.yml:3: groups.first.interval: not a valid duration string: "soon", expected such as "30s", "5m"
+rules.yml:6: groups.first.Broken.expr: expected type range vector in call to function 'rate', got instant vector
+rules.yml:7: groups.first.Broken.for: not a valid duration string: "5 minutes", expected such as "30s", "5m"
+rules.yml:12: groups.first.Broken.annotations.summary: function "humanise" is not known in {{ $value | humanise }}
+rules.yml:10: groups.first.Broken.labels.action: expected drain, weight or open, found "explode"
+rules.yml:15: groups.first.Misspelt.fro: unknown key, expected one of alert, record, expr, for, keep_firing_for, labels, annotations
+rules.yml:20: groups.first.Weightless.labels.weight: expected 0 to 100 per cent for "action: weight", found "101"
+rules.yml:21: groups.first.not-a-name.record: "not-a-name" is not a metric name
+rules.yml:23: groups.first.not-a-name.for: only alert rules have this key
+rules.yml:25: groups.first.Both.record: expected either "alert" or "record", found both
+rules.yml:2: groups.first.rules[5]: expected "alert" or "record"
+rules.yml:28: groups.first.name: this group's name comes twice in the file
+rules.yml:32: groups.first.Twice.alert: this rule comes twice in its group, with the same labels"#;
+    assert_eq!(parse(BAD).unwrap_err(), expected);
+}
+
+#[test]
+fn files_that_are_no_rule_files_are_refused() {
+    for (text, expected) in [
+        ("groups: [{", "rules.yml:2: did not find expected node content"),
+        ("group: []", "rules.yml:1: unknown field \"group\", expected \"groups\""),
+        ("groups: [{rules: []}]", "rules.yml:1: groups[0]: missing field \"name\""),
+        (
+            "groups: [{name: g, rules: [{alert: A}]}]",
+            "rules.yml:1: groups.g.A: missing field \"expr\"",
+        ),
+        ("groups: 1", "rules.yml:1: groups: invalid type"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+    assert_eq!(parse("groups: []").unwrap(), RuleSet::default());
+    let missing = [PathBuf::from("nowhere.yml")];
+    let error = load(&missing, Duration::from_secs(1)).unwrap_err().to_string();
+    assert!(error.starts_with("nowhere.yml: cannot be read: "), "{error}");
+}
+
+#[test]
+fn the_rules_we_ship_have_no_faults() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../alerts");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yml"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    let rules = load(&files, Duration::from_secs(1)).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(rules.alert_rules().any(|rule| rule.action.is_some()));
+}
