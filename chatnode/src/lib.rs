@@ -1,7 +1,7 @@
 //! The chat node: serves chat clients over the Centrifuge protocol, with streams, presence and fan-out in Redis.
 //!
 //! In the order a message goes through:
-//! - [`server`]: HTTP and WebSockets; one task for each client.
+//! - [`server`]: HTTP and `WebSocket`s; one task for each client.
 //! - [`protocol`]: what is on the wire. Pure.
 //! - [`session`]: one client connection as a state machine. Pure.
 //! - [`tokens`], [`channels`]: who a client is and what channels offer. Pure.

@@ -1,10 +1,12 @@
 //! The `holdfast-chatnode` binary.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
+use futures_util::FutureExt as _;
 use holdfast_chatnode::config::Config;
 use holdfast_chatnode::{Listeners, run};
 use holdfast_telemetry::{announce, logs, shutdown};
@@ -52,9 +54,14 @@ fn start(config: Config) -> anyhow::Result<()> {
         let endpoint = config.otlp_endpoint.as_deref();
         let _logs = logs::init(config.log_level, config.log_format, endpoint, "holdfast-chatnode")
             .context("cannot set up logs")?;
+        // Polled once, so that a signal is caught from before the first line is printed.
+        let mut stop = pin!(shutdown::signal());
+        if stop.as_mut().now_or_never().is_some() {
+            return Ok(());
+        }
         announce::listening("client", listeners.client.local_addr()?);
         announce::listening("admin", listeners.admin.local_addr()?);
-        run(listeners, config, shutdown::signal()).await;
+        run(listeners, config, stop).await;
         Ok(())
     })
 }

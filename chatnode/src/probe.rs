@@ -1,7 +1,7 @@
 //! Does a message of ours come back? The only proof that publishing and following both work.
 //!
 //! Every second the node publishes to a channel that only it follows, the way clients do, and waits for it. A pub/sub connection can
-//! be alive for TCP and dead in fact; without an echo for [`SILENCE_MAX`] all connections to Redis are made anew and the node counts
+//! be alive for TCP and dead in fact; without an echo for 3 s all connections to Redis are made anew and the node counts
 //! as not ready, so that the balancer sends clients elsewhere.
 
 use std::sync::Arc;

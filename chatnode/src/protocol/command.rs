@@ -96,6 +96,7 @@ pub struct Connect {
 /// Arguments of `subscribe`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "the protocol's own fields")]
 pub struct Subscribe {
     /// Channel; empty inside `connect`, where it is the map's key.
     pub channel: String,

@@ -50,6 +50,7 @@ pub struct RefreshResult<'a> {
 
 /// Answers `subscribe`.
 #[derive(Debug, Default, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the protocol's own fields")]
 pub struct SubscribeResult {
     /// The client may recover from its position.
     #[serde(skip_serializing_if = "is_false")]

@@ -131,9 +131,11 @@ async fn connect(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    if let Err((reason, response)) = admit(&node, &headers) {
+    if let Err((reason, status, text)) = admit(&node, &headers) {
         node.metrics.rejected_connections.with_label_values(&[reason]).inc();
-        return response;
+        let retry = (status == StatusCode::SERVICE_UNAVAILABLE)
+            .then_some([(header::RETRY_AFTER, RETRY_AFTER_SECONDS)]);
+        return (status, retry, text).into_response();
     }
     let limit = node.shared.limits.message_bytes_max;
     upgrade
@@ -149,17 +151,17 @@ async fn connect(
         })
 }
 
-/// Whether the client may connect; else the reason as counted, and what it is told.
-fn admit(node: &Node, headers: &HeaderMap) -> Result<(), (&'static str, Response)> {
-    let unavailable = |text| {
-        let retry = [(header::RETRY_AFTER, RETRY_AFTER_SECONDS)];
-        (StatusCode::SERVICE_UNAVAILABLE, retry, text).into_response()
-    };
+/// Why a client may not connect: the reason as counted, the status, and what it is told.
+type Refusal = (&'static str, StatusCode, &'static str);
+
+/// Whether the client may connect.
+fn admit(node: &Node, headers: &HeaderMap) -> Result<(), Refusal> {
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     if node.connections.is_draining() {
-        return Err(("draining", unavailable("this node is being drained\n")));
+        return Err(("draining", unavailable, "this node is being drained\n"));
     }
     if !node.connections.has_room() {
-        return Err(("limit", unavailable("this node has all the connections it may have\n")));
+        return Err(("limit", unavailable, "this node has all the connections it may have\n"));
     }
     let allowed = &node.shared.limits.allowed_origins;
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
@@ -167,8 +169,7 @@ fn admit(node: &Node, headers: &HeaderMap) -> Result<(), (&'static str, Response
         && !allowed.is_empty()
         && !allowed.iter().any(|one| one.eq_ignore_ascii_case(origin))
     {
-        let text = "this origin may not connect\n";
-        return Err(("origin", (StatusCode::FORBIDDEN, text).into_response()));
+        return Err(("origin", StatusCode::FORBIDDEN, "this origin may not connect\n"));
     }
     let offers_protobuf = headers
         .get_all(header::SEC_WEBSOCKET_PROTOCOL)
@@ -178,7 +179,7 @@ fn admit(node: &Node, headers: &HeaderMap) -> Result<(), (&'static str, Response
         .any(|protocol| protocol.trim() == PROTOBUF);
     if offers_protobuf {
         let text = "the protobuf form of the protocol is not offered, use the JSON form\n";
-        return Err(("protocol", (StatusCode::BAD_REQUEST, text).into_response()));
+        return Err(("protocol", StatusCode::BAD_REQUEST, text));
     }
     Ok(())
 }

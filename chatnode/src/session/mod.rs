@@ -335,7 +335,7 @@ impl Session {
             Outcome::Subscribed(channel, result) => self.subscribed(now, &channel, result, out),
             Outcome::History(id, since, result) => commands::answer_history(id, since, result, out),
             Outcome::Presence(id, stats, result) => {
-                commands::answer_presence(id, stats, result, out)
+                commands::answer_presence(id, stats, result, out);
             }
         }
         self.advance(now, out);

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::resp::{self, Malformed, Value};
 use super::scripts;
 use crate::config;
+use holdfast_settings::Secret;
 
 /// Room made for each read; a batch of publications.
 const READ_BYTES: usize = 16 * 1024;
@@ -144,7 +145,7 @@ pub(super) async fn open_primary(
     let limit = settings.command_timeout;
     let mut connection = Connection::open(address, limit).await?;
     let mut commands: Vec<&[&str]> = Vec::new();
-    let password = settings.password.as_ref().map(|password| password.expose());
+    let password = settings.password.as_ref().map(Secret::expose);
     let auth = match (&settings.username, password) {
         (Some(user), Some(password)) => vec!["AUTH", user, password],
         (None, Some(password)) => vec!["AUTH", password],
@@ -157,7 +158,7 @@ pub(super) async fn open_primary(
     commands.push(&name);
     commands.push(&["INFO", "replication"]);
     let loads = scripts::ALL.map(|script| ["SCRIPT", "LOAD", script]);
-    commands.extend(loads.iter().map(|load| load.as_slice()));
+    commands.extend(loads.iter().map(<[&str; 3]>::as_slice));
     let replies = connection.ask(&commands, limit).await?;
 
     let (replies, digests) = replies.split_at(replies.len() - loads.len());

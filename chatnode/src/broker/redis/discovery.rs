@@ -98,7 +98,7 @@ impl Discovery {
             tokio::select! {
                 event = events.read() => {
                     if let Some(address) = switched(&event?, name) {
-                        self.announce(address);
+                        self.announce(&address);
                         continue;
                     }
                 }
@@ -107,21 +107,20 @@ impl Discovery {
             }
             let question = ["SENTINEL", "get-master-addr-by-name", name];
             let replies = questions.ask(&[&question], ENDPOINT_TIMEOUT).await?;
-            match replies.first().and_then(address) {
-                Some(address) => {
-                    *reported = false;
-                    self.announce(address);
-                }
-                None => debug!(endpoint, name, "the endpoint knows no primary of this name"),
+            if let Some(address) = replies.first().and_then(address) {
+                *reported = false;
+                self.announce(&address);
+            } else {
+                debug!(endpoint, name, "the endpoint knows no primary of this name");
             }
         }
     }
 
-    fn announce(&self, address: String) {
+    fn announce(&self, address: &str) {
         let changed = self.address.send_if_modified(|known| {
-            let changed = known.as_ref() != Some(&address);
+            let changed = known.as_deref() != Some(address);
             if changed {
-                *known = Some(address.clone());
+                *known = Some(address.to_owned());
             }
             changed
         });

@@ -1,7 +1,7 @@
 //! The broker over Redis: streams for history, pub/sub for fan-out, hashes for presence.
 //!
 //! Three connections, so that none of their delays reaches another: publishing (each batch waits for the replicas), everything else
-//! that is asked, and following. All run to the same primary, which [`discovery`] finds.
+//! that is asked, and following. All run to the same primary, which `discovery` finds.
 
 mod connection;
 mod discovery;
@@ -153,7 +153,7 @@ fn millis(duration: Duration) -> Bytes {
     Bytes::from(duration.as_millis().to_string())
 }
 
-fn text(value: impl ToString) -> Bytes {
+fn text(value: &(impl ToString + ?Sized)) -> Bytes {
     Bytes::from(value.to_string())
 }
 
@@ -168,12 +168,12 @@ impl Broker for RedisBroker {
         let arguments = vec![
             fresh_epoch(),
             millis(META_TTL),
-            text(retention.size),
+            text(&retention.size),
             millis(retention.ttl),
             Bytes::from(format!("{PREFIX}{channel}")),
             Bytes::from(String::from(data)),
             Bytes::from(info.map(String::from).unwrap_or_default()),
-            text(time_ms),
+            text(&time_ms),
         ];
         let keys = stream_keys(channel).into();
         let work = Work::Script { script: Script::Publish, keys, arguments };
@@ -194,8 +194,8 @@ impl Broker for RedisBroker {
         let arguments = vec![
             fresh_epoch(),
             millis(META_TTL),
-            text(range.limit),
-            range.since.map_or_else(|| Bytes::from_static(b"-"), text),
+            text(&range.limit),
+            range.since.map_or_else(|| Bytes::from_static(b"-"), |since| text(&since)),
             Bytes::from_static(if range.reverse { b"1" } else { b"0" }),
         ];
         self.ask(Script::Read, stream_keys(channel), arguments, scripts::page)

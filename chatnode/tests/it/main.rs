@@ -1,0 +1,10 @@
+//! The chat node against real Redis servers, through real `WebSocket`s.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
+
+mod client;
+mod cluster;
+mod failover;
+mod kit;
+mod program;
+mod protocol;
