@@ -1,1 +1,215 @@
-//! Tell.
+//! Tell: alerts become messages that people and other programs receive.
+//!
+//! ```text
+//! rule loop ──AlertNotice──▶ Grouping (pure) ──Batch──▶ Message ──▶ one bounded queue per channel ──▶ e-mail, webhook
+//! ```
+//!
+//! Alerts of one rule that arrive together go out together; one that goes on is repeated; one that ends is told as resolved, but only if
+//! it was told at all. Each channel has its own queue and its own task: a dead receiver delays and loses its own messages, nobody
+//! else's. What could not be delivered is in the journal and in `supervisor_notifications_total`.
+//!
+//! Rejected: leaving all this to an Alertmanager beside the supervisor. It may be connected by webhook, whose format it shares, but a
+//! supervisor must be able to call for help by itself.
+
+mod channel;
+mod email;
+mod grouping;
+mod message;
+mod webhook;
+
+use std::sync::Arc;
+
+use holdfast_telemetry::metrics;
+use holdfast_telemetry::{IntCounterVec, Registry};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::channel::{Channel, Worker};
+use self::grouping::{Grouping, Observed};
+use crate::cluster::AlertStatus;
+use crate::config::Notify;
+use crate::record::{Draft, Journal, Kind, Severity};
+
+pub use email::EmailError;
+pub use message::subject_of;
+pub use webhook::WebhookError;
+
+/// Notices that may wait for the notifier; it takes them in microseconds.
+const NOTICES_MAX: usize = 256;
+
+/// How long messages under way may take once the supervisor is ending.
+const SHUTDOWN_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// An alert that began to fire or is over; its `state` says which.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AlertNotice {
+    /// The alert as it now is.
+    pub alert: AlertStatus,
+}
+
+/// Why the notifier cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum NotifierError {
+    /// E-mail is set up wrongly.
+    #[error("set up e-mail")]
+    Email(#[from] EmailError),
+    /// A webhook is set up wrongly.
+    #[error("set up the webhook")]
+    Webhook(#[from] WebhookError),
+}
+
+/// The outcomes of messages, by channel.
+#[derive(Debug, Clone)]
+struct Metrics {
+    notifications: IntCounterVec,
+}
+
+impl Metrics {
+    fn register(registry: &Registry) -> Self {
+        let notifications = metrics::counter_vec(
+            registry,
+            "supervisor_notifications_total",
+            "Messages to people and programs by channel and result",
+            &["channel", "result"],
+        );
+        for channel in ["email", "webhook"] {
+            for result in ["sent", "failed", "dropped"] {
+                notifications.with_label_values(&[channel, result]);
+            }
+        }
+        Self { notifications }
+    }
+
+    fn count(&self, channel: &str, result: &str) {
+        self.notifications.with_label_values(&[channel, result]).inc();
+    }
+}
+
+/// Who is told, and where links in messages lead.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    /// The supervisor's name.
+    pub name: String,
+    /// Where people reach it, without a slash at the end.
+    pub external_url: String,
+}
+
+/// Groups alerts and sends them out.
+pub struct Notifier {
+    notices: mpsc::Receiver<AlertNotice>,
+    grouping: Grouping,
+    sender: Sender,
+    journal: Arc<Journal>,
+    channels: Vec<Channel>,
+    workers: Vec<Worker>,
+    metrics: Metrics,
+}
+
+impl Notifier {
+    /// A notifier, and where it is told of alerts. Its channels start with [`Notifier::run`].
+    ///
+    /// The process must have a default TLS provider for `rustls` if there is a webhook.
+    ///
+    /// # Errors
+    /// An address, a URL or TLS settings that cannot be used.
+    pub fn new(
+        settings: &Notify,
+        sender: Sender,
+        journal: Arc<Journal>,
+        registry: &Registry,
+    ) -> Result<(Self, mpsc::Sender<AlertNotice>), NotifierError> {
+        let metrics = Metrics::register(registry);
+        let mut channels = Vec::new();
+        let mut workers = Vec::new();
+        let mut add = |(channel, worker)| {
+            channels.push(channel);
+            workers.push(worker);
+        };
+        if let Some(settings) = &settings.email {
+            let carrier = email::Email::new(settings)?;
+            add(channel::new("email", "email".to_owned(), Box::new(carrier), &journal, &metrics));
+        }
+        for settings in &settings.webhooks {
+            let carrier = webhook::Webhook::new(settings)?;
+            let name = format!("webhook {}", carrier.host());
+            add(channel::new("webhook", name, Box::new(carrier), &journal, &metrics));
+        }
+        let (notice, notices) = mpsc::channel(NOTICES_MAX);
+        let grouping = Grouping::new(settings.group_wait, settings.repeat_interval);
+        let notifier = Self { notices, grouping, sender, journal, channels, workers, metrics };
+        Ok((notifier, notice))
+    }
+
+    /// Groups and sends until the shutdown, then gives messages under way a few seconds.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut workers = JoinSet::new();
+        for worker in self.workers.drain(..) {
+            workers.spawn(worker.run());
+        }
+        loop {
+            let due = self.grouping.next_due().map(Instant::from_std);
+            let timer = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                notice = self.notices.recv() => match notice {
+                    Some(notice) => self.handle_notice(notice),
+                    None => break,
+                },
+                () = timer => {}
+            }
+            self.send_due().await;
+        }
+        self.drain_notices();
+        self.send_due().await;
+        // Workers end once their queue is closed and empty.
+        self.channels.clear();
+        let all = async { while workers.join_next().await.is_some() {} };
+        if timeout(SHUTDOWN_WAIT, all).await.is_err() {
+            tracing::warn!("messages were still under way at the end and are given up");
+        }
+    }
+
+    fn handle_notice(&mut self, notice: AlertNotice) {
+        let now = Instant::now().into_std();
+        let name = notice.alert.name.clone();
+        if self.grouping.observe(now, notice.alert) == Observed::Full {
+            tracing::warn!(alert = name, "too many alerts at once, not told");
+            for channel in &self.channels {
+                self.metrics.count(channel.kind(), "dropped");
+            }
+            let text = format!("Alert {name} is not told: too many alerts at once");
+            let draft = Draft::new(Kind::NotificationFailed, Severity::Warning, "notify", text);
+            self.journal.append(draft, chrono::Utc::now());
+        }
+    }
+
+    fn drain_notices(&mut self) {
+        while let Ok(notice) = self.notices.try_recv() {
+            self.handle_notice(notice);
+        }
+    }
+
+    async fn send_due(&mut self) {
+        for batch in self.grouping.poll_due(Instant::now().into_std()) {
+            let (journal, sender) = (Arc::clone(&self.journal), self.sender.clone());
+            let composed = tokio::task::spawn_blocking(move || {
+                message::compose(batch, &sender, &journal, chrono::Utc::now())
+            });
+            let Ok(message) = composed.await else {
+                tracing::error!("composing a message failed");
+                continue;
+            };
+            let message = Arc::new(message);
+            for channel in &self.channels {
+                channel.send(Arc::clone(&message));
+            }
+        }
+    }
+}

@@ -273,9 +273,9 @@ fn a_full_disk_delays_events_and_loses_none() {
         Builder::new().create_with_backend(Disk { file, is_full: Arc::clone(&full) })
     });
     let place = Place { path: home.path.clone(), opener };
-    let opened = place.open_or_begin().unwrap();
+    let found = place.open_or_begin().unwrap();
     let journal =
-        Journal::start(opened.database, opened.left, place, Retention::default()).unwrap();
+        Journal::start(found.database, found.left, place, Retention::default()).unwrap();
     let registry = Registry::new();
     journal.register(&registry);
     let mut heard = journal.subscribe();
