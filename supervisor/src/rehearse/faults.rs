@@ -1,0 +1,1 @@
+//! Faults in processes on this host.
