@@ -193,6 +193,7 @@ async fn a_drained_node_sends_its_clients_elsewhere_and_ends() {
     for client in &mut clients[1..] {
         assert_eq!(client.closed().await, 3001);
     }
+    drop(clients);
     node.ended().await;
 }
 

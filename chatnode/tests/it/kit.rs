@@ -120,7 +120,10 @@ impl Redis {
         let mut all: Vec<String> =
             ["--save", "", "--bind", "127.0.0.1", "--port"].map(Into::into).into();
         all.push(port.to_string());
-        all.extend(["--repl-diskless-sync-delay", "0", "--dir"].map(Into::into));
+        all.extend(
+            ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--dir"]
+                .map(Into::into),
+        );
         all.push(dir.path().display().to_string());
         all.extend_from_slice(arguments);
         let redis = Self { port, process: Process::start("redis-server", &all), _dir: dir };
