@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, futures::OwnedNotified};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::Audience;
 use crate::metrics::Metrics;
@@ -28,7 +29,7 @@ pub struct Mailbox {
     sender: UnboundedSender<Arc<Event>>,
     bytes: Arc<AtomicUsize>,
     bytes_max: usize,
-    cut: Arc<Notify>,
+    cut: CancellationToken,
     reason: OnceLock<Disconnect>,
     metrics: Metrics,
 }
@@ -45,7 +46,7 @@ pub fn mailbox(bytes_max: usize, metrics: &Metrics) -> (Arc<Mailbox>, Inbox) {
     let (sender, receiver) = unbounded_channel();
     let bytes = Arc::new(AtomicUsize::new(0));
     let inbox = Inbox { receiver, bytes: Arc::clone(&bytes), metrics: metrics.clone() };
-    let (cut, reason, metrics) = (Arc::new(Notify::new()), OnceLock::new(), metrics.clone());
+    let (cut, reason, metrics) = (CancellationToken::new(), OnceLock::new(), metrics.clone());
     (Arc::new(Mailbox { sender, bytes, bytes_max, cut, reason, metrics }), inbox)
 }
 
@@ -81,18 +82,18 @@ impl Mailbox {
     /// Asks the connection to close; the first reason counts.
     pub fn cut(&self, reason: Disconnect) {
         if self.reason.set(reason).is_ok() {
-            self.cut.notify_one();
+            self.cut.cancel();
         }
     }
 
-    /// Why the connection is to close, if it is.
-    pub fn reason(&self) -> Option<Disconnect> {
-        self.reason.get().copied()
-    }
-
-    /// Ready when the connection is to close. For one waiter at a time.
-    pub fn notified(&self) -> OwnedNotified {
-        Arc::clone(&self.cut).notified_owned()
+    /// Waits until the connection is to close, and why.
+    ///
+    /// # Cancel safety
+    /// The request stays.
+    pub async fn cut_requested(&self) -> Disconnect {
+        self.cut.cancelled().await;
+        // The reason is set before the cut is made.
+        self.reason.get().copied().unwrap_or(Disconnect::SERVER_ERROR)
     }
 }
 
@@ -281,7 +282,7 @@ mod tests {
         for _ in 0..5 {
             hub.publication("a", &publication("\"some text\""), None);
         }
-        assert_eq!(mailbox.reason(), Some(Disconnect::SLOW));
+        assert_eq!(mailbox.reason.get(), Some(&Disconnect::SLOW));
         assert_eq!(metrics.slow_consumers.get(), 1);
         assert!(metrics.queue_bytes.get() > 0 && metrics.queue_bytes.get() <= 300);
         drop(inbox);

@@ -67,14 +67,12 @@ fn now() -> Now {
 impl Connection {
     /// Works until the connection is to end, and why.
     async fn run(&mut self) -> Disconnect {
-        let cut = self.mailbox.notified();
-        tokio::pin!(cut);
         loop {
             let mut out = Output::default();
             let deadline = self.session.next_deadline().map(Instant::from_std);
             let deadline = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
             tokio::select! {
-                () = &mut cut => return self.mailbox.reason().unwrap_or(Disconnect::SERVER_ERROR),
+                reason = self.mailbox.cut_requested() => return reason,
                 message = self.socket.recv(), if self.session.wants_input() => match message {
                     Some(Ok(message)) => {
                         if let Err(reason) = self.handle_message(message, &mut out) {
@@ -138,14 +136,13 @@ impl Connection {
         self.count(&notes);
         self.start(calls);
         for message in messages(frames) {
-            let cut = self.mailbox.notified();
             tokio::select! {
                 written = timeout(WRITE_TIMEOUT, self.socket.send(message)) => match written {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return Err(Disconnect::CONNECTION_CLOSED),
                     Err(_) => return Err(Disconnect::WRITE_ERROR),
                 },
-                () = cut => return Err(self.mailbox.reason().unwrap_or(Disconnect::SERVER_ERROR)),
+                reason = self.mailbox.cut_requested() => return Err(reason),
             }
         }
         close.map_or(Ok(()), Err)
