@@ -158,7 +158,7 @@ impl Server {
         let base = format!("http://{}", listener.local_addr().unwrap());
         let app = router(state).into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async move { axum::serve(listener, app).await });
-        let client = Client::builder().timeout(PATIENCE).build().unwrap();
+        let client = Client::builder().timeout(PATIENCE).no_proxy().build().unwrap();
         let commands = Commands {
             servers: servers_commands,
             redis: redis_commands,

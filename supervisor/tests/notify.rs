@@ -322,6 +322,15 @@ async fn a_dead_receiver_delays_nobody_else_and_is_recorded_without_its_secrets(
 }
 
 #[tokio::test]
+async fn what_waits_for_its_group_is_told_before_the_end() {
+    let (receiver, url) = Receiver::start(&[]).await;
+    let telling = Telling::start(None, vec![webhook(&url, 0)]);
+    telling.tell("chatnode-1", AlertState::Firing).await;
+    telling.end().await;
+    assert_eq!(receiver.count(), 1);
+}
+
+#[tokio::test]
 async fn a_channel_that_delivers_again_closes_its_incident() {
     let (_receiver, url) = Receiver::start(&[StatusCode::BAD_REQUEST]).await;
     let telling = Telling::start(None, vec![webhook(&url, 5)]);

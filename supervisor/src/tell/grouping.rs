@@ -126,6 +126,13 @@ impl Grouping {
         self.groups.values().filter_map(|group| group.due).min()
     }
 
+    /// Cuts the wait of every group that has something new: there will be no later.
+    pub(super) fn hasten(&mut self, now: Instant) {
+        for group in self.groups.values_mut().filter(|group| group.changed) {
+            group.due = Some(now);
+        }
+    }
+
     /// What is to be told by now; it then counts as told.
     pub(super) fn poll_due(&mut self, now: Instant) -> Vec<Batch> {
         let mut batches = Vec::new();
@@ -277,6 +284,16 @@ mod tests {
         grouping.observe(t + WAIT * 2, firing("a"));
         assert_eq!(told(&grouping.poll_due(t + WAIT * 3)), expect(&["a"], &[], false));
         assert_eq!(grouping.count, 1);
+    }
+
+    #[test]
+    fn at_the_end_only_news_is_hastened() {
+        let (mut grouping, t) = start();
+        grouping.observe(t, alert("NodeSlow", "a", AlertState::Firing));
+        grouping.poll_due(t + WAIT);
+        grouping.observe(t + WAIT * 2, firing("b"));
+        grouping.hasten(t + WAIT * 2);
+        assert_eq!(told(&grouping.poll_due(t + WAIT * 2)), expect(&["b"], &[], false));
     }
 
     #[test]

@@ -167,6 +167,7 @@ impl Notifier {
             self.send_due().await;
         }
         self.drain_notices();
+        self.grouping.hasten(Instant::now().into_std());
         self.send_due().await;
         // Workers end once their queue is closed and empty.
         self.channels.clear();

@@ -65,6 +65,8 @@ impl Webhook {
         };
         let client = Client::builder()
             .timeout(settings.timeout)
+            // Where alerts go is for the settings to say, not for a variable of the environment.
+            .no_proxy()
             // A redirect would carry the alert, and on the same host the token, to where nobody meant it to go.
             .redirect(redirect::Policy::none())
             .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))

@@ -1,9 +1,9 @@
 //! What the supervisor answers over HTTP, all on one listener.
 //!
-//! - `/`, `/incidents/{id}`, `/runbooks/{name}`: pages for people ([`page`]); server-rendered, no script, so that they work in any
+//! - `/`, `/incidents/{id}`, `/runbooks/{name}`: pages for people (`page`); server-rendered, no script, so that they work in any
 //!   browser on the worst day
-//! - `/operator/v1/…`: the operator API for the command line and other programs ([`operator`])
-//! - `/api/v1/…`: Prometheus' query API for Grafana ([`prometheus`])
+//! - `/operator/v1/…`: the operator API for the command line and other programs (`operator`)
+//! - `/api/v1/…`: Prometheus' query API for Grafana (`prometheus`)
 //! - `/metrics`, `/health/live`, `/health/ready`: as every program
 //!
 //! Reading is open to whoever reaches the listener, as with Prometheus' own pages; every change needs the bearer token. Handlers hold

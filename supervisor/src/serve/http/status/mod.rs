@@ -166,7 +166,7 @@ fn servers(servers: &ServersStatus, verdict: Verdict, problems: &mut Problems) {
 }
 
 /// The one thing that matters most about a node that is not well.
-pub(super) fn node_problem(node: &NodeStatus) -> Option<String> {
+fn node_problem(node: &NodeStatus) -> Option<String> {
     match node.up {
         Some(true) => {}
         Some(false) => return Some(with_cause("does not answer".to_owned(), node.error.as_ref())),

@@ -8,7 +8,6 @@ use crate::cluster::{
     Address, BackupStatus, BalancerStatus, CanaryStatus, CircuitState, DrillStatus, NodeStatus,
     RedisRole, RedisServerStatus, RedisState, RedisStatus, ServerState, Status,
 };
-use crate::serve::http::status::node_problem;
 
 /// A figure with its name.
 #[derive(Debug, Serialize)]
@@ -51,7 +50,8 @@ struct RedisServerView {
     is_primary: bool,
     is_candidate: bool,
     mark: &'static str,
-    state: String,
+    state: &'static str,
+    note: Option<String>,
     facts: Vec<Fact>,
 }
 
@@ -101,8 +101,17 @@ pub(super) fn node(node: &NodeStatus) -> NodeView {
         name: node.name.clone(),
         mark,
         state,
-        note: node_problem(node),
+        note: note(node),
         facts: facts.into_iter().flatten().collect(),
+    }
+}
+
+/// Why it is not simply up; the state itself stands beside it.
+fn note(node: &NodeStatus) -> Option<String> {
+    match (node.up, node.circuit) {
+        (Some(false), _) => node.error.clone(),
+        (_, CircuitState::Open | CircuitState::HalfOpen) => node.circuit_reason.clone(),
+        _ => None,
     }
 }
 
@@ -145,23 +154,18 @@ fn redis_server(
 ) -> RedisServerView {
     let is_primary = primary == Some(&server.address);
     let (mark, state) = match (server.up, server.role, server.link_up) {
-        (None, ..) => ("none", "not heard of yet".to_owned()),
-        (Some(false), ..) => {
-            let why = server.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-            ("bad", format!("down{why}"))
-        }
-        (_, Some(RedisRole::Primary), _) if !is_primary => {
-            ("warn", "calls itself primary but is not".to_owned())
-        }
-        (_, _, Some(false)) if !is_primary => ("warn", "does not follow".to_owned()),
-        (Some(true), ..) => ("ok", "up".to_owned()),
+        (None, ..) => ("none", "unknown"),
+        (Some(false), ..) => ("bad", "down"),
+        (_, Some(RedisRole::Primary), _) if !is_primary => ("warn", "calls itself primary"),
+        (_, _, Some(false)) if !is_primary => ("warn", "does not follow"),
+        (Some(true), ..) => ("ok", "up"),
     };
+    // What a server that is down said last is no longer true.
+    let lag = server.lag_bytes.filter(|_| !is_primary && server.up == Some(true));
+    let offset = server.offset.filter(|_| server.up == Some(true));
     let facts = [
-        server
-            .lag_bytes
-            .filter(|_| !is_primary)
-            .map(|lag| fact("behind", format::bytes(lag as f64))),
-        server.offset.map(|offset| fact("offset", offset.to_string())),
+        lag.map(|lag| fact("behind", format::bytes(lag as f64))),
+        offset.map(|offset| fact("offset", offset.to_string())),
         server.version.as_ref().map(|version| fact("version", version)),
     ];
     RedisServerView {
@@ -171,6 +175,7 @@ fn redis_server(
         is_candidate: candidate == Some(&server.address),
         mark,
         state,
+        note: server.error.clone().filter(|_| server.up == Some(false)),
         facts: facts.into_iter().flatten().collect(),
     }
 }
