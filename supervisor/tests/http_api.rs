@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -614,6 +616,17 @@ async fn metrics_and_health_are_served_beside_the_rest() {
     let text = server.page("/metrics").await;
     assert!(text.contains("supervisor_incidents_open 1"), "{text}");
     assert!(text.contains("supervisor_journal_events_total{kind=\"alert_firing\"} 1"), "{text}");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let checked = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&[checked.stderr, checked.stdout].concat()).into_owned();
+    assert!(checked.status.success() && said.is_empty(), "{said}");
     assert_eq!(server.page("/health/live").await, "ok");
     assert_eq!(server.json("/health/ready").await.0, 200);
 }
