@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use holdfast_series::{Labels, METRIC_NAME};
 
 use super::{Column, EvalError, Evaluator, Grid, SAME_LABELS, is_filled, merge};
-use crate::format_number;
 use crate::functions::{kahan_mean, kahan_sum, quantile, variance};
 use crate::plan::{Aggregate, AggregateOp, LabelList, Plan};
+use crate::{Dialect, format_number};
 
 struct Group {
     labels: Labels,
@@ -43,8 +43,18 @@ impl Evaluator<'_> {
             AggregateOp::Max => fold(|values| extreme(values, |value, best| value > best)),
             AggregateOp::Count => fold(|values| values.len() as f64),
             AggregateOp::Group => fold(|_| 1.0),
-            AggregateOp::Stddev => fold(|values| variance(values.iter().copied()).sqrt()),
-            AggregateOp::Stdvar => fold(|values| variance(values.iter().copied())),
+            AggregateOp::Stddev | AggregateOp::Stdvar => {
+                let root = aggregate.op == AggregateOp::Stddev;
+                // The second version does not look at a single value, not even at an infinite one.
+                let single = self.options.dialect == Dialect::V2;
+                fold_groups(&groups, grid, |_, values| {
+                    let variance = match values {
+                        [_] if single => 0.0,
+                        values => variance(values.iter().copied()),
+                    };
+                    if root { variance.sqrt() } else { variance }
+                })
+            }
             AggregateOp::Quantile => {
                 let q = self.scalar(param(aggregate)?, grid)?;
                 fold_groups(&groups, grid, |step, values| quantile(q[step], values))
@@ -153,7 +163,9 @@ fn outstanding(group: &Group, k: &[f64], top: bool, grid: Grid) -> Result<Vec<Co
 )]
 fn member_count(k: f64) -> Result<usize, EvalError> {
     if k.is_nan() || k.abs() >= i64::MAX as f64 {
-        let text = format_number(k);
+        // As Go prints large numbers.
+        let text =
+            if k.is_finite() { format!("{k:e}").replace('e', "e+") } else { format_number(k) };
         return Err(EvalError::execution(format!("Scalar value {text} overflows int64")));
     }
     Ok(k.max(0.0) as usize)

@@ -28,7 +28,7 @@ pub fn instant(
     options: &Options<'_>,
 ) -> Result<Value, EvalError> {
     let grid = Grid { start_ms: ts_ms, step_ms: 1, steps: 1 };
-    let evaluator = Evaluator { querier, options, top: grid, used: Cell::new(0) };
+    let evaluator = Evaluator { querier, options, ends: (ts_ms, ts_ms), used: Cell::new(0) };
     let at = |value| Sample { timestamp_ms: ts_ms, value };
     if let Plan::Matrix(source) = &*expression.plan {
         return Ok(Value::Matrix(evaluator.matrix(source, grid)?));
@@ -86,7 +86,7 @@ pub fn range(
         ));
     }
     let grid = Grid { start_ms, step_ms, steps };
-    let evaluator = Evaluator { querier, options, top: grid, used: Cell::new(0) };
+    let evaluator = Evaluator { querier, options, ends: (start_ms, end_ms), used: Cell::new(0) };
     let columns = match evaluator.eval(&expression.plan, grid)? {
         Node::Scalar(values) => vec![Column { labels: Labels::empty(), values }],
         Node::Vector(columns) => columns,
@@ -182,8 +182,8 @@ fn merge(columns: Vec<Column>, message: &str) -> Result<Vec<Column>, EvalError> 
 pub(crate) struct Evaluator<'a> {
     querier: &'a dyn Querier,
     options: &'a Options<'a>,
-    /// The grid of the query itself, for `@ start()` and `@ end()`.
-    top: Grid,
+    /// Start and end of the query itself, for `@ start()` and `@ end()`. The last step may be before the end.
+    ends: (i64, i64),
     /// Samples read and values computed so far.
     used: Cell<usize>,
 }
@@ -259,8 +259,8 @@ impl Evaluator<'_> {
     fn reference_ms(&self, shift: Shift, time_ms: i64) -> i64 {
         let at = match shift.at {
             None => time_ms,
-            Some(At::Start) => self.top.start_ms,
-            Some(At::End) => self.top.end_ms(),
+            Some(At::Start) => self.ends.0,
+            Some(At::End) => self.ends.1,
             Some(At::Time(at)) => at,
         };
         at - shift.offset_ms

@@ -90,14 +90,16 @@ pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
     values[lower] * (1.0 - weight) + values[(lower + 1).min(last)] * weight
 }
 
-/// Go's `math.Max`: NaN if either is.
+/// Go's `math.Max`: infinity beats NaN, NaN beats numbers.
 pub(crate) fn go_max(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+    let infinite = a == f64::INFINITY || b == f64::INFINITY;
+    if !infinite && (a.is_nan() || b.is_nan()) { f64::NAN } else { a.max(b) }
 }
 
-/// Go's `math.Min`: NaN if either is.
+/// Go's `math.Min`: infinity below zero beats NaN, NaN beats numbers.
 pub(crate) fn go_min(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
+    let infinite = a == f64::NEG_INFINITY || b == f64::NEG_INFINITY;
+    if !infinite && (a.is_nan() || b.is_nan()) { f64::NAN } else { a.min(b) }
 }
 
 #[cfg(test)]

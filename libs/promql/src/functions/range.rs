@@ -42,7 +42,9 @@ impl RangeFunction {
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         let compute: Compute = match name {
             "avg_over_time" => |window| Some(kahan_mean(window.values())),
-            "changes" => |window| Some(window.pairs(differ)),
+            "changes" => {
+                |window| Some(window.pairs(|a, b| differs(a, b) && !(a.is_nan() && b.is_nan())))
+            }
             "count_over_time" => |window| Some(window.samples.len() as f64),
             "delta" => |window| window.extrapolated(false, false),
             "deriv" => deriv,
@@ -150,7 +152,8 @@ impl<'a> Window<'a> {
     /// Slope per second and value at `intercept_ms` of the line that fits best.
     fn line(&self, intercept_ms: i64) -> (f64, f64) {
         let first = self.samples[0].value;
-        if self.samples[1..].iter().all(|sample| sample.value.to_bits() == first.to_bits()) {
+        // NaN differs from itself, so it is no flat line.
+        if !self.samples[1..].iter().any(|sample| differs(sample.value, first)) {
             let flat = if first.is_infinite() { f64::NAN } else { 0.0 };
             return (flat, if first.is_infinite() { f64::NAN } else { first });
         }
@@ -170,8 +173,8 @@ impl<'a> Window<'a> {
 }
 
 #[expect(clippy::float_cmp, reason = "any change counts")]
-fn differ(a: f64, b: f64) -> bool {
-    a != b && !(a.is_nan() && b.is_nan())
+fn differs(a: f64, b: f64) -> bool {
+    a != b
 }
 
 fn deriv(window: &Window<'_>) -> Option<f64> {
