@@ -274,8 +274,7 @@ fn a_full_disk_delays_events_and_loses_none() {
     });
     let place = Place { path: home.path.clone(), opener };
     let found = place.open_or_begin().unwrap();
-    let journal =
-        Journal::start(found.database, found.left, place, Retention::default()).unwrap();
+    let journal = Journal::start(found.database, found.left, place, Retention::default()).unwrap();
     let registry = Registry::new();
     journal.register(&registry);
     let mut heard = journal.subscribe();
