@@ -46,7 +46,8 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if seconds > SECONDS_MAX {
         return Err(format!("{text:?} is longer than 100 years"));
     }
-    Ok(Duration::from_micros((seconds * 1e6).round() as u64))
+    // Whole milliseconds: a binary fraction of a second would print as 249.999999 ms.
+    Ok(Duration::from_secs_f64((seconds * 1e3).round() / 1e3))
 }
 
 /// Prints a duration in the form [`parse`] reads, to the millisecond.
@@ -56,10 +57,11 @@ pub fn format(duration: Duration) -> String {
         return "0s".to_owned();
     }
     let mut text = String::new();
-    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)]
+    for (unit, size) in
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)]
     {
         if millis >= size {
-            text.push_str(&format!("{}{unit}", millis / size));
+            text += &format!("{}{unit}", millis / size);
             millis %= size;
         }
     }

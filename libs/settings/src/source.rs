@@ -43,11 +43,8 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Source), Faults> {
 /// # Errors
 /// As [`read`].
 pub fn parse<T: DeserializeOwned>(path: &Path, text: String) -> Result<(T, Source), Faults> {
-    let source = Source {
-        file: path.to_owned(),
-        document: Document::parse(text.clone()).ok(),
-        text,
-    };
+    let source =
+        Source { file: path.to_owned(), document: Document::parse(text.clone()).ok(), text };
     match toml::from_str(&source.text) {
         Ok(value) => Ok((value, source)),
         Err(error) => {
@@ -95,7 +92,7 @@ impl Source {
     }
 
     fn line_at(&self, byte: usize) -> usize {
-        self.text.as_bytes()[..byte.min(self.text.len())].iter().filter(|b| **b == b'\n').count() + 1
+        self.text[..byte.min(self.text.len())].matches('\n').count() + 1
     }
 
     /// The full key whose name or value covers `span`; empty if there is none.
@@ -133,9 +130,10 @@ fn descend(table: &dyn TableLike, span: &Range<usize>, path: &mut String) -> boo
             return true;
         }
         let found = match item {
-            Item::ArrayOfTables(tables) => {
-                tables.iter().enumerate().any(|(i, t)| indexed(path, i, |path| descend(t, span, path)))
-            }
+            Item::ArrayOfTables(tables) => tables
+                .iter()
+                .enumerate()
+                .any(|(i, t)| indexed(path, i, |path| descend(t, span, path))),
             Item::Value(Value::Array(values)) => values.iter().enumerate().any(|(i, value)| {
                 covers(value.span(), span)
                     && indexed(path, i, |path| {
@@ -158,7 +156,7 @@ fn descend(table: &dyn TableLike, span: &Range<usize>, path: &mut String) -> boo
 /// Runs `inner` with `[index]` appended to `path`, which is taken off again if it finds nothing.
 fn indexed(path: &mut String, index: usize, inner: impl FnOnce(&mut String) -> bool) -> bool {
     let before = path.len();
-    path.push_str(&format!("[{index}]"));
+    *path += &format!("[{index}]");
     let found = inner(path);
     if !found {
         path.truncate(before);
@@ -222,7 +220,8 @@ mod tests {
 
     #[test]
     fn checks_of_the_program_get_their_lines() {
-        let text = "listen = \"x\"\n[[pool]]\ntimeout = \"1s\"\nservers = [\n  \"a\",\n  \"b\",\n]\n";
+        let text =
+            "listen = \"x\"\n[[pool]]\ntimeout = \"1s\"\nservers = [\n  \"a\",\n  \"b\",\n]\n";
         let (file, source) = parse::<File>(Path::new("a.toml"), text.to_owned()).unwrap();
         assert_eq!((file.listen.as_str(), file.pool[0].servers.len()), ("x", 2));
         assert_eq!(file.pool[0].timeout, Duration::from_secs(1));

@@ -1,0 +1,12 @@
+//! End-to-end tests on real processes: whole clusters by `holdfast up`, broken on purpose.
+//!
+//! Each test starts a cluster of its own on free ports and leaves nothing behind, even when it is killed.
+
+mod backups;
+mod drills;
+mod lifecycle;
+mod node_crash;
+mod observability;
+mod redis_crash;
+mod slow_node;
+mod wrong_input;
