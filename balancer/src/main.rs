@@ -1,3 +1,62 @@
-//! The `holdfast-balancer` binary.
+//! The `holdfast-balancer` binary: settings, logs, addresses, serve, drain, exit code.
 
-fn main() {}
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use holdfast_balancer::{Bound, Config, config};
+use holdfast_telemetry::errors::Chain;
+use holdfast_telemetry::{logs, shutdown};
+
+/// Exit code for settings that cannot run.
+const BAD_SETTINGS: u8 = 2;
+
+/// HTTP, WebSocket and TCP load balancer made for long-lived connections.
+///
+/// SIGHUP reads the settings again, SIGTERM and SIGINT end it gracefully.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Settings file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the settings and exit: 0 if they are right, 2 with every fault on stderr if not.
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(faults) => {
+            complain(&faults);
+            return ExitCode::from(BAD_SETTINGS);
+        }
+    };
+    if arguments.check_config {
+        return ExitCode::SUCCESS;
+    }
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&Chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let _logs = logs::init(config.log_level, config.log_format, None, "balancer")?;
+    let bound = Bound::bind(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(bound.run(shutdown::signal(), None))?;
+    Ok(())
+}
+
+/// Tells whoever started the program why it does not run; logs may not be set up, or be in a form for machines.
+fn complain(what: &dyn std::fmt::Display) {
+    // Without a stderr there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{what}");
+}

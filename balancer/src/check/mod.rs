@@ -1,0 +1,65 @@
+//! Active health checks: one task per server asks it again and again and tells its pool.
+//!
+//! The rules are read anew for each check, so a reload needs to start and stop nothing. A failure of real traffic brings the next check
+//! forward: whether a server is dead is known within a round trip, not within an interval. The [`probe`] is a connection of its own;
+//! an idle one that still works proves nothing about the next client's.
+
+mod probe;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::metrics::Close;
+use crate::pool::Pool;
+use crate::pool::server::Server;
+use crate::pool::state::{AdminState, Change, CheckResult};
+use crate::proxy::worker::{Command, Handle};
+
+/// How much earlier or later than the interval a check comes, so that the checks of many balancers and servers drift apart.
+const JITTER: f64 = 0.1;
+/// Share of the interval that passes at least, however often traffic fails.
+const EARLY: f64 = 0.2;
+/// How often a server that is not to be checked looks whether it is.
+const REST: Duration = Duration::from_secs(1);
+
+/// Checks `server` until it is removed from its pool.
+pub(crate) async fn watch(pool: Arc<Pool>, server: Arc<Server>, workers: Arc<[Handle]>) {
+    let removed = server.removed.clone();
+    tokio::select! {
+        () = removed.cancelled() => {}
+        () = check_on(&pool, &server, &workers) => {}
+    }
+}
+
+async fn check_on(pool: &Pool, server: &Server, workers: &[Handle]) {
+    loop {
+        let rules = pool.rules();
+        let in_maintenance = server.record().state.admin() == AdminState::Maintenance;
+        let Some(rules) = rules.check.as_ref().filter(|_| !in_maintenance) else {
+            // Awaited in turn with the notice of a change; whichever comes first.
+            let _ = timeout(REST, server.check_now.notified()).await;
+            continue;
+        };
+        let probed = timeout(rules.timeout, probe::probe(&rules.kind, server.address())).await;
+        let (result, detail) = match probed {
+            Ok(Ok(())) => (CheckResult::Pass, None),
+            Ok(Err(error)) => (CheckResult::Fail, Some(error.to_string())),
+            Err(_) => (CheckResult::Silent, Some("no answer in time".to_owned())),
+        };
+        if let Some(detail) = detail {
+            tracing::debug!(pool = %pool.name(), server = %server.name(), detail, "check failed");
+        }
+        if pool.handle_check(server, result) == Some(Change::Down { silent: true }) {
+            for worker in workers {
+                worker.tell(Command::CloseServer(server.id(), Close::ServerSilent)).await;
+            }
+        }
+        let early = rules.interval.mul_f64(EARLY);
+        let rest = rules.interval.mul_f64(1.0 - EARLY + JITTER * (fastrand::f64() * 2.0 - 1.0));
+        sleep(early).await;
+        // Either the time is over or traffic has failed; both mean the next check.
+        let _ = timeout(rest, server.check_now.notified()).await;
+    }
+}

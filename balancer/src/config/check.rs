@@ -1,0 +1,265 @@
+//! From the file as written to the settings the program runs on; every fault is named, not only the first.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_settings::{Faults, Secret, Source};
+use ipnet::IpNet;
+
+use super::file::{self, CheckType, Mode};
+use super::{
+    Address, CheckKind, CheckRules, Config, ListenerConfig, PoolConfig, PoolRules, ServerConfig,
+    Weight, is_name,
+};
+
+/// Threads beyond this number only add wake-ups.
+const WORKERS_MAX: usize = 256;
+/// hyper's smallest read buffer; a smaller limit could not be kept.
+const HEADER_BYTES_MIN: usize = 8_192;
+const HEADER_BYTES_MAX: usize = 1_048_576;
+/// Checks more frequent than this cost more than they tell.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Servers in a pool: the choice looks at each of them for every connection.
+const SERVERS_MAX: usize = 256;
+const EXPECTED_NAME: &str = "expected 1 to 64 characters of A-Z, a-z, 0-9, '-', '.', '_', found";
+
+/// Collects faults on the way down the file.
+struct Checker<'a> {
+    source: &'a Source,
+    faults: Faults,
+}
+
+/// Converts `file`, whose text is `source`.
+pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Faults> {
+    let mut checker = Checker { source, faults: Faults::new(&source.file) };
+    let admin_listen = checker.listen("admin.listen", &file.admin.listen);
+    let token = Secret::from_file(&file.admin.token_file).unwrap_or_else(|error| {
+        checker.fault("admin.token_file", error);
+        Secret::new("")
+    });
+    if let Some(count) = file.workers.count {
+        checker.require("workers.count", (1..=WORKERS_MAX).contains(&count), || {
+            format!("expected 1 to {WORKERS_MAX}, found {count}")
+        });
+    }
+    let pools: Vec<_> =
+        file.pool.into_iter().enumerate().map(|(i, pool)| checker.pool(i, pool)).collect();
+    checker.unique("pool", pools.iter().map(|pool| &pool.name));
+    if file.listener.is_empty() {
+        checker.fault("listener", "expected at least one [[listener]]");
+    }
+    let listeners: Vec<_> = file
+        .listener
+        .into_iter()
+        .enumerate()
+        .map(|(i, listener)| checker.listener(i, listener, &pools))
+        .collect();
+    checker.unique("listener", listeners.iter().map(|listener| &listener.name));
+    checker.addresses(admin_listen, &listeners);
+    let config = Config {
+        file: source.file.clone(),
+        admin_listen,
+        token,
+        log_level: file.log.level,
+        log_format: file.log.format,
+        drain_period: file.drain.period,
+        workers: file.workers.count,
+        listeners,
+        pools,
+    };
+    checker.faults.finish(config)
+}
+
+impl Checker<'_> {
+    fn fault(&mut self, key: impl Into<String>, message: impl Display) {
+        self.faults.add(self.source, key, message);
+    }
+
+    fn require(&mut self, key: impl Into<String>, holds: bool, message: impl FnOnce() -> String) {
+        if !holds {
+            self.fault(key, message());
+        }
+    }
+
+    fn name(&mut self, key: String, name: &str) -> Arc<str> {
+        self.require(key, is_name(name), || format!("{EXPECTED_NAME} {name:?}"));
+        name.into()
+    }
+
+    fn positive(&mut self, key: String, duration: Duration) {
+        self.require(key, !duration.is_zero(), || {
+            "expected a duration above 0, found \"0s\"".to_owned()
+        });
+    }
+
+    /// An address to bind; on a fault a stand-in that is never used.
+    fn listen(&mut self, key: &str, text: &str) -> SocketAddr {
+        text.parse().unwrap_or_else(|_| {
+            let message = format!("expected an IP address and port to bind, found {text:?}");
+            self.fault(key, message);
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        })
+    }
+
+    fn unique<'n>(&mut self, table: &str, names: impl Iterator<Item = &'n Arc<str>>) {
+        let mut seen = HashSet::new();
+        for (i, name) in names.enumerate() {
+            if !seen.insert(name) {
+                self.fault(format!("{table}[{i}].name"), format!("{name:?} is used twice"));
+            }
+        }
+    }
+
+    /// No address is bound twice; port 0 is a new port each time.
+    fn addresses(&mut self, admin: SocketAddr, listeners: &[ListenerConfig]) {
+        let mut seen = HashSet::from([admin]);
+        for (i, listener) in listeners.iter().enumerate() {
+            if listener.listen.port() != 0 && !seen.insert(listener.listen) {
+                let message = format!("{} is used twice", listener.listen);
+                self.fault(format!("listener[{i}].listen"), message);
+            }
+        }
+    }
+
+    fn listener(
+        &mut self,
+        i: usize,
+        written: file::Listener,
+        pools: &[PoolConfig],
+    ) -> ListenerConfig {
+        let at = |key: &str| format!("listener[{i}].{key}");
+        let name = self.name(at("name"), &written.name);
+        let listen = self.listen(&at("listen"), &written.listen);
+        self.require(at("pool"), pools.iter().any(|pool| *pool.name == *written.pool), || {
+            format!("there is no pool named {:?}", written.pool)
+        });
+        let mut trusted_proxies = Vec::with_capacity(written.trusted_proxies.len());
+        for (n, text) in written.trusted_proxies.iter().enumerate() {
+            let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            match net {
+                Ok(net) => trusted_proxies.push(net),
+                Err(_) => self.fault(
+                    at(&format!("trusted_proxies[{n}]")),
+                    format!(
+                        "expected an address or network such as \"10.0.0.0/8\", found {text:?}"
+                    ),
+                ),
+            }
+        }
+        self.require(at("max_connections"), written.max_connections > 0, || {
+            "expected at least 1, found 0".to_owned()
+        });
+        self.positive(at("header_timeout"), written.header_timeout);
+        self.positive(at("idle_timeout"), written.idle_timeout);
+        let bytes = written.max_header_bytes;
+        self.require(
+            at("max_header_bytes"),
+            (HEADER_BYTES_MIN..=HEADER_BYTES_MAX).contains(&bytes),
+            || format!("expected {HEADER_BYTES_MIN} to {HEADER_BYTES_MAX}, found {bytes}"),
+        );
+        if written.mode == Mode::Tcp && !trusted_proxies.is_empty() {
+            self.fault(at("trusted_proxies"), "has no meaning with mode = \"tcp\"");
+        }
+        ListenerConfig {
+            name,
+            listen,
+            mode: written.mode,
+            pool: written.pool.as_str().into(),
+            trusted_proxies,
+            connections_max: written.max_connections,
+            header_timeout: written.header_timeout,
+            idle_timeout: written.idle_timeout,
+            header_bytes_max: bytes,
+        }
+    }
+
+    fn pool(&mut self, i: usize, written: file::Pool) -> PoolConfig {
+        let at = |key: &str| format!("pool[{i}].{key}");
+        let name = self.name(at("name"), &written.name);
+        self.positive(at("connect_timeout"), written.connect_timeout);
+        self.positive(at("response_timeout"), written.response_timeout);
+        self.positive(at("fail_timeout"), written.fail_timeout);
+        let threshold = written.panic_threshold;
+        self.require(at("panic_threshold"), (0.0..=1.0).contains(&threshold), || {
+            format!("expected 0 to 1, found {threshold}")
+        });
+        let check = written.health_check.map(|check| self.check(i, &check));
+        let count = written.server.len();
+        self.require(at("server"), count <= SERVERS_MAX, || {
+            format!("expected at most {SERVERS_MAX} servers, found {count}")
+        });
+        let servers: Vec<_> = written
+            .server
+            .iter()
+            .enumerate()
+            .map(|(n, server)| self.server(&format!("pool[{i}].server[{n}]"), server))
+            .collect();
+        self.unique(&at("server"), servers.iter().map(|server| &server.name));
+        let rules = PoolRules {
+            algorithm: written.algorithm,
+            connect_timeout: written.connect_timeout,
+            response_timeout: written.response_timeout,
+            fails_max: written.max_fails,
+            fail_timeout: written.fail_timeout,
+            slow_start: written.slow_start,
+            panic_threshold: threshold,
+            check,
+        };
+        PoolConfig { name, rules, servers }
+    }
+
+    fn check(&mut self, i: usize, written: &file::HealthCheck) -> CheckRules {
+        let at = |key: &str| format!("pool[{i}].health_check.{key}");
+        let kind = match (written.kind, &written.path) {
+            (CheckType::Http, path) => {
+                let path = path.as_deref().unwrap_or("/");
+                let valid = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
+                self.require(at("path"), valid, || {
+                    format!("expected a path that begins with '/', found {path:?}")
+                });
+                CheckKind::Http(path.into())
+            }
+            (CheckType::Tcp, path) => {
+                self.require(at("path"), path.is_none(), || {
+                    "has no meaning with type = \"tcp\"".to_owned()
+                });
+                CheckKind::Tcp
+            }
+        };
+        self.require(at("interval"), written.interval >= INTERVAL_MIN, || {
+            "expected at least \"10ms\"".to_owned()
+        });
+        self.positive(at("timeout"), written.timeout);
+        for (key, value) in [("rise", written.rise), ("fall", written.fall)] {
+            self.require(at(key), value > 0, || "expected at least 1, found 0".to_owned());
+        }
+        CheckRules {
+            kind,
+            interval: written.interval,
+            timeout: written.timeout,
+            rise: written.rise,
+            fall: written.fall,
+        }
+    }
+
+    fn server(&mut self, key: &str, written: &file::Server) -> ServerConfig {
+        let name = self.name(format!("{key}.name"), &written.name);
+        let address = Address::try_new(&written.address).unwrap_or_else(|| {
+            let message = format!("expected host:port, found {:?}", written.address);
+            self.fault(format!("{key}.address"), message);
+            Address { text: "".into(), socket: None }
+        });
+        let weight = Weight::try_new(written.weight).unwrap_or_else(|| {
+            let message = format!("expected 0 to {}, found {}", Weight::MAX, written.weight);
+            self.fault(format!("{key}.weight"), message);
+            Weight(0)
+        });
+        ServerConfig { name, address, weight }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! The settings file as an operator writes it. Names and defaults stand here and nowhere else; `deploy/config/balancer.toml` is the
+//! commented sample of every key.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_settings::duration;
+use holdfast_telemetry::logs;
+use serde::Deserialize;
+
+/// Twice the connections of a busy chat node: a guard against running out of file descriptors, not a limit in daily work.
+const MAX_CONNECTIONS: u32 = 20_000;
+/// A client on a bad mobile link sends its headers in a second or two; one that needs longer is holding a connection on purpose.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than the 60 s after which browsers and most clients give up an idle connection, so that they close it and not we.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Twice what browsers accept for all cookies of a site.
+const MAX_HEADER_BYTES: usize = 16_384;
+/// A connection within one network is made in under a millisecond; a lost SYN is repeated by the kernel after a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Slow answers are the application's business; past half a minute most clients have gone.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// One refused connection is proof enough that nobody listens.
+const MAX_FAILS: u32 = 1;
+/// Long enough for a crashed process to be started again, short enough to use it soon.
+const FAIL_TIMEOUT: Duration = Duration::from_secs(2);
+/// With a third of the servers left, they would get three times their load; then even doubtful servers are worth a try.
+const PANIC_THRESHOLD: f64 = 0.34;
+/// Weight of a server that names none: room for finer steps both ways below the maximum of 256.
+const WEIGHT: u16 = 100;
+/// Requests in flight are done in this time; WebSockets are closed after it.
+const DRAIN_PERIOD: Duration = Duration::from_secs(5);
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub admin: Admin,
+    #[serde(default)]
+    pub log: Log,
+    #[serde(default)]
+    pub drain: Drain,
+    #[serde(default)]
+    pub workers: Workers,
+    #[serde(default)]
+    pub listener: Vec<Listener>,
+    #[serde(default)]
+    pub pool: Vec<Pool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    pub listen: String,
+    pub token_file: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    #[serde(default)]
+    pub level: logs::Level,
+    #[serde(default)]
+    pub format: logs::Format,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drain {
+    #[serde(with = "duration", default = "drain_period")]
+    pub period: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { period: DRAIN_PERIOD }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Workers {
+    pub count: Option<usize>,
+}
+
+/// How a listener treats what arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// HTTP/1.1 and what it is upgraded to.
+    Http,
+    /// Bytes.
+    Tcp,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    pub name: String,
+    pub listen: String,
+    #[serde(default = "mode")]
+    pub mode: Mode,
+    pub pool: String,
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
+    #[serde(default = "max_connections")]
+    pub max_connections: u32,
+    #[serde(with = "duration", default = "header_timeout")]
+    pub header_timeout: Duration,
+    #[serde(with = "duration", default = "idle_timeout")]
+    pub idle_timeout: Duration,
+    #[serde(default = "max_header_bytes")]
+    pub max_header_bytes: usize,
+}
+
+/// How a server is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// In turn, weights ignored (but not weight 0).
+    RoundRobin,
+    /// In turn, in proportion to the weights and evenly spread.
+    WeightedRoundRobin,
+    /// The one with the fewest connections in use per weight.
+    LeastConnections,
+    /// By the client's address, always the same while the servers stay the same.
+    SourceHash,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pool {
+    pub name: String,
+    #[serde(default = "algorithm")]
+    pub algorithm: Algorithm,
+    #[serde(with = "duration", default = "connect_timeout")]
+    pub connect_timeout: Duration,
+    #[serde(with = "duration", default = "response_timeout")]
+    pub response_timeout: Duration,
+    #[serde(default = "max_fails")]
+    pub max_fails: u32,
+    #[serde(with = "duration", default = "fail_timeout")]
+    pub fail_timeout: Duration,
+    #[serde(with = "duration", default)]
+    pub slow_start: Duration,
+    #[serde(default = "panic_threshold")]
+    pub panic_threshold: f64,
+    pub health_check: Option<HealthCheck>,
+    #[serde(default)]
+    pub server: Vec<Server>,
+}
+
+/// What a health check speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum CheckType {
+    /// `GET path` answered with 2xx or 3xx.
+    Http,
+    /// A connection that is accepted.
+    Tcp,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HealthCheck {
+    #[serde(rename = "type")]
+    pub kind: CheckType,
+    pub path: Option<String>,
+    #[serde(with = "duration", default = "check_interval")]
+    pub interval: Duration,
+    #[serde(with = "duration", default = "check_timeout")]
+    pub timeout: Duration,
+    #[serde(default = "check_streak")]
+    pub rise: u32,
+    #[serde(default = "check_streak")]
+    pub fall: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    pub name: String,
+    pub address: String,
+    #[serde(default = "weight")]
+    pub weight: u16,
+}
+
+fn mode() -> Mode {
+    Mode::Http
+}
+fn max_connections() -> u32 {
+    MAX_CONNECTIONS
+}
+fn header_timeout() -> Duration {
+    HEADER_TIMEOUT
+}
+fn idle_timeout() -> Duration {
+    IDLE_TIMEOUT
+}
+fn max_header_bytes() -> usize {
+    MAX_HEADER_BYTES
+}
+/// Chat connections live for hours, so counting them is the only fair share.
+fn algorithm() -> Algorithm {
+    Algorithm::LeastConnections
+}
+fn connect_timeout() -> Duration {
+    CONNECT_TIMEOUT
+}
+fn response_timeout() -> Duration {
+    RESPONSE_TIMEOUT
+}
+fn max_fails() -> u32 {
+    MAX_FAILS
+}
+fn fail_timeout() -> Duration {
+    FAIL_TIMEOUT
+}
+fn panic_threshold() -> f64 {
+    PANIC_THRESHOLD
+}
+/// A second of outage at most with the default `fall`.
+fn check_interval() -> Duration {
+    Duration::from_millis(500)
+}
+fn check_timeout() -> Duration {
+    Duration::from_millis(400)
+}
+/// Two in a row, so that one lost packet is no outage.
+fn check_streak() -> u32 {
+    2
+}
+fn weight() -> u16 {
+    WEIGHT
+}
+fn drain_period() -> Duration {
+    DRAIN_PERIOD
+}

@@ -1,0 +1,206 @@
+//! The settings the program runs on: checked, with every reference resolved.
+//!
+//! [`load`] reads the [`file`] as written and converts it once; whatever cannot run is refused there, all faults together, so the rest
+//! of the program holds values that are right by their type.
+
+mod check;
+mod file;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_settings::{Faults, Secret};
+use holdfast_telemetry::logs;
+use ipnet::IpNet;
+
+pub use file::{Algorithm, Mode};
+
+/// Checked settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where they were read from; a reload reads it again.
+    pub file: PathBuf,
+    /// Address of the operator API, `/metrics` and `/health/*`.
+    pub admin_listen: SocketAddr,
+    /// Bearer token of the operator API.
+    pub token: Secret,
+    /// Least important log lines written.
+    pub log_level: logs::Level,
+    /// How log lines are written.
+    pub log_format: logs::Format,
+    /// How long a graceful end waits for what is in flight.
+    pub drain_period: Duration,
+    /// Worker threads; `None` means one per core.
+    pub workers: Option<usize>,
+    /// At least one, names and addresses unique.
+    pub listeners: Vec<ListenerConfig>,
+    /// Names unique; every listener's pool is among them.
+    pub pools: Vec<PoolConfig>,
+}
+
+/// One listening address.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerConfig {
+    /// Unique name, a metric label.
+    pub name: Arc<str>,
+    /// Address to bind.
+    pub listen: SocketAddr,
+    /// What is spoken there.
+    pub mode: Mode,
+    /// Pool that serves it.
+    pub pool: Arc<str>,
+    /// Peers whose `X-Forwarded-*` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// More connections than this are refused.
+    pub connections_max: u32,
+    /// Time for a client to send a request's head once it began.
+    pub header_timeout: Duration,
+    /// Time a kept-alive connection may rest, or a body may stall.
+    pub idle_timeout: Duration,
+    /// Largest request head.
+    pub header_bytes_max: usize,
+}
+
+/// A set of servers that serve the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolConfig {
+    /// Unique name, a metric label.
+    pub name: Arc<str>,
+    /// Everything but the servers.
+    pub rules: PoolRules,
+    /// As the file names them.
+    pub servers: Vec<ServerConfig>,
+}
+
+/// How a pool chooses and judges its servers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolRules {
+    /// How a server is chosen.
+    pub algorithm: Algorithm,
+    /// Time to connect to a server.
+    pub connect_timeout: Duration,
+    /// Time to the first byte of a response.
+    pub response_timeout: Duration,
+    /// Failures in a row that take a server out; 0 switches passive marking off.
+    pub fails_max: u32,
+    /// The time within which failures count, and for which a server is out.
+    pub fail_timeout: Duration,
+    /// Time over which a returning server gets its weight back.
+    pub slow_start: Duration,
+    /// Share of usable servers below which all are used, 0 to 1.
+    pub panic_threshold: f64,
+    /// Active checks, if any.
+    pub check: Option<CheckRules>,
+}
+
+/// Active health checks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckRules {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// Time between two checks of a server.
+    pub interval: Duration,
+    /// Time for one check.
+    pub timeout: Duration,
+    /// Passes in a row that bring a server up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+}
+
+/// What a check asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// `GET` of this path.
+    Http(Arc<str>),
+    /// A connection.
+    Tcp,
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Unique in its pool, a metric label.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub address: Address,
+    /// Its share.
+    pub weight: Weight,
+}
+
+/// Share of new connections, 0 (none) to 256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// The largest weight.
+    pub const MAX: u16 = 256;
+
+    /// `None` above [`Self::MAX`].
+    pub fn try_new(value: u16) -> Option<Self> {
+        (value <= Self::MAX).then_some(Self(value))
+    }
+
+    /// The number.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+/// `host:port`; a host name is resolved for each connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    text: Arc<str>,
+    socket: Option<SocketAddr>,
+}
+
+impl Address {
+    /// `None` unless `text` is `ip:port` or `name:port` with a port that is not 0.
+    pub fn try_new(text: &str) -> Option<Self> {
+        let socket: Option<SocketAddr> = text.parse().ok();
+        let valid = if let Some(socket) = socket {
+            socket.port() != 0
+        } else {
+            let (host, port) = text.rsplit_once(':')?;
+            let is_host = !host.is_empty()
+                && host.len() <= 253
+                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+            is_host && port.parse::<u16>().is_ok_and(|port| port != 0)
+        };
+        valid.then(|| Self { text: text.into(), socket })
+    }
+
+    /// The address, if no name has to be resolved.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        self.socket
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Names are metric labels and parts of URLs: short, and of characters that need no quoting anywhere.
+pub fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
+/// Reads and checks the settings file at `path`.
+///
+/// # Errors
+/// Everything that is wrong with it, with line and key.
+pub fn load(path: &Path) -> Result<Config, Faults> {
+    let (file, source) = holdfast_settings::read::<file::File>(path)?;
+    check::convert(file, &source)
+}

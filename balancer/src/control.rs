@@ -1,0 +1,210 @@
+//! The balancer as a whole, as the operator API, the signals and the checks see it.
+//!
+//! Everything that changes pools and listeners goes through [`Balancer`]: settings by [`Balancer::reload`], the operator's changes under
+//! an epoch. Data-path threads hold snapshots and notice changes with the next connection or request.
+
+mod reload;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::check;
+use crate::config::{Config, ServerConfig};
+use crate::metrics::{Close, Metrics};
+use crate::pool::server::Server;
+use crate::pool::{Pool, Pools};
+use crate::proxy::listener::{Listener, Settings};
+use crate::proxy::worker::{Command, Handle};
+
+pub use reload::ReloadError;
+
+/// How often time has its effect on pools: ramps rise in steps of this, ejections end this late at most.
+const POOL_TICK: Duration = Duration::from_millis(50);
+
+/// A change that names an older epoch than one seen before.
+#[derive(Debug, thiserror::Error)]
+#[error("stale epoch {given}, {highest} was seen")]
+pub struct StaleEpoch {
+    given: u64,
+    highest: u64,
+}
+
+/// All there is, shared by everything that is not the data path.
+#[derive(Debug)]
+pub struct Balancer {
+    /// The settings in force; locked for the length of a reload, so that there is one at a time.
+    config: tokio::sync::Mutex<Config>,
+    pools: RwLock<Arc<Pools>>,
+    /// Pools taken out whose connections go on.
+    leaving: Mutex<Vec<Arc<Pool>>>,
+    listeners: Mutex<Vec<Arc<Listener>>>,
+    workers: Arc<[Handle]>,
+    metrics: Arc<Metrics>,
+    epoch: Mutex<u64>,
+    tasks: TaskTracker,
+    ended: CancellationToken,
+}
+
+impl Balancer {
+    /// Builds pools and listeners from `config` on sockets already bound, in the order of its listeners. Nothing is served yet.
+    pub(crate) fn new(
+        config: Config,
+        sockets: Vec<std::net::TcpListener>,
+        workers: Arc<[Handle]>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let pools: Pools = config
+            .pools
+            .iter()
+            .map(|pool| (Arc::clone(&pool.name), Arc::new(Pool::new(pool, &metrics))))
+            .collect();
+        let mut listeners = Vec::with_capacity(sockets.len());
+        for (listener, socket) in config.listeners.iter().zip(sockets) {
+            let pool = Arc::clone(pools.get(&listener.pool).expect("checked with the settings"));
+            let settings = Settings::new(listener.clone(), pool);
+            listeners.push(Arc::new(Listener::new(socket, settings, &metrics)?));
+        }
+        metrics.reload_successful.set(1);
+        metrics.reload_timestamp.set(unix_seconds());
+        Ok(Self {
+            config: tokio::sync::Mutex::new(config),
+            pools: RwLock::new(Arc::new(pools)),
+            leaving: Mutex::default(),
+            listeners: Mutex::new(listeners),
+            workers,
+            metrics,
+            epoch: Mutex::new(0),
+            tasks: TaskTracker::new(),
+            ended: CancellationToken::new(),
+        })
+    }
+
+    /// Starts checks and lets every worker accept.
+    pub(crate) async fn start(&self) {
+        for pool in self.pools().values() {
+            for server in pool.members().iter() {
+                self.start_checks(pool, server);
+            }
+        }
+        for listener in self.listeners() {
+            self.listen(&listener).await;
+        }
+    }
+
+    /// Lets time have its effect on the pools until the end.
+    pub(crate) async fn keep_time(&self) {
+        let mut ticks = interval(POOL_TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for pool in self.pools().values() {
+                pool.tick();
+            }
+            lock(&self.leaving).retain(|pool| {
+                pool.tick();
+                pool.is_leaving()
+            });
+        }
+    }
+
+    /// The pools in force.
+    pub fn pools(&self) -> Arc<Pools> {
+        Arc::clone(&self.pools.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bound addresses by listener.
+    pub fn addresses(&self) -> HashMap<Arc<str>, SocketAddr> {
+        let name = |listener: &Listener| Arc::clone(&listener.settings().config.name);
+        self.listeners().iter().map(|listener| (name(listener), listener.address())).collect()
+    }
+
+    /// Enters a change under `epoch`. No other is made while the guard lives.
+    ///
+    /// # Errors
+    /// A higher epoch was seen: the one who asks has been replaced.
+    pub fn enter(&self, epoch: Option<u64>) -> Result<MutexGuard<'_, u64>, StaleEpoch> {
+        let mut highest = lock(&self.epoch);
+        if let Some(given) = epoch {
+            if given < *highest {
+                return Err(StaleEpoch { given, highest: *highest });
+            }
+            *highest = given;
+        }
+        Ok(highest)
+    }
+
+    /// Adds a server at run time; it begins with a ramp.
+    pub fn add_server(&self, pool: &Arc<Pool>, config: &ServerConfig) -> Arc<Server> {
+        let server = pool.add(config, false, true);
+        self.start_checks(pool, &server);
+        server
+    }
+
+    /// Ends the connections that are bound to a server.
+    pub async fn close_server(&self, server: &Server) {
+        self.tell_workers(|| Command::CloseServer(server.id(), Close::ServerRemoved)).await;
+    }
+
+    /// Accepts nothing more and lets what is in flight end.
+    pub(crate) async fn finish(&self) {
+        for listener in self.listeners() {
+            listener.stopped.cancel();
+        }
+        self.tell_workers(|| Command::Finish).await;
+    }
+
+    /// Ends what is left, then the workers and the checks.
+    pub(crate) async fn stop(&self) {
+        self.tell_workers(|| Command::CloseAll(Close::Shutdown)).await;
+        self.ended.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Connections open on all workers.
+    pub(crate) fn active(&self) -> usize {
+        self.workers.iter().map(Handle::active).sum()
+    }
+
+    fn listeners(&self) -> Vec<Arc<Listener>> {
+        lock(&self.listeners).clone()
+    }
+
+    async fn listen(&self, listener: &Arc<Listener>) {
+        self.tell_workers(|| Command::Listen(Arc::clone(listener))).await;
+        let purpose = format!("listener:{}", listener.settings().config.name);
+        holdfast_telemetry::announce::listening(&purpose, listener.address());
+    }
+
+    async fn tell_workers(&self, command: impl Fn() -> Command) {
+        for worker in self.workers.iter() {
+            worker.tell(command()).await;
+        }
+    }
+
+    fn start_checks(&self, pool: &Arc<Pool>, server: &Arc<Server>) {
+        let watch = check::watch(Arc::clone(pool), Arc::clone(server), Arc::clone(&self.workers));
+        let ended = self.ended.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = watch => {}
+            }
+        });
+    }
+}
+
+/// Plain values stand behind these locks, so a panic leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unix_seconds() -> f64 {
+    chrono::Utc::now().timestamp_millis() as f64 / 1_000.0
+}

@@ -1,0 +1,246 @@
+//! New settings in place of the old ones, without dropping a connection.
+//!
+//! The whole file is read and checked and every new address bound before anything changes; a fault leaves all as it was. Then the
+//! difference is applied: a listener whose address stays keeps its socket, a server whose entry stays keeps what was set at run time,
+//! one that goes keeps its connections. Servers added at run time are not the file's business and stay.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, PoisonError};
+
+use super::{Balancer, lock, unix_seconds};
+use crate::config::{self, Config, ListenerConfig, PoolConfig, ServerConfig};
+use crate::pool::{Pool, Pools};
+use crate::proxy::listener::{self, Listener, Settings};
+
+/// Why the old settings stay in force.
+#[derive(Debug, thiserror::Error)]
+#[error("the settings were refused, the old ones stay in force")]
+pub struct ReloadError {
+    /// What was wrong, one line each.
+    pub faults: Vec<String>,
+}
+
+impl Balancer {
+    /// Reads the settings file again and puts it in force. Returns what changed, in words.
+    ///
+    /// # Errors
+    /// The file has faults or a new address cannot be bound; nothing has changed then.
+    pub async fn reload(&self) -> Result<Vec<String>, ReloadError> {
+        let mut current = self.config.lock().await;
+        let outcome = self.replace(&current).await;
+        self.metrics.reload_successful.set(outcome.is_ok().into());
+        match outcome {
+            Ok((config, changed)) => {
+                *current = config;
+                self.metrics.reload_timestamp.set(unix_seconds());
+                tracing::info!(changes = changed.len(), "settings reloaded");
+                for change in &changed {
+                    tracing::info!(change, "settings changed");
+                }
+                Ok(changed)
+            }
+            Err(error) => {
+                for fault in &error.faults {
+                    tracing::error!(fault, "settings refused");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn replace(&self, old: &Config) -> Result<(Config, Vec<String>), ReloadError> {
+        let new = config::load(&old.file).map_err(|faults| ReloadError {
+            faults: faults.to_string().lines().map(str::to_owned).collect(),
+        })?;
+        let mut sockets = self.bind_new(old, &new)?;
+        let mut changed = restart_needed(old, &new);
+        self.replace_pools(old, &new, &mut changed);
+        self.replace_listeners(&new, &mut sockets, &mut changed).await;
+        self.close_pools(&new, &mut changed);
+        Ok((new, changed))
+    }
+
+    /// Binds the addresses that are new. Those in use already are doubled, so that a listener under a new name takes over.
+    fn bind_new(
+        &self,
+        old: &Config,
+        new: &Config,
+    ) -> Result<HashMap<SocketAddr, TcpListener>, ReloadError> {
+        let mut sockets = HashMap::new();
+        let mut faults = Vec::new();
+        for (i, listener) in new.listeners.iter().enumerate() {
+            let same = self.listeners().into_iter().find(|l| {
+                let config = &l.settings().config;
+                config.listen == listener.listen && old.listeners.contains(config)
+            });
+            let socket = match same {
+                Some(same) => same.socket(),
+                None => listener::bind(listener.listen),
+            };
+            match socket {
+                Ok(socket) => drop(sockets.insert(listener.listen, socket)),
+                Err(error) => {
+                    faults.push(format!("listener[{i}].listen: bind {}: {error}", listener.listen));
+                }
+            }
+        }
+        if faults.is_empty() { Ok(sockets) } else { Err(ReloadError { faults }) }
+    }
+
+    /// Puts rules and servers in force; pools that go are closed later, once no listener leads to them.
+    fn replace_pools(&self, old: &Config, new: &Config, changed: &mut Vec<String>) {
+        let before = self.pools();
+        let mut after: Pools = (*before).clone();
+        for config in &new.pools {
+            let name = &config.name;
+            let Some(pool) = before.get(name) else {
+                let pool = Arc::new(Pool::new(config, &self.metrics));
+                for server in pool.members().iter() {
+                    self.start_checks(&pool, server);
+                }
+                after.insert(Arc::clone(name), pool);
+                changed.push(format!("pool {name} added"));
+                continue;
+            };
+            if *pool.rules() != config.rules {
+                pool.set_rules(config.rules.clone());
+                changed.push(format!("pool {name} has new rules"));
+            }
+            let written = old.pools.iter().find(|pool| pool.name == *name);
+            self.replace_servers(pool, written, config, changed);
+        }
+        *self.pools.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+    }
+
+    fn replace_servers(
+        &self,
+        pool: &Arc<Pool>,
+        old: Option<&PoolConfig>,
+        new: &PoolConfig,
+        changed: &mut Vec<String>,
+    ) {
+        let name = pool.name();
+        for server in pool.members().iter() {
+            let stays = !server.record().in_file
+                || new.servers.iter().any(|entry| entry.name == *server.name());
+            if !stays {
+                pool.remove(server);
+                changed.push(format!("pool {name}: server {} removed", server.name()));
+            }
+        }
+        for entry in &new.servers {
+            let written = old.and_then(|pool| pool.servers.iter().find(|s| s.name == entry.name));
+            self.replace_server(pool, written, entry, changed);
+        }
+    }
+
+    fn replace_server(
+        &self,
+        pool: &Arc<Pool>,
+        old: Option<&ServerConfig>,
+        new: &ServerConfig,
+        changed: &mut Vec<String>,
+    ) {
+        let label = format!("pool {}: server {}", pool.name(), new.name);
+        let Some(server) = pool.member(&new.name) else {
+            let server = pool.add(new, true, true);
+            self.start_checks(pool, &server);
+            return changed.push(format!("{label} added"));
+        };
+        if server.address() != &new.address {
+            pool.remove(&server);
+            let server = pool.add(new, true, true);
+            self.start_checks(pool, &server);
+            return changed.push(format!("{label} moved to {}", new.address));
+        }
+        if old != Some(new) {
+            pool.change(&server, |record, _| {
+                record.in_file = true;
+                record.configured_weight = new.weight;
+                record.state.set_weight(new.weight);
+                record.reason = None;
+            });
+            changed.push(format!("{label} has weight {}", new.weight.get()));
+        }
+    }
+
+    async fn replace_listeners(
+        &self,
+        new: &Config,
+        sockets: &mut HashMap<SocketAddr, TcpListener>,
+        changed: &mut Vec<String>,
+    ) {
+        let pools = self.pools();
+        let mut before = self.listeners();
+        let mut after = Vec::with_capacity(new.listeners.len());
+        for config in &new.listeners {
+            let pool = Arc::clone(pools.get(&config.pool).expect("checked with the settings"));
+            let settings = Settings::new(config.clone(), pool);
+            let same = before.iter().position(|l| is_same(&l.settings().config, config));
+            if let Some(position) = same {
+                let listener = before.swap_remove(position);
+                let old = listener.settings();
+                if old.config != *config || !Arc::ptr_eq(&old.pool, &settings.pool) {
+                    listener.set_settings(settings);
+                    changed.push(format!("listener {} changed", config.name));
+                }
+                after.push(listener);
+                continue;
+            }
+            let Some(socket) = sockets.remove(&config.listen) else { continue };
+            match Listener::new(socket, settings, &self.metrics) {
+                Ok(listener) => {
+                    let listener = Arc::new(listener);
+                    self.listen(&listener).await;
+                    after.push(listener);
+                    changed.push(format!("listener {} added at {}", config.name, config.listen));
+                }
+                // A bound socket always has an address; if not, the others are none the worse.
+                Err(error) => tracing::error!(listener = %config.name, %error, "cannot listen"),
+            }
+        }
+        for listener in before {
+            let name = Arc::clone(&listener.settings().config.name);
+            listener.stopped.cancel();
+            if new.listeners.iter().all(|config| config.name != name) {
+                self.metrics.forget_listener(&name);
+            }
+            changed.push(format!("listener {name} removed from {}", listener.address()));
+        }
+        *lock(&self.listeners) = after;
+    }
+
+    fn close_pools(&self, new: &Config, changed: &mut Vec<String>) {
+        let mut pools: Pools = (*self.pools()).clone();
+        pools.retain(|name, pool| {
+            let stays = new.pools.iter().any(|config| config.name == *name);
+            if !stays {
+                pool.close();
+                lock(&self.leaving).push(Arc::clone(pool));
+                changed.push(format!("pool {name} removed"));
+            }
+            stays
+        });
+        *self.pools.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pools);
+    }
+}
+
+fn is_same(old: &ListenerConfig, new: &ListenerConfig) -> bool {
+    old.name == new.name && old.listen == new.listen
+}
+
+/// Settings that only a start reads, where they differ.
+fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
+    [
+        ("admin.listen", old.admin_listen != new.admin_listen),
+        ("admin.token_file", old.token != new.token),
+        ("log", old.log_level != new.log_level || old.log_format != new.log_format),
+        ("drain.period", old.drain_period != new.drain_period),
+        ("workers.count", old.workers != new.workers),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(key, _)| format!("{key} takes effect after a restart"))
+    .collect()
+}

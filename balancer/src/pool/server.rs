@@ -1,0 +1,195 @@
+//! One server of a pool as the programs' threads share it.
+//!
+//! The [`ServerState`] stands behind a lock that is taken when something about the server changes. What the data path asks for each
+//! connection (may it, with what share, how many has it) is published beside it in atomics, so choosing a server takes no lock.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::balance::{self, Candidate};
+use super::state::{Health, ServerState};
+use crate::config::{Address, PoolRules, ServerConfig, Weight};
+use crate::metrics::ServerMetrics;
+
+/// Thousandths: a ramp has steps even at weight 1.
+const SHARE_UNIT: f64 = 1_000.0;
+
+/// Numbers servers over the life of the process; a server that returns under an old name is another one.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A server and everything known of it.
+#[derive(Debug)]
+pub struct Server {
+    id: u64,
+    name: Arc<str>,
+    address: Address,
+    key: u64,
+    record: Mutex<Record>,
+    /// Share of new connections, in thousandths of weight; 0 if not usable.
+    share: AtomicU32,
+    /// Share when nobody is usable; 0 if the operator does not want it used.
+    share_in_panic: AtomicU32,
+    /// Whether failures are being counted, so that a success is worth taking the lock.
+    failing: AtomicBool,
+    pub(crate) metrics: ServerMetrics,
+    /// Wakes the active check early, because traffic has failed.
+    pub(crate) check_now: Notify,
+    /// Cancelled when the server is taken from its pool.
+    pub(crate) removed: CancellationToken,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) state: ServerState,
+    /// Weight the settings or the one who added it gave; the API may have set another since.
+    pub(crate) configured_weight: Weight,
+    /// Whether the settings file names it.
+    pub(crate) in_file: bool,
+    /// The operator's reason for the last change of state or weight.
+    pub(crate) reason: Option<String>,
+    pub(crate) last_change: DateTime<Utc>,
+}
+
+impl Server {
+    /// A server nobody has heard of yet.
+    pub(crate) fn new(
+        config: &ServerConfig,
+        in_file: bool,
+        returning: bool,
+        metrics: ServerMetrics,
+    ) -> Self {
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            name: Arc::clone(&config.name),
+            address: config.address.clone(),
+            key: balance::hash(config.name.as_bytes()),
+            record: Mutex::new(Record {
+                state: ServerState::new(config.weight, returning),
+                configured_weight: config.weight,
+                in_file,
+                reason: None,
+                last_change: Utc::now(),
+            }),
+            share: AtomicU32::new(0),
+            share_in_panic: AtomicU32::new(0),
+            failing: AtomicBool::new(false),
+            metrics,
+            check_now: Notify::new(),
+            removed: CancellationToken::new(),
+        }
+    }
+
+    /// Unique in this process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Name in its pool.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Connections in use: requests in flight, upgraded and TCP connections.
+    pub fn active(&self) -> u64 {
+        u64::try_from(self.metrics.active.get()).unwrap_or(0)
+    }
+
+    /// Whether new connections go there.
+    pub fn is_usable(&self) -> bool {
+        self.share.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether the operator lets it take connections at all.
+    pub(crate) fn may_be_tried(&self) -> bool {
+        self.share_in_panic.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a success has to be reported.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// This server for the choice, if it may be chosen.
+    pub(crate) fn candidate(&self, index: usize, panic: bool) -> Option<Candidate> {
+        let share = if panic { &self.share_in_panic } else { &self.share };
+        let share = share.load(Ordering::Relaxed);
+        let active = self.active();
+        (share > 0).then_some(Candidate { index, share, active, key: self.key })
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        // A panic while it is held cannot leave it half written: every change is an assignment of plain values.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows what `record` says to the data path and in the metrics.
+    pub(crate) fn publish(&self, record: &Record, rules: &PoolRules, now: Instant) {
+        let state = &record.state;
+        let usable = state.is_usable(rules);
+        let weight = state.effective_weight(now, rules);
+        // At most 256,000, and at least 1 where there is any weight.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "weights are between 0 and 256"
+        )]
+        let share = (weight * SHARE_UNIT).ceil() as u32;
+        self.share.store(if usable { share } else { 0 }, Ordering::Relaxed);
+        let in_panic = if state.may_be_tried() { share } else { 0 };
+        self.share_in_panic.store(in_panic, Ordering::Relaxed);
+        self.failing.store(state.is_failing(), Ordering::Relaxed);
+
+        let up = match state.health() {
+            Health::Up => true,
+            Health::Unknown => rules.check.is_none(),
+            Health::Down => false,
+        };
+        self.metrics.up.set(up.into());
+        self.metrics.usable.set(usable.into());
+        self.metrics.weight.set(state.weight().get().into());
+        self.metrics.effective_weight.set(weight);
+        for (gauge, each) in self.metrics.state.iter().zip(super::state::AdminState::ALL) {
+            gauge.set((state.admin() == each).into());
+        }
+    }
+}
+
+/// A server in use by one request or connection; dropping it gives the place back.
+#[derive(Debug)]
+pub struct Lease {
+    server: Arc<Server>,
+}
+
+impl Lease {
+    /// Takes a place at `server`.
+    pub(crate) fn new(server: Arc<Server>) -> Self {
+        server.metrics.active.inc();
+        Self { server }
+    }
+}
+
+impl Deref for Lease {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.server.metrics.active.dec();
+    }
+}

@@ -1,0 +1,128 @@
+use super::*;
+use crate::config::CheckKind;
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+#[expect(clippy::disallowed_methods, reason = "tests take one instant and add to it")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn rules(check: bool) -> PoolRules {
+    let check =
+        CheckRules { kind: CheckKind::Tcp, interval: MS(500), timeout: MS(400), rise: 2, fall: 3 };
+    let with_check = |on: bool| on.then_some(check);
+    PoolRules {
+        algorithm: Algorithm::LeastConnections,
+        connect_timeout: MS(1_000),
+        response_timeout: MS(1_000),
+        fails_max: 2,
+        fail_timeout: MS(2_000),
+        slow_start: MS(10_000),
+        panic_threshold: 0.0,
+        check: with_check(check),
+    }
+}
+
+fn state() -> ServerState {
+    ServerState::new(Weight::try_new(200).unwrap(), false)
+}
+
+/// Feeds results one by one and returns the changes with their positions.
+fn feed(state: &mut ServerState, results: &[CheckResult]) -> Vec<(usize, Change)> {
+    let rules = rules(true).check.unwrap();
+    let now = start();
+    let mut changes = Vec::new();
+    for (i, result) in results.iter().enumerate() {
+        changes.extend(state.handle_check(now, *result, &rules).map(|change| (i, change)));
+    }
+    changes
+}
+
+#[test]
+fn the_first_check_decides_then_streaks_do() {
+    use CheckResult::{Fail, Pass, Silent};
+    let down = Change::Down { silent: false };
+    let hung = Change::Down { silent: true };
+    type Case = (&'static [CheckResult], &'static [(usize, Change)]);
+    let cases: [Case; 6] = [
+        (&[Pass], &[(0, Change::Up)]),
+        (&[Fail], &[(0, Change::Down { silent: false })]),
+        (&[Pass, Fail, Fail, Pass, Fail, Fail], &[(0, Change::Up)]),
+        (&[Pass, Fail, Silent, Fail], &[(0, Change::Up), (3, Change::Down { silent: false })]),
+        (&[Pass, Silent, Silent, Silent], &[(0, Change::Up), (3, Change::Down { silent: true })]),
+        (&[Fail, Pass, Fail, Pass, Pass], &[(0, Change::Down { silent: false }), (4, Change::Up)]),
+    ];
+    assert_ne!(down, hung);
+    for (results, expected) in cases {
+        assert_eq!(feed(&mut state(), results), expected, "{results:?}");
+    }
+}
+
+#[test]
+fn unknown_is_usable_only_where_nothing_is_checked() {
+    let mut state = state();
+    assert!(state.is_usable(&rules(false)));
+    assert!(!state.is_usable(&rules(true)));
+    feed(&mut state, &[CheckResult::Pass]);
+    assert!(state.is_usable(&rules(true)));
+}
+
+#[test]
+fn failures_in_a_row_eject_for_a_time_and_a_ramp_follows() {
+    let (mut state, rules, now) = (state(), rules(false), start());
+    assert_eq!(state.handle_failure(now, &rules), None);
+    state.handle_success();
+    assert_eq!(state.handle_failure(now, &rules), None);
+    // The second comes after the window of the first.
+    assert_eq!(state.handle_failure(now + MS(2_001), &rules), None);
+    assert_eq!(state.handle_failure(now + MS(3_000), &rules), Some(Change::Ejected));
+    assert!(!state.is_usable(&rules) && state.may_be_tried());
+    // Traffic of a pool in panic fails on: out for longer, but counted once.
+    assert_eq!(state.handle_failure(now + MS(4_000), &rules), None);
+    assert_eq!(state.tick(now + MS(5_999)), None);
+    assert_eq!(state.tick(now + MS(6_000)), Some(Change::Readmitted));
+    assert!(state.is_usable(&rules));
+    let weights: Vec<_> = [6_000, 8_500, 11_000, 16_000, 60_000]
+        .map(|ms| state.effective_weight(now + MS(ms), &rules))
+        .to_vec();
+    assert_eq!(weights, [20.0, 50.0, 100.0, 200.0, 200.0]);
+    assert!(state.is_waiting(now + MS(15_000), rules.slow_start));
+    assert!(!state.is_waiting(now + MS(16_001), rules.slow_start));
+}
+
+#[test]
+fn marking_can_be_switched_off() {
+    let (mut state, mut rules) = (state(), rules(false));
+    rules.fails_max = 0;
+    assert_eq!(state.handle_failure(start(), &rules), None);
+    assert!(state.is_usable(&rules));
+}
+
+#[test]
+fn the_operator_has_the_last_word() {
+    let (mut state, rules, now) = (state(), rules(true), start());
+    feed(&mut state, &[CheckResult::Pass]);
+    assert!((state.effective_weight(now, &rules) - 200.0).abs() < 1e-9, "no ramp at the start");
+    state.set_admin(now, AdminState::Drain);
+    assert!(!state.is_usable(&rules) && !state.may_be_tried());
+    assert_eq!(state.health(), Health::Up);
+    state.set_admin(now, AdminState::Maintenance);
+    assert_eq!(state.health(), Health::Unknown);
+    assert_eq!(feed(&mut state, &[CheckResult::Fail]), []);
+    state.set_admin(now, AdminState::Ready);
+    assert!(!state.is_usable(&rules), "not before a check has passed");
+    feed(&mut state, &[CheckResult::Pass]);
+    assert!(state.is_usable(&rules));
+    assert!(state.effective_weight(now, &rules) < 200.0, "it returns with a ramp");
+    state.set_weight(Weight::try_new(0).unwrap());
+    assert!(!state.is_usable(&rules));
+    assert!(state.effective_weight(now, &rules).abs() < 1e-9);
+}
+
+#[test]
+fn plain_round_robin_knows_no_weights() {
+    let (state, mut rules) = (state(), rules(false));
+    rules.algorithm = Algorithm::RoundRobin;
+    assert!((state.effective_weight(start(), &rules) - 100.0).abs() < 1e-9);
+}

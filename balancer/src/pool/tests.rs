@@ -1,0 +1,92 @@
+use std::time::Duration;
+
+use holdfast_telemetry::{Registry, metrics};
+
+use super::*;
+use crate::config::{Address, Weight};
+use crate::pool::state::AdminState;
+
+fn pool(algorithm: Algorithm, weights: &[u16]) -> (Registry, Pool) {
+    let servers = weights.iter().enumerate().map(|(i, weight)| ServerConfig {
+        name: format!("s{i}").into(),
+        address: Address::try_new("127.0.0.1:9").unwrap(),
+        weight: Weight::try_new(*weight).unwrap(),
+    });
+    let rules = PoolRules {
+        algorithm,
+        connect_timeout: Duration::from_secs(1),
+        response_timeout: Duration::from_secs(1),
+        fails_max: 1,
+        fail_timeout: Duration::from_mins(1),
+        slow_start: Duration::ZERO,
+        panic_threshold: 0.34,
+        check: None,
+    };
+    let config = PoolConfig { name: "p".into(), rules, servers: servers.collect() };
+    let registry = Registry::new();
+    let pool = Pool::new(&config, &Metrics::register(&registry));
+    (registry, pool)
+}
+
+fn names(pool: &Pool, count: usize) -> Vec<String> {
+    (0..count)
+        .map(|_| {
+            pool.pick(7, &Tried::default()).map_or("-".into(), |lease| lease.name().to_string())
+        })
+        .collect()
+}
+
+#[test]
+fn a_lease_counts_while_it_lives() {
+    let (_, pool) = pool(Algorithm::LeastConnections, &[100, 100]);
+    let leases: Vec<_> = (0..10).map(|_| pool.pick(0, &Tried::default()).unwrap()).collect();
+    assert_eq!(pool.members().iter().map(|server| server.active()).collect::<Vec<_>>(), [5, 5]);
+    drop(leases);
+    assert_eq!(pool.members().iter().map(|server| server.active()).sum::<u64>(), 0);
+}
+
+#[test]
+fn an_ejected_server_is_left_out_and_a_tried_one_not_tried_again() {
+    let (_, pool) = pool(Algorithm::RoundRobin, &[100, 100, 100]);
+    pool.handle_failure(&pool.members()[1]);
+    assert_eq!(names(&pool, 4), ["s0", "s2", "s0", "s2"]);
+    let mut tried = Tried::default();
+    tried.add(&pool.members()[0]);
+    tried.add(&pool.members()[2]);
+    assert!(pool.pick(0, &tried).is_none());
+}
+
+#[test]
+fn below_the_threshold_everybody_is_tried_the_usable_first_after_a_failure() {
+    let (_, pool) = pool(Algorithm::RoundRobin, &[100, 100, 100]);
+    pool.handle_failure(&pool.members()[0]);
+    pool.handle_failure(&pool.members()[1]);
+    assert_eq!(names(&pool, 3), ["s0", "s1", "s2"]);
+    let mut tried = Tried::default();
+    tried.add(&pool.members()[0]);
+    assert_eq!(&**pool.pick(0, &tried).unwrap().name(), "s2");
+    tried.add(&pool.members()[2]);
+    assert_eq!(&**pool.pick(0, &tried).unwrap().name(), "s1");
+}
+
+#[test]
+fn the_operator_is_obeyed_even_in_panic() {
+    let (_, pool) = pool(Algorithm::RoundRobin, &[100, 0]);
+    let drained = Arc::clone(&pool.members()[0]);
+    pool.change(&drained, |record, now| record.state.set_admin(now, AdminState::Drain));
+    assert_eq!(names(&pool, 2), ["-", "-"]);
+}
+
+#[test]
+fn the_series_of_a_removed_server_go_with_its_last_connection() {
+    let (registry, pool) = pool(Algorithm::RoundRobin, &[100, 100]);
+    let lease = pool.pick(0, &Tried::default()).unwrap();
+    let server = pool.member("s0").unwrap();
+    pool.remove(&server);
+    assert!(metrics::encode(&registry).contains("server=\"s0\""));
+    drop(lease);
+    pool.tick();
+    let text = metrics::encode(&registry);
+    assert!(!text.contains("server=\"s0\"") && text.contains("server=\"s1\""), "{text}");
+    assert_eq!(names(&pool, 2), ["s1", "s1"]);
+}

@@ -1,0 +1,97 @@
+//! A listening address: one bound socket, polled by every worker, and the settings that new requests find.
+//!
+//! The workers share one socket instead of binding one each with `SO_REUSEPORT`: the kernel drops the connections that wait in the queue
+//! of a closed `SO_REUSEPORT` socket, so a reload would lose some, and it spreads by hash, so few long-lived connections would spread
+//! unevenly. The price, a wake-up of idle workers per new connection, is small beside the connection itself.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hyper::server::conn::http1;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ListenerConfig;
+use crate::metrics::{ListenerMetrics, Metrics};
+use crate::pool::Pool;
+
+/// Connections that may wait to be accepted; a thousand clients of a dead node come back within a second.
+const BACKLOG: i32 = 4_096;
+
+/// One listener in force.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    pub(crate) metrics: ListenerMetrics,
+    /// Cancelled when nothing more is to be accepted.
+    pub(crate) stopped: CancellationToken,
+    settings: RwLock<Arc<Settings>>,
+}
+
+/// What a listener does with a connection; replaced as a whole.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) config: ListenerConfig,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) http: http1::Builder,
+}
+
+impl Settings {
+    pub(crate) fn new(config: ListenerConfig, pool: Arc<Pool>) -> Self {
+        let mut http = http1::Builder::new();
+        // Timeouts are kept by the worker's own rounds.
+        http.header_read_timeout(None)
+            .max_header_size(config.header_bytes_max)
+            .max_buf_size(config.header_bytes_max)
+            // A client that sends FIN with its last request still gets the response.
+            .half_close(true);
+        Self { config, pool, http }
+    }
+}
+
+impl Listener {
+    pub(crate) fn new(
+        socket: TcpListener,
+        settings: Settings,
+        metrics: &Metrics,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            address: socket.local_addr()?,
+            socket,
+            metrics: metrics.listener(&settings.config.name),
+            stopped: CancellationToken::new(),
+            settings: RwLock::new(Arc::new(settings)),
+        })
+    }
+
+    /// The address it is bound to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The socket once more, for a worker or for the listener that follows.
+    pub(crate) fn socket(&self) -> io::Result<TcpListener> {
+        self.socket.try_clone()
+    }
+
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_settings(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+}
+
+/// Binds `address`.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of the last run may still be in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,236 @@
+//! One client connection as its worker sees it: which phase it is in, since when, and whether it has to end.
+//!
+//! A worker looks over its sessions a few times a second and ends those that are overdue, so no connection needs a timer of its own:
+//! what would be an allocation and two changes to the timer wheel per request is here the store of a small number. The price is that a
+//! timeout may come up to one [`TICK`] late. A session is only ever touched by its worker's thread.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::listener::Listener;
+use crate::config::ListenerConfig;
+use crate::metrics::Close;
+
+/// How often a worker looks over its sessions.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+/// What a session is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Between requests.
+    Idle,
+    /// The head of a request is on its way; also from the start, so that a silent client does not stay.
+    Head,
+    /// A server is at work; its own timeout rules.
+    Waiting,
+    /// A response is on its way.
+    Body,
+    /// Bytes go both ways, for as long as both like.
+    Relay,
+    /// One side has finished.
+    HalfClosed,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) listener: Arc<Listener>,
+    phase: Cell<Phase>,
+    /// Tick of the last event that counts in this phase.
+    since: Cell<u64>,
+    /// The worker's clock.
+    clock: Rc<Cell<u64>>,
+    /// Bytes received, for telling a slow upload from a stalled one.
+    received: Cell<u64>,
+    /// Server this session is bound to while it relays, else 0.
+    server: Cell<u64>,
+    stop: Cell<Option<Close>>,
+    finish: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Session {
+    pub(crate) fn new(listener: Arc<Listener>, clock: Rc<Cell<u64>>) -> Self {
+        Self {
+            listener,
+            phase: Cell::new(Phase::Head),
+            since: Cell::new(clock.get()),
+            clock,
+            received: Cell::new(0),
+            server: Cell::new(0),
+            stop: Cell::new(None),
+            finish: Cell::new(false),
+            waker: RefCell::new(None),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(self.clock.get());
+    }
+
+    /// Binds it to a server whose silence ends it.
+    pub(crate) fn bind(&self, server: u64) {
+        self.server.set(server);
+    }
+
+    pub(crate) fn server(&self) -> u64 {
+        self.server.get()
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Notes that bytes came from the client.
+    pub(crate) fn note_received(&self, bytes: usize) {
+        self.listener.metrics.received.inc_by(bytes as u64);
+        self.received.set(self.received.get() + bytes as u64);
+        match self.phase.get() {
+            Phase::Idle => self.enter(Phase::Head),
+            // Only the first byte of a head counts, or a byte now and then would hold the connection.
+            Phase::Head => {}
+            _ => self.since.set(self.clock.get()),
+        }
+    }
+
+    /// Notes that bytes went to the client.
+    pub(crate) fn note_sent(&self, bytes: usize) {
+        self.listener.metrics.sent.inc_by(bytes as u64);
+        if self.phase.get() != Phase::Head {
+            self.since.set(self.clock.get());
+        }
+    }
+
+    /// Whether it has been in its phase for too long.
+    pub(crate) fn is_overdue(&self, config: &ListenerConfig) -> bool {
+        let limit = match self.phase.get() {
+            Phase::Waiting | Phase::Relay => return false,
+            Phase::Head => config.header_timeout,
+            Phase::Idle | Phase::Body | Phase::HalfClosed => config.idle_timeout,
+        };
+        let ticks = self.clock.get().saturating_sub(self.since.get());
+        TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)) > limit
+    }
+
+    /// Asks it to end now.
+    pub(crate) fn stop(&self, close: Close) {
+        if self.stop.get().is_none() {
+            self.stop.set(Some(close));
+        }
+        self.wake();
+    }
+
+    /// Asks it to end after what is in flight.
+    pub(crate) fn finish(&self) {
+        self.finish.set(true);
+        self.wake();
+    }
+
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.finish.get()
+    }
+
+    /// For the session's own task, at the start of each poll: why it has to end, if it has to; otherwise it is woken once it has.
+    pub(crate) fn poll_stop(&self, cx: &Context<'_>) -> Option<Close> {
+        if let Some(close) = self.stop.get() {
+            return Some(close);
+        }
+        let mut waker = self.waker.borrow_mut();
+        if waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        None
+    }
+
+    fn wake(&self) {
+        // Taken out first: waking may run code that borrows again.
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The client's socket, with what passes counted.
+#[derive(Debug)]
+pub(crate) struct ClientIo {
+    stream: TcpStream,
+    session: Rc<Session>,
+}
+
+impl ClientIo {
+    pub(crate) fn new(stream: TcpStream, session: Rc<Session>) -> Self {
+        Self { stream, session }
+    }
+
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let read = buffer.filled().len() - before;
+        if read > 0 {
+            self.session.note_received(read);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(written)) = polled {
+            self.session.note_sent(written);
+        }
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        if let Poll::Ready(Ok(written)) = polled {
+            self.session.note_sent(written);
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

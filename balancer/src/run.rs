@@ -1,0 +1,214 @@
+//! The life of the process: bind everything, serve, end gracefully.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use holdfast_telemetry::health::Readiness;
+use holdfast_telemetry::{announce, metrics as telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::config::Config;
+use crate::control::Balancer;
+use crate::metrics::Metrics;
+use crate::proxy::listener;
+use crate::proxy::worker::{self, Command, Handle};
+
+/// How often the end looks whether the last connection has ended.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// Connections that are told to end have done so within a few wake-ups.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// Why the program could not run, or could not run on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address of the settings cannot be bound.
+    #[error("{key}: bind {address}")]
+    Bind {
+        /// The settings key that names it.
+        key: String,
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The system refused something basic.
+    #[error("{attempt}")]
+    System {
+        /// What was attempted.
+        attempt: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker thread has ended by itself; half a balancer is worse than a restart.
+    #[error("a worker thread has ended")]
+    WorkerEnded,
+    /// The operator API has ended by itself.
+    #[error("the operator API has ended")]
+    AdminEnded,
+}
+
+/// Everything bound, nothing served yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    admin: TcpListener,
+    sockets: Vec<TcpListener>,
+}
+
+impl Bound {
+    /// Binds every address of `config`.
+    ///
+    /// # Errors
+    /// The first that cannot be bound, by key and address.
+    pub fn bind(config: Config) -> Result<Self, RunError> {
+        let bind = |key: String, address| {
+            listener::bind(address).map_err(|source| RunError::Bind { key, address, source })
+        };
+        let admin = bind("admin.listen".to_owned(), config.admin_listen)?;
+        let sockets = config
+            .listeners
+            .iter()
+            .enumerate()
+            .map(|(i, listener)| bind(format!("listener[{i}].listen"), listener.listen))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { config, admin, sockets })
+    }
+
+    /// Serves until `shutdown` comes, then ends gracefully. `started` is told once connections are accepted.
+    ///
+    /// # Errors
+    /// A part that must not end has ended.
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()>,
+        started: Option<oneshot::Sender<Started>>,
+    ) -> Result<(), RunError> {
+        let Self { config, admin, sockets } = self;
+        let system = |attempt| move |source| RunError::System { attempt, source };
+        let registry = telemetry::registry("balancer", env!("CARGO_PKG_VERSION"));
+        let metrics = Metrics::register(&registry);
+        let readiness = Readiness::new();
+        let serving = readiness.condition("listeners");
+
+        let count = config.workers.unwrap_or_else(cores);
+        let (handles, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| Handle::new()).unzip();
+        let handles: Arc<[Handle]> = handles.into();
+        let worker_ended = CancellationToken::new();
+        let threads = mailboxes
+            .into_iter()
+            .enumerate()
+            .map(|(index, mailbox)| {
+                let (all, metrics) = (Arc::clone(&handles), Arc::clone(&metrics));
+                let guard = worker_ended.clone().drop_guard();
+                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                    let _guard = guard;
+                    if let Err(error) = worker::run(index, all, mailbox, metrics) {
+                        tracing::error!(%error, "cannot start a worker's runtime");
+                    }
+                })
+            })
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(system("start a worker thread"))?;
+
+        let drain_period = config.drain_period;
+        let token = config.token.clone();
+        let balancer = Balancer::new(config, sockets, Arc::clone(&handles), metrics)
+            .map_err(system("read a socket's address"))?;
+        let balancer = Arc::new(balancer);
+        let admin = tokio::net::TcpListener::from_std(admin).map_err(system("poll a socket"))?;
+        let admin_address = admin.local_addr().map_err(system("read a socket's address"))?;
+        let router = admin::router(Arc::clone(&balancer), token, registry, readiness.clone());
+        let mut admin = tokio::spawn(axum::serve(admin, router).into_future());
+
+        announce::listening("admin", admin_address);
+        balancer.start().await;
+        serving.met();
+        tracing::info!(workers = count, "serving");
+        if let Some(started) = started {
+            // Whoever asked may have lost interest.
+            let _ = started.send(Started { admin: admin_address, balancer: Arc::clone(&balancer) });
+        }
+
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            () = worker_ended.cancelled() => Err(RunError::WorkerEnded),
+            _ = &mut admin => Err(RunError::AdminEnded),
+            () = balancer.keep_time() => Err(RunError::WorkerEnded),
+            outcome = reload_on_hangup(&balancer) => {
+                outcome.map_err(system("listen for SIGHUP")).and(Err(RunError::WorkerEnded))
+            }
+        };
+        readiness.begin_shutdown();
+        if outcome.is_ok() {
+            drain(&balancer, drain_period).await;
+        }
+        balancer.stop().await;
+        end_workers(&balancer, &handles, threads).await;
+        admin.abort();
+        outcome
+    }
+}
+
+/// A balancer that accepts connections.
+#[derive(Debug)]
+pub struct Started {
+    /// Where its operator API is.
+    pub admin: SocketAddr,
+    /// The balancer itself.
+    pub balancer: Arc<Balancer>,
+}
+
+/// Reloads on each SIGHUP.
+async fn reload_on_hangup(balancer: &Balancer) -> io::Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    while hangups.recv().await.is_some() {
+        // It has logged and counted what was wrong.
+        let _ = balancer.reload().await;
+    }
+    Ok(())
+}
+
+/// Waits until the last connection has ended, for the drain period at most.
+async fn drain(balancer: &Balancer, period: Duration) {
+    balancer.finish().await;
+    let deadline = Instant::now() + period;
+    while balancer.active() > 0 && Instant::now() < deadline {
+        sleep(DRAIN_POLL).await;
+    }
+    let left = balancer.active();
+    if left > 0 {
+        tracing::warn!(connections = left, "drain period is over, closing what is left");
+    }
+}
+
+async fn end_workers(balancer: &Balancer, handles: &[Handle], threads: Vec<JoinHandle<()>>) {
+    let ended = async {
+        while balancer.active() > 0 {
+            sleep(DRAIN_POLL).await;
+        }
+    };
+    if timeout(CLOSE_GRACE, ended).await.is_err() {
+        tracing::error!(connections = balancer.active(), "connections did not end");
+    }
+    for handle in handles {
+        handle.tell(Command::Stop).await;
+    }
+    for thread in threads {
+        // A worker that panicked has been reported by the panic itself.
+        let _ = thread.join();
+    }
+}
+
+/// One worker per core.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
