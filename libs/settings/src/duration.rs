@@ -61,7 +61,7 @@ pub fn format(duration: Duration) -> String {
         [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)]
     {
         if millis >= size {
-            text += &format!("{}{unit}", millis / size);
+            text.extend([(millis / size).to_string().as_str(), unit]);
             millis %= size;
         }
     }

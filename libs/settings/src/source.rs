@@ -156,7 +156,7 @@ fn descend(table: &dyn TableLike, span: &Range<usize>, path: &mut String) -> boo
 /// Runs `inner` with `[index]` appended to `path`, which is taken off again if it finds nothing.
 fn indexed(path: &mut String, index: usize, inner: impl FnOnce(&mut String) -> bool) -> bool {
     let before = path.len();
-    *path += &format!("[{index}]");
+    path.extend(["[", &index.to_string(), "]"]);
     let found = inner(path);
     if !found {
         path.truncate(before);
