@@ -1,14 +1,15 @@
 //! From the text of one scrape into the store.
 //!
-//! A target's series hardly change, so a [`ScrapeCache`] remembers which series the text `name{…}` of a line stands for; after the
-//! first scrape a line costs a hash and an append. The cache also knows what the scrape before had, which is how series that vanished
-//! get their staleness marker. A scrape counts as a whole: a text with a fault in it changes nothing.
+//! A target's series hardly change, and they come in the same order every time. So a [`ScrapeCache`] remembers which series the text
+//! `name{…}` of a line stands for and which line comes next: after the first scrape a line costs a comparison and an append. The cache
+//! also knows what the scrape before had, which is how series that vanished get their staleness marker. A scrape counts as a whole: a
+//! text with a fault in it changes nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::labels::{Label, Labels, METRIC_NAME};
-use crate::store::{AppendError, Series, Store};
+use crate::store::{Series, Store};
 use crate::text::{self, ParseError, RawSample};
 use crate::{Sample, stale_marker};
 
@@ -16,12 +17,16 @@ use crate::{Sample, stale_marker};
 #[derive(Debug)]
 pub struct ScrapeCache {
     target: Vec<Label>,
-    known: HashMap<Box<str>, Known>,
+    /// In the order of the first scrape that had them.
+    known: Vec<Known>,
+    /// Where in `known` a text stands, for lines out of order.
+    positions: HashMap<Arc<str>, usize>,
     scrape: u64,
 }
 
 #[derive(Debug)]
 struct Known {
+    text: Arc<str>,
     series: Arc<Series>,
     /// The last scrape that had it.
     scrape: u64,
@@ -45,7 +50,16 @@ pub struct ScrapeSummary {
 impl ScrapeCache {
     /// For a target with these labels (`job`, `instance`, …). A label of the same name in the text becomes `exported_<name>`.
     pub fn new(target: &Labels) -> Self {
-        Self { target: target.as_slice().to_vec(), known: HashMap::new(), scrape: 0 }
+        let target = target.as_slice().to_vec();
+        Self { target, known: Vec::new(), positions: HashMap::new(), scrape: 0 }
+    }
+
+    /// Where the series of a line is, looked for at `expected` first.
+    fn position(&self, text: &str, expected: usize) -> Option<usize> {
+        match self.known.get(expected) {
+            Some(known) if *known.text == *text => Some(expected),
+            _ => self.positions.get(text).copied(),
+        }
     }
 
     fn labels(&self, sample: &RawSample<'_>) -> Result<Labels, ParseError> {
@@ -73,63 +87,84 @@ impl Store {
         body: &str,
         ts_ms: i64,
     ) -> Result<ScrapeSummary, ParseError> {
-        let mut unknown = Vec::new();
-        let mut samples = Vec::with_capacity(cache.known.len());
+        // Nothing is changed before the last line is read.
+        let mut lines = Vec::with_capacity(cache.known.len());
+        let mut unknown = HashMap::new();
+        let mut expected = 0;
         for sample in text::parse(body) {
             let sample = sample?;
-            if !cache.known.contains_key(sample.series) {
-                unknown.push((sample.series, cache.labels(&sample)?));
+            let position = cache.position(sample.series, expected);
+            match position {
+                Some(position) => expected = position + 1,
+                None => {
+                    unknown.insert(sample.series, cache.labels(&sample)?);
+                }
             }
-            samples.push(sample);
+            lines.push((sample, position));
         }
         cache.scrape += 1;
-        let mut summary = ScrapeSummary { samples: samples.len(), ..ScrapeSummary::default() };
-        for (text, labels) in unknown {
-            // A series beyond the limit stays unknown, so its samples are refused below.
-            if let Ok((series, new)) = self.series_for(&labels) {
-                summary.new_series += usize::from(new);
-                let known = Known { series, scrape: 0, timed: false };
-                cache.known.insert(text.into(), known);
-            }
-        }
-        for sample in samples {
-            let taken = cache.known.get_mut(sample.series).is_some_and(|known| {
+        let mut summary = ScrapeSummary { samples: lines.len(), ..ScrapeSummary::default() };
+        for (sample, position) in lines {
+            let position = position.or_else(|| {
+                let labels = unknown.get(sample.series)?;
+                self.position_of_new(cache, &sample, labels, &mut summary)
+            });
+            let taken = position.is_some_and(|position| {
+                let known = &mut cache.known[position];
                 known.scrape = cache.scrape;
                 known.timed = sample.timestamp_ms.is_some();
                 let timestamp_ms = sample.timestamp_ms.unwrap_or(ts_ms);
-                self.push_known(known, Sample { timestamp_ms, value: sample.value }).is_ok()
+                self.push(&mut known.series, Sample { timestamp_ms, value: sample.value }).is_ok()
             });
             summary.rejected += usize::from(!taken);
         }
-        summary.vanished = self.end_series(cache, ts_ms, cache.scrape);
+        summary.vanished = self.end_series(cache, ts_ms);
         Ok(summary)
+    }
+
+    /// Adds the series of a line to the store and the cache; `None` beyond the limit, so that its samples are refused.
+    fn position_of_new(
+        &self,
+        cache: &mut ScrapeCache,
+        sample: &RawSample<'_>,
+        labels: &Labels,
+        summary: &mut ScrapeSummary,
+    ) -> Option<usize> {
+        if let Some(position) = cache.positions.get(sample.series) {
+            return Some(*position);
+        }
+        let (series, new) = self.series_for(labels).ok()?;
+        summary.new_series += usize::from(new);
+        let (text, position) = (Arc::from(sample.series), cache.known.len());
+        cache.positions.insert(Arc::clone(&text), position);
+        cache.known.push(Known { text, series, scrape: cache.scrape, timed: false });
+        Some(position)
     }
 
     /// Ends all series of a target, because a scrape failed or the target is gone. Returns how many.
     pub fn mark_stale(&self, cache: &mut ScrapeCache, ts_ms: i64) -> usize {
         cache.scrape += 1;
-        self.end_series(cache, ts_ms, cache.scrape)
+        self.end_series(cache, ts_ms)
     }
 
-    fn push_known(&self, known: &mut Known, sample: Sample) -> Result<(), AppendError> {
-        if known.series.is_gone() {
-            known.series = self.series_for(&known.series.labels)?.0;
-        }
-        self.push(&known.series, sample)
-    }
-
-    fn end_series(&self, cache: &mut ScrapeCache, ts_ms: i64, scrape: u64) -> usize {
-        let before = cache.known.len();
-        cache.known.retain(|_, known| {
+    /// Ends the series that the current scrape did not have.
+    fn end_series(&self, cache: &mut ScrapeCache, ts_ms: i64) -> usize {
+        let (before, scrape) = (cache.known.len(), cache.scrape);
+        cache.known.retain_mut(|known| {
             let current = known.scrape == scrape;
             if !current && !known.timed {
+                let marker = Sample { timestamp_ms: ts_ms, value: stale_marker() };
                 // A marker that comes too late for its series has nothing left to end.
-                let _late =
-                    self.push(&known.series, Sample { timestamp_ms: ts_ms, value: stale_marker() });
+                let _late = self.push(&mut known.series, marker);
             }
             current
         });
-        before - cache.known.len()
+        let vanished = before - cache.known.len();
+        if vanished > 0 {
+            let texts = cache.known.iter().map(|known| Arc::clone(&known.text));
+            cache.positions = texts.enumerate().map(|(at, text)| (text, at)).collect();
+        }
+        vanished
     }
 }
 

@@ -104,11 +104,6 @@ impl Series {
         // Nothing that runs under this lock leaves the data half changed when it panics.
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Whether the series was dropped from the index.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.lock().gone
-    }
 }
 
 impl Data {
@@ -202,8 +197,8 @@ impl Store {
     /// # Errors
     /// If the sample is not newer than the newest of its series, or the series would be one too many.
     pub fn append(&self, labels: &Labels, ts_ms: i64, value: f64) -> Result<(), AppendError> {
-        let (series, _) = self.series_for(labels)?;
-        self.push(&series, Sample { timestamp_ms: ts_ms, value })
+        let (mut series, _) = self.series_for(labels)?;
+        self.push(&mut series, Sample { timestamp_ms: ts_ms, value })
     }
 
     /// The series named by `labels` and whether it is new.
@@ -223,9 +218,8 @@ impl Store {
         Ok((index.insert(labels), true))
     }
 
-    /// Adds a sample to a series that was looked up before; again, if it was dropped meanwhile.
-    pub(crate) fn push(&self, series: &Arc<Series>, sample: Sample) -> Result<(), AppendError> {
-        let mut series = Arc::clone(series);
+    /// Adds a sample to a series that was looked up before. If it was dropped meanwhile, it is looked up again.
+    pub(crate) fn push(&self, series: &mut Arc<Series>, sample: Sample) -> Result<(), AppendError> {
         loop {
             let mut data = series.lock();
             if !data.gone {
@@ -234,7 +228,7 @@ impl Store {
                 return self.count(result);
             }
             drop(data);
-            series = self.series_for(&series.labels)?.0;
+            *series = self.series_for(&series.labels)?.0;
         }
     }
 
