@@ -37,12 +37,8 @@ pub enum EvalError {
     #[error("query timed out in expression evaluation")]
     TimedOut,
     /// The source of series failed.
-    #[error("{0}", cause.to_string())]
-    Query {
-        /// How.
-        #[source]
-        cause: QueryError,
-    },
+    #[error(transparent)]
+    Query(QueryError),
 }
 
 impl EvalError {
@@ -56,7 +52,7 @@ impl EvalError {
             Self::BadQuery(_) => "bad_data",
             Self::Execution(_) | Self::TooManySamples => "execution",
             Self::TimedOut => "timeout",
-            Self::Query { .. } => "internal",
+            Self::Query(_) => "internal",
         }
     }
 }

@@ -23,7 +23,7 @@ impl Evaluator<'_> {
         } else {
             self.querier.select(&selector.matchers, start_ms, last_ms)
         };
-        let found = found.map_err(|cause| EvalError::Query { cause })?;
+        let found = found.map_err(EvalError::Query)?;
         let mut columns = Vec::with_capacity(found.len());
         for series in found {
             self.charge(series.samples.len() + grid.steps)?;
@@ -80,7 +80,7 @@ impl Evaluator<'_> {
                 let found = self
                     .querier
                     .select(&selector.matchers, start_ms, last_ms)
-                    .map_err(|cause| EvalError::Query { cause })?;
+                    .map_err(EvalError::Query)?;
                 found.into_iter().map(|series| self.without_markers(&series)).collect()
             }
             RangeSource::Subquery { plan, step_ms, .. } => {
