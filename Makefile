@@ -39,7 +39,7 @@ fmt: ## format the source
 	$(CARGO) fmt --all
 
 alerts-check: ## promtool and amtool checks of alerts/
-	alerts/check
+	alerts/check.sh
 
 console: ## install and check the web console's packages
 	cd console && npm ci --no-audit --no-fund && npm run check

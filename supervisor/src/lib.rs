@@ -8,7 +8,7 @@
 //! - [`cluster`]: the model every part shares (plain data)
 //! - [`control`]: commands operators give to the running parts
 //! - [`serve`]: status page, operator API, Prometheus query API, Sentinel-compatible endpoint
-//! - [`rehearse`]: drills
+//! - [`rehearse`] runs drills: disasters on purpose, measured and undone
 //! - [`supervise`]: wires the parts into the daemon
 //! - [`up`]: a whole cluster on this machine
 //! - [`cli`]: the command line

@@ -1,15 +1,465 @@
-//! The daemon: wires the parts together and keeps them running.
+//! The daemon: wires the parts together, runs them, and ends when one of them ends.
+//!
+//! Everything that can fail at the start fails before anything acts: rules are read, the state folder is made, both addresses are
+//! bound, the journal is opened; only then do the loops begin. Afterwards a loop that ends or panics takes the process down, because a
+//! supervisor that is half alive is worse than one that is restarted.
 
-use crate::config::Config;
+mod backups;
+mod rules;
+mod servers;
+mod tasks;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::future::IntoFuture as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_series::{Store, StoreConfig};
+use holdfast_telemetry::health::Readiness;
+use holdfast_telemetry::{Registry, announce, metrics};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::act::redis::RedisController;
+use crate::act::upstreams::HoldfastBalancer;
+use crate::cluster::{RedisStatus, ServersStatus};
+use crate::config::{Config, Redis};
+use crate::control::{Control, QUEUE_MAX};
+use crate::judge::rules::RuleSet;
+use crate::observe::canary::Canary;
+use crate::observe::redis::RedisSamples;
+use crate::observe::scrape::{Facts, ScrapeMetrics, Scraper, Source, Target};
+use crate::record::{Draft, Journal, Kind, Retention, Severity, Sink};
+use crate::rehearse::{DrillInputs, DrillRunner};
+use crate::serve::http::{ApiState, StatusSources, router};
+use crate::serve::sentinel;
+use crate::tell::{Notifier, Sender};
+use tasks::Tasks;
+
+pub use rules::read as read_rules;
+
+/// Events and incidents the journal keeps: about a year of a cluster that has ten events a day, and bounded however many it has.
+const RETENTION: Retention = Retention { events_max: 100_000, incidents_max: 5_000 };
+/// Time between two clean-ups of the store.
+const HOUSEKEEPING: Duration = Duration::from_secs(30);
+/// Causes that an earlier run left open count as over when this one has not found them again within this time: longer than any rule
+/// holds before it fires on something that has been wrong all along.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(300);
+/// The parts may take this long to end.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Why the supervisor could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The rule files cannot be used.
+    #[error("{0}")]
+    Rules(String),
+    /// An address is taken.
+    #[error("{key}: cannot listen on {address}")]
+    Bind {
+        /// The key in the settings.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The state folder cannot be used.
+    #[error("supervisor.state_dir: cannot use {}", path.display())]
+    StateDir {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Reads the rules that `config` names.
+///
+/// # Errors
+/// [`StartError::Rules`] with every fault.
+pub async fn rules_of(config: &Config) -> Result<RuleSet, StartError> {
+    let settings = config.rules.clone();
+    let read = tokio::task::spawn_blocking(move || read_rules(&settings)).await;
+    read.unwrap_or_else(|error| Err(error.to_string())).map_err(StartError::Rules)
+}
 
 /// Runs the supervisor until `shutdown`.
 ///
 /// # Errors
-/// A part could not start.
-pub async fn run(
-    _config: Config,
-    shutdown: tokio_util::sync::CancellationToken,
-) -> anyhow::Result<()> {
-    shutdown.cancelled().await;
-    Ok(())
+/// It could not start, or one of its parts ended.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let rules = rules_of(&config).await?;
+    let http = bind("supervisor.listen", config.supervisor.listen).await?;
+    let sentinel = match config.sentinel {
+        Some(address) => Some(bind("sentinel.listen", address).await?),
+        None => None,
+    };
+    let state_dir = config.supervisor.state_dir.clone();
+    std::fs::create_dir_all(&state_dir)
+        .map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
+    let journal = Arc::new(Journal::open(&state_dir.join("journal.redb"), RETENTION)?);
+    let registry = metrics::registry("supervisor", env!("CARGO_PKG_VERSION"));
+    journal.register(&registry);
+    let address = http.local_addr()?;
+    announce::listening("http", address);
+    if let Some(listener) = &sentinel {
+        announce::listening("sentinel", listener.local_addr()?);
+    }
+    let daemon = Daemon { config, journal, registry, address, tasks: Tasks::new() };
+    daemon.run(rules, http, sentinel, shutdown).await
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Bind { key, address, source })
+}
+
+/// The parts while they are put together.
+struct Daemon {
+    config: Config,
+    journal: Arc<Journal>,
+    registry: Registry,
+    address: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Daemon {
+    async fn run(
+        mut self,
+        rules: RuleSet,
+        http: TcpListener,
+        sentinel: Option<TcpListener>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let sink = self.sink();
+        let readiness = Readiness::new();
+        let started = readiness.condition("started");
+        let store = Arc::new(Store::new(StoreConfig {
+            retention: self.config.metrics.retention,
+            series_max: self.config.metrics.series_max,
+        }));
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        sink(Draft::new(Kind::Started, Severity::Info, "supervisor", "supervisor started"));
+
+        let facts = watch::Sender::new(HashMap::new());
+        let (calls, calls_seen) = watch::channel(rules::Calls::default());
+        let (alerts, alerts_seen) = watch::channel(Vec::new());
+        let (described, rules_seen) = watch::channel(serde_json::Value::Null);
+        let sender = Sender { name: self.config.supervisor.name.clone(), external_url: self.external_url() };
+        let (notifier, notices) =
+            Notifier::new(&self.config.notify, sender, Arc::clone(&self.journal), &self.registry)?;
+        self.tasks.spawn("notifier", |stop| notifier.run(stop));
+
+        let (reload, reloads) = mpsc::channel(QUEUE_MAX);
+        let outputs =
+            rules::Outputs { calls, alerts, rules: described, notices, sink: Arc::clone(&sink) };
+        let rule_loop = rules::RuleLoop::new(
+            self.config.rules.clone(),
+            rules,
+            Arc::clone(&store),
+            outputs,
+            reloads,
+            &self.registry,
+        );
+
+        let mut control = Control { reload: Some(reload), ..Control::default() };
+        let servers = self.servers(&client, calls_seen, &facts, &mut control, &sink);
+        let redis = self.redis(sentinel, &mut control, &sink);
+        let backup = self.backups(&mut control, &sink);
+        let canary = self.config.canary.clone().map(|settings| {
+            let (canary, handle, seen) = Canary::new(settings, &self.registry, Arc::clone(&sink));
+            self.tasks.spawn("canary", |stop| canary.run(stop));
+            (handle, seen)
+        });
+        let (drills, commands) = mpsc::channel(QUEUE_MAX);
+        control.drills = Some(drills);
+        let inputs = DrillInputs {
+            config: &self.config,
+            servers: servers.clone(),
+            redis: redis.as_ref().map(|redis| redis.status.clone()),
+            canary: canary.clone(),
+            alerts: alerts_seen.clone(),
+            journal: Arc::clone(&self.journal),
+            commands,
+        };
+        let (runner, drill) = DrillRunner::new(inputs, &self.registry, Arc::clone(&sink));
+        self.tasks.spawn("drills", |stop| runner.run(stop));
+        self.scrapers(&client, &store, &facts, redis.as_ref());
+        self.tasks.spawn("rules", |stop| rule_loop.run(stop));
+        self.tasks.spawn("housekeeping", |stop| {
+            housekeeping(Arc::clone(&store), Arc::clone(&self.journal), stop)
+        });
+
+        let api = ApiState {
+            sources: StatusSources {
+                servers,
+                redis: redis.map(|redis| redis.status),
+                canary: canary.map(|(_, seen)| seen),
+                backup: backup.as_ref().map(|(_, seen)| seen.clone()),
+                drill: Some(drill),
+                alerts: alerts_seen,
+                rules: rules_seen,
+            },
+            journal: Arc::clone(&self.journal),
+            control,
+            token: self.config.supervisor.token.clone(),
+            store,
+            name: self.config.supervisor.name.clone(),
+            observe_only: self.config.supervisor.observe_only,
+            registry: self.registry.clone(),
+            readiness: readiness.clone(),
+            backups: backup.map(|(store, _)| backups::lister(store)),
+            report_dir: self.config.drills.report_dir.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
+        self.tasks.spawn("http", |stop| async move {
+            let server = axum::serve(http, service).with_graceful_shutdown(stop.cancelled_owned());
+            if let Err(error) = server.into_future().await {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        });
+        started.met();
+        tracing::info!(address = %self.address, "supervisor started");
+
+        let ended = tokio::select! {
+            () = shutdown.cancelled() => None,
+            name = self.tasks.first_to_end() => Some(name),
+        };
+        readiness.begin_shutdown();
+        let text = match ended {
+            None => "supervisor ends as asked".to_owned(),
+            Some(name) => format!("supervisor ends because its part {name} ended"),
+        };
+        sink(Draft::new(Kind::Stopped, Severity::Info, "supervisor", text));
+        let left = self.tasks.stop(GRACE).await;
+        if !left.is_empty() {
+            tracing::warn!(parts = left.join(", "), "parts did not end in time and were aborted");
+        }
+        let journal = Arc::clone(&self.journal);
+        let flushed = tokio::task::spawn_blocking(move || journal.flush(GRACE)).await;
+        if !flushed.unwrap_or(false) {
+            tracing::error!("the last events could not be written to the journal");
+        }
+        match ended {
+            None => Ok(()),
+            Some(name) => anyhow::bail!("the part {name} ended, which it never should"),
+        }
+    }
+
+    fn sink(&self) -> Sink {
+        let journal = Arc::clone(&self.journal);
+        Arc::new(move |draft| {
+            journal.append(draft, chrono::Utc::now());
+        })
+    }
+
+    fn external_url(&self) -> String {
+        let own = || format!("http://{}", self.address);
+        self.config.supervisor.external_url.clone().unwrap_or_else(own)
+    }
+
+    /// Chat nodes and balancer.
+    fn servers(
+        &mut self,
+        client: &reqwest::Client,
+        calls: watch::Receiver<rules::Calls>,
+        facts: &Facts,
+        control: &mut Control,
+        sink: &Sink,
+    ) -> watch::Receiver<ServersStatus> {
+        let Some(balancer) = self.config.balancer.clone() else {
+            // Nothing to control. The sender may go: the receiver keeps the value.
+            return watch::channel(ServersStatus::default()).1;
+        };
+        // A single supervisor: the later start is the later epoch, also after a new installation.
+        let epoch = u64::try_from(chrono::Utc::now().timestamp()).unwrap_or_default();
+        let driver = HoldfastBalancer::new(balancer.clone(), epoch, client.clone());
+        let (sender, commands) = mpsc::channel(QUEUE_MAX);
+        control.servers = Some(sender);
+        let inputs = servers::Inputs { calls, facts: facts.subscribe(), commands };
+        let (controller, seen) = servers::ServerController::new(
+            &self.config,
+            balancer,
+            driver,
+            inputs,
+            &self.registry,
+            Arc::clone(sink),
+        );
+        self.tasks.spawn("servers", |stop| controller.run(stop));
+        seen
+    }
+
+    /// Redis and the endpoint that tells where its primary is.
+    fn redis(
+        &mut self,
+        sentinel: Option<TcpListener>,
+        control: &mut Control,
+        sink: &Sink,
+    ) -> Option<RedisParts> {
+        let settings = self.config.redis.clone()?;
+        let (sender, commands) = mpsc::channel(QUEUE_MAX);
+        let (controller, handles) = RedisController::new(
+            settings.clone(),
+            self.config.supervisor.observe_only,
+            self.config.supervisor.state_dir.join(format!("redis-{}.json", settings.name)),
+            &self.registry,
+            Arc::clone(sink),
+            commands,
+        );
+        self.tasks.spawn("redis", |stop| controller.run(stop));
+        if let Some(listener) = sentinel {
+            let primary = sentinel::Primary {
+                topology: handles.topology,
+                events: handles.events,
+                failover: sender.clone(),
+                down_after: settings.hang_after,
+            };
+            self.tasks.spawn("sentinel", |stop| async move {
+                if let Err(error) = sentinel::run(listener, vec![primary], stop).await {
+                    tracing::error!(%error, "the Sentinel-compatible endpoint ended");
+                }
+            });
+        }
+        control.redis = Some(sender);
+        Some(RedisParts { settings, status: handles.status, samples: handles.samples })
+    }
+
+    fn backups(
+        &mut self,
+        control: &mut Control,
+        sink: &Sink,
+    ) -> Option<(crate::act::backup::BackupStore, watch::Receiver<crate::cluster::BackupStatus>)> {
+        let (settings, redis) = self.config.backup.clone().zip(self.config.redis.as_ref())?;
+        let (sender, commands) = mpsc::channel(QUEUE_MAX);
+        control.backup = Some(sender);
+        let (scheduler, seen) = backups::BackupScheduler::new(
+            settings,
+            redis,
+            commands,
+            &self.registry,
+            Arc::clone(sink),
+        );
+        let store = scheduler.store();
+        self.tasks.spawn("backups", |stop| scheduler.run(stop));
+        Some((store, seen))
+    }
+
+    /// One scraper for every target.
+    fn scrapers(
+        &mut self,
+        client: &reqwest::Client,
+        store: &Arc<Store>,
+        facts: &Facts,
+        redis: Option<&RedisParts>,
+    ) {
+        let figures = ScrapeMetrics::register(&self.registry);
+        let registry = self.registry.clone();
+        let own = Source::Read(Arc::new(move || Ok(metrics::encode(&registry))));
+        let mut targets = vec![Target {
+            job: "supervisor",
+            instance: self.address.to_string(),
+            labels: Vec::new(),
+            source: own,
+            node: None,
+        }];
+        targets.extend(self.config.nodes.iter().map(|node| Target {
+            job: "chatnode",
+            instance: node.metrics.to_string(),
+            labels: vec![("server", node.name.clone())],
+            source: Source::Http(format!("http://{}/metrics", node.metrics)),
+            node: Some(node.name.clone()),
+        }));
+        targets.extend(self.config.balancer.iter().map(|balancer| Target {
+            job: "balancer",
+            instance: balancer.admin.to_string(),
+            labels: Vec::new(),
+            source: Source::Http(format!("http://{}/metrics", balancer.admin)),
+            node: None,
+        }));
+        targets.extend(redis.into_iter().flat_map(RedisParts::targets));
+        for target in targets {
+            let scraper = Scraper::new(
+                target,
+                self.config.scrape,
+                client.clone(),
+                Arc::clone(store),
+                figures.clone(),
+                facts.clone(),
+            );
+            self.tasks.spawn("scraper", |stop| scraper.run(stop));
+        }
+    }
+}
+
+/// What others need of the Redis controller.
+struct RedisParts {
+    settings: Redis,
+    status: watch::Receiver<RedisStatus>,
+    samples: watch::Receiver<Vec<RedisSamples>>,
+}
+
+impl RedisParts {
+    /// Every server as a target whose exposition comes from the connection that is open anyway.
+    fn targets(&self) -> impl Iterator<Item = Target> {
+        self.settings.servers.iter().map(|server| {
+            let (samples, address) = (self.samples.clone(), server.address.clone());
+            let read = move || {
+                let samples = samples.borrow();
+                let own = samples.iter().find(|sample| sample.address == address);
+                own.map(exposition).ok_or_else(|| "not probed yet".to_owned())
+            };
+            Target {
+                job: "redis",
+                instance: server.address.to_string(),
+                labels: vec![("redis", self.settings.name.clone())],
+                source: Source::Read(Arc::new(read)),
+                node: None,
+            }
+        })
+    }
+}
+
+/// A server's figures in the Prometheus text format.
+fn exposition(samples: &RedisSamples) -> String {
+    let mut text = String::new();
+    for (name, labels, value) in samples.exposition() {
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(name, value)| {
+                let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                format!("{name}=\"{value}\"")
+            })
+            .collect();
+        writeln!(text, "{name}{{{}}} {value}", labels.join(","))
+            .expect("writing to a string cannot fail");
+    }
+    text
+}
+
+/// Drops samples that are too old and, once, closes what an earlier run left open and this one did not find again.
+async fn housekeeping(store: Arc<Store>, journal: Arc<Journal>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(HOUSEKEEPING);
+    let confirmed = tokio::time::sleep(CONFIRM_WITHIN);
+    tokio::pin!(confirmed);
+    let mut is_confirmed = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = &mut confirmed, if !is_confirmed => {
+                is_confirmed = true;
+                journal.close_unconfirmed(chrono::Utc::now());
+            }
+            _ = tick.tick() => {
+                let dropped = store.enforce_retention(chrono::Utc::now().timestamp_millis());
+                tracing::debug!(dropped, series = store.series_count(), "old samples dropped");
+            }
+        }
+    }
 }

@@ -25,7 +25,7 @@ use crate::control::{ControlError, Reload};
 use crate::judge::circuits::{self, Call, Percent};
 use crate::judge::rules::{Action, Alert, AlertTransition, Engine, Evaluation, Rule, RuleSet, load};
 use crate::record::{Draft, Kind, Severity, Sink};
-use crate::tell::AlertNotice;
+use crate::tell::{AlertNotice, subject_of};
 
 /// What the rules call for, by server.
 #[derive(Debug, Clone, Default)]
@@ -291,7 +291,7 @@ impl RuleLoop {
             _ => return,
         };
         let status = alert.status();
-        let subject = subject_of(&status);
+        let subject = subject_of(&status.labels);
         let summary = status.annotations.get("summary").unwrap_or(&status.name).clone();
         tracing::info!(alertname = status.name, subject, firing, "alert changed");
         let cause = format!("alert/{}", status.name);
@@ -306,7 +306,7 @@ impl RuleLoop {
             Draft::new(Kind::AlertResolved, Severity::Info, subject, text).closes(cause)
         };
         (self.outputs.sink)(draft.detail(json!({"labels": status.labels, "value": status.value})));
-        if self.outputs.notices.try_send(AlertNotice { alert: status, firing }).is_err() {
+        if self.outputs.notices.try_send(AlertNotice { alert: status }).is_err() {
             self.metrics.notices_dropped.inc();
             tracing::warn!("the notifier's queue is full, an alert change was not handed on");
         }
@@ -341,22 +341,6 @@ impl RuleLoop {
         };
         // The asker may have gone; the rules are in force or not all the same.
         let _ = reload.reply.send(answer);
-    }
-}
-
-/// What an alert is about, as the journal names it: the server, the Redis, or the job.
-fn subject_of(alert: &AlertStatus) -> String {
-    let label = |name: &str| alert.labels.get(name);
-    if let Some(server) = label("server") {
-        return server.clone();
-    }
-    if let Some(redis) = label("redis") {
-        return format!("redis/{redis}");
-    }
-    let by_name = [("Backup", "backup"), ("Canary", "canary"), ("Balancer", "balancer"), ("Pool", "balancer")];
-    match by_name.iter().find(|(prefix, _)| alert.name.starts_with(prefix)) {
-        Some((_, subject)) => (*subject).to_owned(),
-        None => label("job").cloned().unwrap_or_else(|| "cluster".to_owned()),
     }
 }
 
@@ -444,20 +428,6 @@ mod tests {
             fired_at: None,
             resolved_at: None,
             value: 1.0,
-        }
-    }
-
-    #[test]
-    fn an_alert_is_about_what_its_labels_name() {
-        for (name, labels, subject) in [
-            ("NodeDown", &[("server", "chatnode-1"), ("job", "chatnode")][..], "chatnode-1"),
-            ("RedisReplicaLag", &[("redis", "main"), ("instance", "a:1")], "redis/main"),
-            ("BackupTooOld", &[], "backup"),
-            ("PoolWithoutServers", &[("pool", "chat")], "balancer"),
-            ("ScrapeFailing", &[("job", "supervisor")], "supervisor"),
-            ("Something", &[], "cluster"),
-        ] {
-            assert_eq!(subject_of(&alert(name, labels)), subject);
         }
     }
 

@@ -61,13 +61,26 @@ pub(super) struct Line {
     pub(super) reasons: Vec<String>,
 }
 
-/// The journal's name for what an alert with these labels is about: the server, `redis/<name>`, or else the instance or the rule.
+/// The journal's name for what an alert with these labels is about: the server, `redis/<name>`, the part its rule is named after, or
+/// else the instance.
 pub fn subject_of(labels: &BTreeMap<String, String>) -> String {
+    const PARTS: [(&str, &str); 5] = [
+        ("Backup", "backup"),
+        ("Balancer", "balancer"),
+        ("Canary", "canary"),
+        ("Drill", "drills"),
+        ("Pool", "balancer"),
+    ];
     let label = |name: &str| labels.get(name).filter(|value| !value.is_empty()).cloned();
+    let named_after = || {
+        let name = label("alertname")?;
+        let part = PARTS.iter().find(|(prefix, _)| name.starts_with(prefix));
+        part.map(|(_, part)| (*part).to_owned())
+    };
     label("server")
         .or_else(|| label("redis").map(|name| format!("redis/{name}")))
+        .or_else(named_after)
         .or_else(|| label("instance"))
-        .or_else(|| label("alertname"))
         .unwrap_or_else(|| "cluster".to_owned())
 }
 
