@@ -13,9 +13,13 @@
 //!
 //! Rejected: measuring recovery by the supervisor's own state machine. It would call a failover finished that no user can see.
 
+mod active;
 mod conditions;
 pub mod faults;
 pub mod report;
 pub mod run;
 pub mod runner;
 pub mod scenario;
+mod victim;
+
+pub use runner::{DrillInputs, DrillRunner};
