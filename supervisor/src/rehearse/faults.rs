@@ -308,7 +308,7 @@ mod tests {
             Fault::Kill { pid_file: sleep.path().to_owned(), program: "redis-server".to_owned() };
         let error = fault.inject().unwrap_err();
         assert!(error.to_string().ends_with("is \"sleep\", not redis-server"), "{error}");
-        assert_eq!(sleep.state(), "S");
+        wait("sleep to go on sleeping", || sleep.state() == "S");
         for text in ["", "0", "-1", "1", "redis"] {
             fs::write(sleep.path(), text).unwrap();
             assert!(matches!(fault.inject(), Err(FaultError::NotAPid { .. })), "{text:?}");

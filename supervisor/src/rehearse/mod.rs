@@ -16,6 +16,7 @@
 mod active;
 mod conditions;
 pub mod faults;
+mod metrics;
 pub mod report;
 pub mod run;
 pub mod runner;

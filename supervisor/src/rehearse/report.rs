@@ -149,6 +149,9 @@ impl Report {
     ///
     /// # Errors
     /// The folder cannot be made or written.
+    ///
+    /// # Panics
+    /// Never: all keys of a report are texts.
     pub fn write(&self, dir: &Path) -> Result<(), ReportError> {
         let json = serde_json::to_vec_pretty(self).expect("a report has only text keys");
         let failed = |path: PathBuf| move |source| ReportError { path, source };
@@ -161,6 +164,9 @@ impl Report {
     }
 
     /// For people.
+    ///
+    /// # Panics
+    /// Never: a `String` takes everything.
     pub fn markdown(&self) -> String {
         let mut text = String::new();
         self.markdown_to(&mut text).expect("writing to a String never fails");

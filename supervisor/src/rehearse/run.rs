@@ -196,13 +196,14 @@ impl Run {
     pub fn next(&mut self, now: Duration, input: Input) -> Option<Task> {
         match (self.phase, input) {
             (Phase::Finished, _) => None,
-            (_, Input::Abort(why)) => self.abort(now, why),
+            (_, Input::Abort(why)) | (Phase::Fault, Input::NotInjected(why)) => {
+                self.abort(now, why)
+            }
             (Phase::SteadyState, Input::Observed(seen)) => self.steady_state(now, seen),
             (Phase::Fault, Input::Injected) => {
                 self.fault_at = Some(now);
                 self.enter(Phase::Recovery, now)
             }
-            (Phase::Fault, Input::NotInjected(why)) => self.abort(now, why),
             (Phase::Recovery, Input::Observed(seen)) => self.recover(now, seen),
             (Phase::Verification, Input::Measured(measured)) => self.verify(now, measured),
             // What was asked in one phase and answered in the next says nothing any more.

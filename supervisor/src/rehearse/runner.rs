@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Local, Utc};
 use croner::Cron;
+use holdfast_telemetry::Registry;
 use holdfast_telemetry::errors::Chain;
-use holdfast_telemetry::{GaugeVec, IntCounterVec, Registry, metrics};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::active::{Active, Canary, SUBJECT, World};
+use super::metrics::Metrics;
 use super::report::Report;
 use super::run::{Phase, Verdict};
 use super::scenario::{self, Role, Scenario};
@@ -31,57 +32,6 @@ use crate::record::{Draft, Journal, Kind, Severity, Sink};
 const TICK: Duration = Duration::from_millis(100);
 /// Longest sleep towards the next scheduled time: a clock that is set differently is noticed within it.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
-
-struct Metrics {
-    drills: IntCounterVec,
-    rto: GaugeVec,
-    rpo: GaugeVec,
-}
-
-impl Metrics {
-    fn register(registry: &Registry) -> Self {
-        let drills = metrics::counter_vec(
-            registry,
-            "supervisor_drills_total",
-            "Finished drills by scenario and verdict",
-            &["scenario", "verdict"],
-        );
-        for scenario in SCENARIOS {
-            for verdict in Verdict::ALL {
-                drills.with_label_values(&[scenario, verdict.name()]);
-            }
-        }
-        Self {
-            drills,
-            rto: metrics::float_gauge_vec(
-                registry,
-                "supervisor_drill_rto_seconds",
-                "Longest time without an acknowledged canary message in the last drill that was not aborted",
-                &["scenario"],
-            ),
-            rpo: metrics::float_gauge_vec(
-                registry,
-                "supervisor_drill_rpo_messages",
-                "Acknowledged canary messages lost in the last drill that was not aborted",
-                &["scenario"],
-            ),
-        }
-    }
-
-    fn count(&self, report: &Report) {
-        let scenario = report.scenario.as_str();
-        self.drills.with_label_values(&[scenario, report.verdict.name()]).inc();
-        if report.verdict == Verdict::Aborted {
-            return;
-        }
-        if let Some(seconds) = report.rto_seconds {
-            self.rto.with_label_values(&[scenario]).set(seconds);
-        }
-        if let Some(messages) = report.rpo_messages {
-            self.rpo.with_label_values(&[scenario]).set(messages as f64);
-        }
-    }
-}
 
 /// What the runner needs of the other parts.
 #[derive(Debug)]

@@ -57,7 +57,7 @@ pub const ALL: [Scenario; 2] = [
         rpo_messages_max: 0,
         steady_for: Duration::from_secs(3),
         steady_max: Duration::from_secs(30),
-        recovery_max: Duration::from_secs(60),
+        recovery_max: Duration::from_mins(1),
         settle_max: Duration::from_secs(15),
     },
     Scenario {
@@ -68,7 +68,7 @@ pub const ALL: [Scenario; 2] = [
         rpo_messages_max: 0,
         steady_for: Duration::from_secs(3),
         steady_max: Duration::from_secs(30),
-        recovery_max: Duration::from_secs(60),
+        recovery_max: Duration::from_mins(1),
         settle_max: Duration::from_secs(15),
     },
 ];

@@ -60,7 +60,6 @@ impl Home {
             commands,
         };
         let (runner, status) = DrillRunner::new(inputs, &registry, sink);
-        let _senders = (servers_sender, redis_sender, alerts_sender);
         let home = Self {
             dir,
             config,
@@ -68,7 +67,7 @@ impl Home {
             drafts,
             registry,
             control,
-            _senders,
+            _senders: (servers_sender, redis_sender, alerts_sender),
             _canary: canary_task,
         };
         (home, runner, status)
@@ -174,7 +173,7 @@ async fn an_aborted_drill_strikes_nothing_and_leaves_a_report() {
     assert_eq!(json["timeline"][0]["kind"], "drill_started");
     let kinds: Vec<_> = home.drafts().iter().map(|draft| draft.contains("DrillFinished")).collect();
     assert_eq!(kinds, [false, true]);
-    let text = metrics::encode(&home.registry);
+    let text = holdfast_telemetry::metrics::encode(&home.registry);
     let line = "supervisor_drills_total{scenario=\"redis-primary-crash\",verdict=\"aborted\"} 1\n";
     assert!(text.contains(line), "{text}");
     assert!(text.contains("{scenario=\"chatnode-crash\",verdict=\"fail\"} 0\n"), "{text}");
