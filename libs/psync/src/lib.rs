@@ -10,6 +10,7 @@
 //! - [`CommandStream`]: the commands after a snapshot or after an offset, each with the offset at which it ends.
 //! - [`serve_snapshot`]: one RDB payload, offered as a primary to one server.
 //! - [`rdb::inspect`]: is this byte stream a whole RDB file, and what is in it?
+//! - [`resp`]: the bytes of commands and replies, for whoever keeps a connection of another shape.
 //! - [`Crc64`]: the checksum at its end.
 //!
 //! Memory is bounded by one read buffer per connection and by [`SyncOptions::command_bytes_max`] for a single command.
@@ -18,7 +19,7 @@ mod commands;
 mod connection;
 mod crc64;
 pub mod rdb;
-mod resp;
+pub mod resp;
 mod server;
 mod snapshot;
 

@@ -1,4 +1,4 @@
-//! RESP2, as much of it as replication needs: replies to our commands, and commands in both directions.
+//! RESP2 as bytes: replies to our commands, and commands in both directions.
 //!
 //! Pure and bounded: the functions here look at bytes already received and say what is there or that more is needed. Rejected: a full
 //! client library, because none hands over the raw stream behind a reply, which is where replication begins.
@@ -56,10 +56,10 @@ impl Reply {
 /// The bytes are not RESP2, or they exceed a bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Malformed(pub(crate) String);
+pub struct Malformed(pub(crate) String);
 
 /// A command as an array of bulk strings.
-pub(crate) fn encode_command<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
+pub fn encode_command<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
     for argument in arguments {
         let argument = argument.as_ref();
@@ -71,7 +71,10 @@ pub(crate) fn encode_command<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
 }
 
 /// The reply at the start of `bytes` and its length; `None` if it is not all there yet.
-pub(crate) fn parse_reply(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Malformed> {
+///
+/// # Errors
+/// The bytes are not a reply, or it exceeds a bound.
+pub fn parse_reply(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Malformed> {
     let parsed = parse_at(bytes, 0, 0)?;
     if parsed.is_none() && bytes.len() > REPLY_BYTES_MAX {
         return Err(Malformed(format!("a reply of more than {REPLY_BYTES_MAX} bytes")));
@@ -151,11 +154,11 @@ fn size(digits: &[u8], max: usize) -> Result<usize, Malformed> {
         .ok_or_else(|| Malformed(format!("length {number} is outside 0 to {max}")))
 }
 
-/// Cuts commands out of a replication stream and counts the offset.
+/// Cuts commands out of a stream (a client's, or a replication stream) and counts the offset.
 ///
 /// Every byte of the stream counts, the bare newlines between commands included, as they do for Redis itself.
 #[derive(Debug)]
-pub(crate) struct CommandParser {
+pub struct CommandParser {
     /// The offset before the first byte that is not part of a command handed out.
     offset: u64,
     command_bytes_max: usize,
@@ -166,20 +169,24 @@ pub(crate) struct CommandParser {
 }
 
 /// The arguments of a command, and its length in the stream.
-pub(crate) type RawCommand = (Vec<Bytes>, usize);
+pub type RawCommand = (Vec<Bytes>, usize);
 
 impl CommandParser {
-    pub(crate) fn new(offset: u64, command_bytes_max: usize) -> Self {
+    /// A parser for a stream that starts at `offset`; a longer command is refused.
+    pub fn new(offset: u64, command_bytes_max: usize) -> Self {
         Self { offset, command_bytes_max, position: 0, arguments: Vec::new(), missing: None }
     }
 
     /// The offset up to which commands (and newlines between them) were handed out.
-    pub(crate) fn offset(&self) -> u64 {
+    pub fn offset(&self) -> u64 {
         self.offset
     }
 
     /// Takes the next command off the front of `buffer`; `None` if it is not all there yet.
-    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<RawCommand>, Malformed> {
+    ///
+    /// # Errors
+    /// The bytes are not a command, or it exceeds the bound.
+    pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<RawCommand>, Malformed> {
         loop {
             match self.missing {
                 None => {

@@ -1,0 +1,589 @@
+//! The controller of one Redis primary and its replicas: looks, decides, acts, and says what it knows.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
+use holdfast_telemetry::Registry;
+use holdfast_telemetry::errors::Chain;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::commands::{demote, demoted_at, keep_roles, repoint};
+use super::metrics::Metrics;
+use super::{SentinelEvent, Topology, saved};
+use crate::cluster::{Address, RedisServerStatus, RedisState, RedisStatus};
+use crate::config;
+use crate::control::Failover;
+use crate::judge::redis::{Lineage, ServerView, Verdict};
+use crate::observe::redis::{AskError, Login, RedisSamples, Settings as WatchSettings, Watch};
+use crate::plan::failover::{Action, Choice, Decision, Event, Planner, Repair, Settings, next};
+use crate::record::{Draft, Kind, Reason, Severity, Sink};
+
+/// A look at least this often, whether or not a server has news: silence is no news.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A round that comes this much later than the last one was held up on our side: stopped, starved or asleep.
+const LATE: Duration = Duration::from_millis(250);
+
+/// Time between two publications of `INFO` for the store.
+const SAMPLES_EVERY: Duration = Duration::from_secs(1);
+
+/// Messages a subscriber may be behind before it is cut off.
+const EVENTS_MAX: usize = 1024;
+
+/// The cause under which an incident about a missing primary is open.
+pub(super) const CAUSE: &str = "redis-primary-down";
+
+/// What the controller publishes.
+#[derive(Debug, Clone)]
+pub struct Handles {
+    /// For people and programs.
+    pub status: watch::Receiver<RedisStatus>,
+    /// For the Sentinel-compatible endpoint.
+    pub topology: watch::Receiver<Arc<Topology>>,
+    /// For the store, once a second.
+    pub samples: watch::Receiver<Vec<RedisSamples>>,
+    /// For subscribers of the Sentinel-compatible endpoint.
+    pub events: broadcast::Sender<SentinelEvent>,
+}
+
+/// Something that was set going earlier and has ended.
+pub(super) enum Aftermath {
+    /// The queued fence of a former primary was answered.
+    Fence { server: Address, at: Option<(String, u64)> },
+}
+
+/// Watches one primary and its replicas and fails over.
+pub struct RedisController {
+    pub(super) config: config::Redis,
+    pub(super) state_file: PathBuf,
+    pub(super) planner: Planner,
+    pub(super) watches: Vec<Watch>,
+    pub(super) login: Option<Login>,
+    pub(super) metrics: Metrics,
+    pub(super) sink: Sink,
+    pub(super) events: broadcast::Sender<SentinelEvent>,
+    pub(super) aftermath: JoinSet<Aftermath>,
+    pub(super) state: RedisState,
+    pub(super) reason: Option<String>,
+    pub(super) last_failover: Option<DateTime<Utc>>,
+    pub(super) commands: mpsc::Receiver<Failover>,
+    pub(super) is_incident_open: bool,
+    /// The state being written.
+    saving: Option<JoinHandle<()>>,
+    candidate: Option<Choice>,
+    /// What was recorded last, so that nothing is recorded twice.
+    verdict: Option<Verdict>,
+    withheld: Option<String>,
+    up: HashMap<Address, bool>,
+    /// Silence before this was our own.
+    forgiven: Option<Instant>,
+    last_round: Instant,
+    changed: Arc<Notify>,
+    status: watch::Sender<RedisStatus>,
+    topology: watch::Sender<Arc<Topology>>,
+    samples: watch::Sender<Vec<RedisSamples>>,
+}
+
+impl RedisController {
+    /// A controller for the servers of `config`. Epoch and primary are kept in `state_file`; `commands` are operators' switchovers.
+    pub fn new(
+        config: config::Redis,
+        observe_only: bool,
+        state_file: PathBuf,
+        registry: &Registry,
+        sink: Sink,
+        commands: mpsc::Receiver<Failover>,
+    ) -> (Self, Handles) {
+        let now = Instant::now();
+        let kept = saved::read(&state_file, &config.name).unwrap_or_else(|error| {
+            let text = Chain(&error).to_string();
+            tracing::error!(error = text, "saved state of Redis is not used");
+            let message = "the saved primary and epoch are not used";
+            let subject = format!("redis/{}", config.name);
+            sink(Draft::new(Kind::ActionFailed, Severity::Warning, subject, message).because(text));
+            None
+        });
+        let settings = Settings {
+            manage: config.manage,
+            observe_only,
+            probe_timeout: config.probe_timeout,
+            hang_after: config.hang_after,
+            failover_cooldown: config.failover_cooldown,
+        };
+        let planner = Planner::new(settings, kept, now.into_std());
+        let views: Vec<_> = config
+            .servers
+            .iter()
+            .map(|server| ServerView::new(server.address.clone(), now.into_std()))
+            .collect();
+        let metrics = Metrics::register(registry, &config);
+        let empty = RedisStatus {
+            name: config.name.clone(),
+            state: RedisState::Unknown,
+            reason: None,
+            primary: None,
+            epoch: planner.epoch(),
+            servers: Vec::new(),
+            candidate: None,
+            loss_estimate_bytes: None,
+            last_failover: None,
+        };
+        let login = config
+            .password
+            .clone()
+            .map(|password| Login { username: config.username.clone(), password });
+        let (status, status_receiver) = watch::channel(empty.clone());
+        let (topology, topology_receiver) =
+            watch::channel(Arc::new(Topology { status: empty, views: views.clone() }));
+        let (samples, samples_receiver) = watch::channel(Vec::new());
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let handles = Handles {
+            status: status_receiver,
+            topology: topology_receiver,
+            samples: samples_receiver,
+            events: events.clone(),
+        };
+        let controller = Self {
+            config,
+            state_file,
+            planner,
+            watches: Vec::new(),
+            login,
+            metrics,
+            sink,
+            events,
+            aftermath: JoinSet::new(),
+            state: RedisState::Unknown,
+            reason: None,
+            last_failover: None,
+            commands,
+            is_incident_open: false,
+            saving: None,
+            candidate: None,
+            verdict: None,
+            withheld: None,
+            up: HashMap::new(),
+            forgiven: None,
+            last_round: now,
+            changed: Arc::new(Notify::new()),
+            status,
+            topology,
+            samples,
+        };
+        controller.publish(&views);
+        (controller, handles)
+    }
+
+    /// Runs until `shutdown`; a failover that has begun is finished first. The servers stay as they are then.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let settings = WatchSettings {
+            login: self.login.clone(),
+            probe_interval: self.config.probe_interval,
+            probe_timeout: self.config.probe_timeout,
+        };
+        let mut watchers = JoinSet::new();
+        for server in &self.config.servers {
+            self.watches.push(Watch::start(
+                server.address.clone(),
+                settings.clone(),
+                Arc::clone(&self.changed),
+                &mut watchers,
+                &shutdown,
+            ));
+        }
+        let changed = Arc::clone(&self.changed);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut samples_tick = interval(SAMPLES_EVERY);
+        samples_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = changed.notified() => self.round().await,
+                _ = tick.tick() => self.round().await,
+                _ = samples_tick.tick() => {
+                    self.samples.send_replace(self.watches.iter().map(Watch::samples).collect());
+                }
+                Some(command) = self.commands.recv() => self.command(command).await,
+                Some(done) = self.aftermath.join_next() => match done {
+                    Ok(aftermath) => self.settle(aftermath),
+                    Err(error) => tracing::error!(%error, "task of the Redis controller failed"),
+                },
+                Some(ended) = watchers.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a watch of Redis failed");
+                    }
+                    break;
+                }
+            }
+        }
+        if let Some(saving) = self.saving {
+            // It has told of its own failure.
+            saving.await.ok();
+        }
+    }
+
+    /// One full round: look, decide, act, publish.
+    pub(super) async fn round(&mut self) {
+        self.forgive_own_lateness();
+        let views = self.views();
+        let before = self.planner.lineage().cloned();
+        let decision = self.planner.decide(Instant::now().into_std(), &views);
+        self.note(&decision, before.as_ref());
+        self.candidate.clone_from(&decision.candidate);
+        self.note_servers(&views);
+        self.enter(decision.event, decision.summary.clone());
+        match &decision.action {
+            Action::Nothing => {}
+            Action::Adopt { primary, why } => self.adopt(primary, why, &views),
+            Action::FailOver => {
+                // Its end has been recorded and published.
+                let _ = self.fail_over(&decision, None).await;
+            }
+            Action::Repair(repairs) => self.repair(repairs).await,
+        }
+        self.publish(&self.views());
+        self.last_round = Instant::now();
+    }
+
+    /// The servers as seen, with the silence that was ours taken off.
+    pub(super) fn views(&self) -> Vec<ServerView> {
+        let mut views: Vec<_> = self.watches.iter().map(Watch::view).collect();
+        if let Some(forgiven) = self.forgiven.map(Instant::into_std) {
+            for view in &mut views {
+                view.waiting_since = view.waiting_since.map(|since| since.max(forgiven));
+                view.link_since = view.link_since.max(forgiven);
+            }
+        }
+        views
+    }
+
+    fn forgive_own_lateness(&mut self) {
+        let now = Instant::now();
+        let gap = now - self.last_round;
+        if gap >= TICK + LATE {
+            tracing::warn!(gap_milliseconds = gap.as_millis(), "we were late, silence is forgiven");
+            self.metrics.add_late();
+            self.forgiven = Some(now);
+        }
+    }
+
+    pub(super) fn watch(&self, address: &Address) -> Option<&Watch> {
+        self.watches.iter().find(|watch| watch.address() == address)
+    }
+
+    pub(super) fn subject(&self) -> String {
+        format!("redis/{}", self.config.name)
+    }
+
+    pub(super) fn draft(
+        &self,
+        kind: Kind,
+        severity: Severity,
+        message: impl Into<String>,
+    ) -> Draft {
+        Draft::new(kind, severity, self.subject(), message)
+    }
+
+    /// Moves the state machine; says so once.
+    pub(super) fn enter(&mut self, event: Event, reason: Option<String>) {
+        let Some(state) = next(self.state, event) else {
+            tracing::error!(
+                state = self.state.name(),
+                ?event,
+                "impossible move of the Redis state machine"
+            );
+            return;
+        };
+        self.reason = reason;
+        if state != self.state {
+            tracing::info!(
+                redis = self.config.name,
+                from = self.state.name(),
+                to = state.name(),
+                reason = self.reason,
+                "Redis state changed"
+            );
+            self.state = state;
+            self.metrics.set_state(state);
+        }
+    }
+
+    /// Records what is new about a decision.
+    fn note(&mut self, decision: &Decision, before: Option<&Lineage>) {
+        if let (Some(before), Some(after)) = (before, self.planner.lineage())
+            && before.replid != after.replid
+            && after.replid2.as_ref() != Some(&before.replid)
+        {
+            let message = "the primary's data begins anew, and no other server has the former data";
+            let draft = self.draft(Kind::RedisVerdict, Severity::Critical, message);
+            let text = format!("its history was {} up to offset {}", before.replid, before.offset);
+            (self.sink)(draft.because(text).despite("a backup may have it"));
+        }
+        if let Some(verdict) = decision.verdict.filter(|verdict| self.verdict != Some(*verdict)) {
+            let down = verdict.calls_for_failover();
+            let severity = match verdict {
+                _ if down => Severity::Critical,
+                Verdict::PrimaryHealthy | Verdict::Unknown => Severity::Info,
+                _ => Severity::Warning,
+            };
+            // At the start there is nothing to be told about a primary that is well.
+            if self.verdict.is_some()
+                || !matches!(verdict, Verdict::PrimaryHealthy | Verdict::Unknown)
+            {
+                let mut draft = self
+                    .draft(Kind::RedisVerdict, severity, verdict.to_string())
+                    .reasons(decision.reasons.iter().cloned())
+                    .detail(serde_json::json!({
+                        "verdict": verdict.name(),
+                        "primary": self.planner.primary(),
+                        "epoch": self.planner.epoch(),
+                    }));
+                if down {
+                    draft = draft.opens(CAUSE);
+                    self.is_incident_open = true;
+                } else if verdict.serves() && std::mem::take(&mut self.is_incident_open) {
+                    draft = draft.closes(CAUSE);
+                }
+                (self.sink)(draft);
+            }
+            self.tell_verdict(verdict);
+            self.verdict = Some(verdict);
+        }
+        if decision.withheld != self.withheld {
+            if let Some(why) = &decision.withheld {
+                let draft =
+                    self.draft(Kind::ActionWithheld, Severity::Warning, format!("withheld: {why}"));
+                (self.sink)(draft.reasons(decision.reasons.iter().cloned()));
+            }
+            self.withheld.clone_from(&decision.withheld);
+        }
+    }
+
+    /// Forgets what was recorded about the former primary: the next verdict is about another server.
+    pub(super) fn forget_verdict(&mut self) {
+        self.verdict = Some(Verdict::PrimaryHealthy);
+        self.withheld = None;
+    }
+
+    fn tell_verdict(&self, verdict: Verdict) {
+        let Some(primary) = self.planner.primary() else { return };
+        let down = self.verdict.is_some_and(Verdict::calls_for_failover);
+        if verdict.calls_for_failover() && !down {
+            self.tell("+sdown", self.primary_words(primary));
+            self.tell("+odown", format!("{} #quorum 1/1", self.primary_words(primary)));
+        } else if down && verdict.serves() {
+            self.tell("-odown", self.primary_words(primary));
+            self.tell("-sdown", self.primary_words(primary));
+        }
+    }
+
+    /// Says once when a replica goes or comes.
+    fn note_servers(&mut self, views: &[ServerView]) {
+        let now = Instant::now().into_std();
+        for view in views.iter().filter(|view| Some(&view.address) != self.planner.primary()) {
+            let up = view.is_reachable(now, self.config.hang_after);
+            let first = view.answered_at.is_none() && !self.up.contains_key(&view.address);
+            let before = self.up.insert(view.address.clone(), up);
+            if before == Some(up) || (before.is_none() && (up || first)) {
+                continue;
+            }
+            self.tell(if up { "-sdown" } else { "+sdown" }, self.replica_words(&view.address));
+            let (severity, message) = if up {
+                (Severity::Info, format!("{} answers again", view.address))
+            } else {
+                (Severity::Warning, format!("{} does not answer", view.address))
+            };
+            let draft = self.draft(Kind::RedisVerdict, severity, message);
+            let fault = view.fault().unwrap_or_else(|| "its last probe is unanswered".to_owned());
+            (self.sink)(if up { draft } else { draft.because(fault) });
+        }
+    }
+
+    fn adopt(&mut self, primary: &Address, why: &str, views: &[ServerView]) {
+        self.planner.adopted(primary.clone(), views);
+        let draft =
+            self.draft(Kind::RedisVerdict, Severity::Info, format!("{primary} is the primary"));
+        (self.sink)(draft.because(why).detail(serde_json::json!({"epoch": self.planner.epoch()})));
+        self.save();
+        self.reason = None;
+        self.publish(views);
+        // Judge it at once rather than at the next news.
+        self.changed.notify_one();
+    }
+
+    /// Has epoch and primary kept on disk, one state after the other, while we go on: a down primary is worse than a state that is some
+    /// milliseconds old, and the epoch in use was reserved before. A failure is counted and told.
+    pub(super) fn save(&mut self) {
+        let Some(state) = self.planner.to_save(&self.config.name) else { return };
+        let before = self.saving.take();
+        let path = self.state_file.clone();
+        let failures = self.metrics.save_failures();
+        self.saving = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                // It has told of its own failure.
+                before.await.ok();
+            }
+            let written = tokio::task::spawn_blocking(move || saved::write(&path, &state)).await;
+            let error = match written {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => Chain(&error).to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::error!(error, "cannot keep epoch and primary");
+            failures.inc();
+        }));
+    }
+
+    async fn repair(&mut self, repairs: &[Repair]) {
+        let Some(primary) = self.planner.primary().cloned() else { return };
+        let work = repairs.iter().filter_map(|repair| Some((repair, self.watch(&repair.server)?)));
+        let results = join_all(work.map(async |(repair, watch)| {
+            let done = if repair.demote {
+                demote(watch, &primary).await
+            } else {
+                repoint(watch, &primary).await.map(|()| None)
+            };
+            (repair, done.map_err(|error| Chain(&error).to_string()))
+        }))
+        .await;
+        for (repair, result) in results {
+            let server = &repair.server;
+            let verb = if repair.demote { "is a replica of" } else { "was pointed at" };
+            match result {
+                Ok(at) => {
+                    let diverged =
+                        at.and_then(|(id, offset)| self.planner.diverged_bytes(&id, offset));
+                    let message = format!("{server} {verb} {primary}");
+                    self.record_demotion(Kind::ActionTaken, message, &repair.reason, diverged);
+                    if repair.demote {
+                        self.tell("+convert-to-slave", self.replica_words(server));
+                    }
+                    keep_roles(self.watch(server).map(std::slice::from_ref).unwrap_or_default());
+                }
+                Err(error) => {
+                    let draft = self.draft(
+                        Kind::ActionFailed,
+                        Severity::Warning,
+                        format!("{server} could not be brought in line"),
+                    );
+                    let against = Reason { favours: false, text: error };
+                    (self.sink)(draft.because(repair.reason.clone()).reasons([against]));
+                }
+            }
+        }
+    }
+
+    fn record_demotion(&self, kind: Kind, message: String, reason: &str, diverged: Option<u64>) {
+        let severity = if diverged.unwrap_or(0) > 0 { Severity::Warning } else { Severity::Info };
+        let mut draft = self.draft(kind, severity, message).because(reason);
+        if let Some(bytes) = diverged {
+            self.metrics.add_diverged(bytes);
+            draft = draft
+                .because(format!("{bytes} bytes it had written never reached the present primary"))
+                .detail(serde_json::json!({"diverged_bytes": bytes}));
+        }
+        (self.sink)(draft);
+    }
+
+    fn settle(&mut self, aftermath: Aftermath) {
+        let Aftermath::Fence { server, at } = aftermath;
+        let diverged = at.and_then(|(replid, offset)| self.planner.diverged_bytes(&replid, offset));
+        self.record_demotion(
+            Kind::ActionTaken,
+            format!("{server} ran the fence that was queued for it and is a replica now"),
+            "it was the primary before the failover and runs again",
+            diverged,
+        );
+        self.tell("+convert-to-slave", self.replica_words(&server));
+    }
+
+    /// Waits in the background for a former primary to run the fence that was written to it.
+    pub(super) fn await_fence(&mut self, server: Address, answers: crate::observe::redis::Answers) {
+        self.aftermath.spawn(async move {
+            match answers.wait().await {
+                Ok(replies) => Aftermath::Fence { server, at: demoted_at(&replies) },
+                // The process died or the path broke: the next one at this address is dealt with when it is seen.
+                Err(AskError::Lost { .. } | _) => std::future::pending().await,
+            }
+        });
+    }
+
+    /// Publishes what is known now.
+    pub(super) fn publish(&self, views: &[ServerView]) {
+        let now = Instant::now().into_std();
+        let primary = self.planner.primary().cloned();
+        let head = self.planner.lineage().map(|lineage| lineage.offset);
+        let servers = views
+            .iter()
+            .map(|view| {
+                let reachable = view.is_reachable(now, self.config.probe_timeout);
+                let tried = view.answered_at.is_some() || view.fault().is_some();
+                let sample = view.sample.as_ref().filter(|_| reachable);
+                RedisServerStatus {
+                    address: view.address.clone(),
+                    up: tried.then_some(reachable && view.complaint.is_none()),
+                    error: match view.fault() {
+                        None if !reachable && tried => Some("does not answer".to_owned()),
+                        fault => fault,
+                    },
+                    role: sample.map(|sample| sample.role),
+                    offset: sample.map(|sample| sample.offset),
+                    replid: sample.map(|sample| sample.replid.clone()),
+                    link_up: sample.and_then(|sample| sample.link_up),
+                    lag_bytes: sample
+                        .filter(|sample| sample.link_up.is_some())
+                        .and_then(|sample| Some(head?.saturating_sub(sample.offset))),
+                    version: sample.map(|sample| sample.version.clone()),
+                }
+            })
+            .collect();
+        let candidate = self.candidate.as_ref();
+        let loss = candidate.and_then(|choice| choice.lacks_bytes);
+        self.metrics.set_primary(primary.as_ref(), self.planner.epoch());
+        self.metrics.set_readiness(candidate.is_some(), loss);
+        let status = RedisStatus {
+            name: self.config.name.clone(),
+            state: self.state,
+            reason: self.reason.clone(),
+            primary,
+            epoch: self.planner.epoch(),
+            servers,
+            candidate: candidate.map(|choice| choice.address.clone()),
+            loss_estimate_bytes: loss,
+            last_failover: self.last_failover,
+        };
+        self.topology
+            .send_replace(Arc::new(Topology { status: status.clone(), views: views.to_vec() }));
+        self.status.send_if_modified(|current| {
+            let changed = *current != status;
+            *current = status;
+            changed
+        });
+    }
+
+    /// Sends a message to subscribers of the Sentinel-compatible endpoint.
+    pub(super) fn tell(&self, channel: &'static str, payload: String) {
+        // Nobody may be listening.
+        let _ = self.events.send(SentinelEvent { channel, payload });
+    }
+
+    pub(super) fn primary_words(&self, primary: &Address) -> String {
+        format!("master {} {} {}", self.config.name, primary.host(), primary.port())
+    }
+
+    pub(super) fn replica_words(&self, replica: &Address) -> String {
+        let (host, port) = (replica.host(), replica.port());
+        let of = self.planner.primary().map_or_else(String::new, |primary| {
+            format!(" @ {} {} {}", self.config.name, primary.host(), primary.port())
+        });
+        format!("slave {replica} {host} {port}{of}")
+    }
+}

@@ -1,0 +1,154 @@
+//! Figures of the Redis controller.
+
+use std::time::Duration;
+
+use holdfast_telemetry::{
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, metrics,
+};
+
+use crate::cluster::{Address, RedisState};
+use crate::config::Redis;
+
+/// Around the objectives: 20 ms for a crash, 350 ms for a hang, a second at most.
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+pub(super) struct Metrics {
+    name: String,
+    servers: Vec<Address>,
+    failovers: IntCounterVec,
+    primary: IntGaugeVec,
+    state: IntGaugeVec,
+    seconds: Histogram,
+    steps: HistogramVec,
+    epoch: IntGauge,
+    loss: IntGauge,
+    candidate: IntGauge,
+    diverged: IntCounter,
+    late: IntCounter,
+    save_failures: IntCounter,
+}
+
+impl Metrics {
+    pub(super) fn register(registry: &Registry, config: &Redis) -> Self {
+        let name = config.name.clone();
+        let label = ["redis"];
+        let of_this = |vec: IntGaugeVec| vec.with_label_values(&[&name]);
+        let count_this = |vec: IntCounterVec| vec.with_label_values(&[&name]);
+        let gauge =
+            |metric: &str, help: &str| of_this(metrics::gauge_vec(registry, metric, help, &label));
+        let counter = |metric: &str, help: &str| {
+            count_this(metrics::counter_vec(registry, metric, help, &label))
+        };
+        let metrics = Self {
+            failovers: metrics::counter_vec(
+                registry,
+                "supervisor_redis_failovers_total",
+                "Failovers and switchovers by result",
+                &["redis", "result"],
+            ),
+            primary: metrics::gauge_vec(
+                registry,
+                "supervisor_redis_primary_info",
+                "1 for the server that clients are told is the primary",
+                &["redis", "address"],
+            ),
+            state: metrics::gauge_vec(
+                registry,
+                "supervisor_redis_state",
+                "State of the failover state machine, 1 for the state it is in",
+                &["redis", "state"],
+            ),
+            seconds: metrics::histogram_vec(
+                registry,
+                "supervisor_redis_failover_seconds",
+                "Time from the decision to the new primary's first accepted write",
+                &label,
+                &SECONDS,
+            )
+            .with_label_values(&[&name]),
+            steps: metrics::histogram_vec(
+                registry,
+                "supervisor_redis_failover_step_seconds",
+                "Duration of the steps of failovers",
+                &["redis", "step"],
+                &SECONDS,
+            ),
+            epoch: gauge(
+                "supervisor_redis_epoch",
+                "Fencing epoch, grows with every change of the primary",
+            ),
+            loss: gauge(
+                "supervisor_redis_loss_estimate_bytes",
+                "Bytes the best candidate lacks if the primary died now, -1 if that is not known",
+            ),
+            candidate: gauge(
+                "supervisor_redis_has_candidate",
+                "1 if a server could take the primary's place now",
+            ),
+            diverged: counter(
+                "supervisor_redis_diverged_bytes_total",
+                "Bytes that former primaries had and the present one never got",
+            ),
+            late: counter(
+                "supervisor_redis_late_ticks_total",
+                "Rounds of the controller that came so late that silence was forgiven",
+            ),
+            save_failures: counter(
+                "supervisor_redis_state_write_failures_total",
+                "Failed attempts to keep epoch and primary on disk",
+            ),
+            servers: config.servers.iter().map(|server| server.address.clone()).collect(),
+            name,
+        };
+        for result in ["succeeded", "failed"] {
+            metrics.failovers.with_label_values(&[&metrics.name, result]);
+        }
+        metrics.set_state(RedisState::Unknown);
+        metrics.set_primary(None, 0);
+        metrics
+    }
+
+    pub(super) fn ended(&self, seconds: Option<Duration>) {
+        let result = if seconds.is_some() { "succeeded" } else { "failed" };
+        self.failovers.with_label_values(&[&self.name, result]).inc();
+        if let Some(seconds) = seconds {
+            self.seconds.observe(seconds.as_secs_f64());
+        }
+    }
+
+    pub(super) fn step(&self, state: RedisState, took: Duration) {
+        self.steps.with_label_values(&[&self.name, state.name()]).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn set_state(&self, state: RedisState) {
+        for each in RedisState::ALL {
+            let value = i64::from(each == state);
+            self.state.with_label_values(&[&self.name, each.name()]).set(value);
+        }
+    }
+
+    pub(super) fn set_primary(&self, primary: Option<&Address>, epoch: u64) {
+        for server in &self.servers {
+            let value = i64::from(Some(server) == primary);
+            self.primary.with_label_values(&[&self.name, &server.to_string()]).set(value);
+        }
+        self.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn set_readiness(&self, candidate: bool, loss_bytes: Option<u64>) {
+        self.candidate.set(i64::from(candidate));
+        self.loss.set(loss_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(-1));
+    }
+
+    pub(super) fn add_diverged(&self, bytes: u64) {
+        self.diverged.inc_by(bytes);
+    }
+
+    pub(super) fn add_late(&self) {
+        self.late.inc();
+    }
+
+    pub(super) fn save_failures(&self) -> IntCounter {
+        self.save_failures.clone()
+    }
+}

@@ -1,0 +1,35 @@
+//! Redis failover carried out: the controller's loop, the steps of a failover and of a planned switchover.
+//!
+//! [`RedisController`] looks at all servers whenever one of them has news, lets [`crate::plan::failover`] decide, and does what was
+//! decided: step by step, each bounded in time, each recorded with its duration. Steps go over the connections that are open anyway
+//! (`observe::redis`), so nothing waits for a handshake.
+
+mod commands;
+mod controller;
+mod metrics;
+mod run;
+mod saved;
+mod switchover;
+
+use crate::cluster::RedisStatus;
+use crate::judge::redis::ServerView;
+
+pub use controller::{Handles, RedisController};
+
+/// Everything the Sentinel-compatible endpoint shows of one primary and its replicas.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Topology {
+    /// The status everybody sees.
+    pub status: RedisStatus,
+    /// Each server in detail, in the order of the settings.
+    pub views: Vec<ServerView>,
+}
+
+/// A message for those who subscribed at the Sentinel-compatible endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentinelEvent {
+    /// `+switch-master`, `+sdown`, …
+    pub channel: &'static str,
+    /// As Redis Sentinel words it.
+    pub payload: String,
+}

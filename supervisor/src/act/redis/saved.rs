@@ -1,0 +1,80 @@
+//! The epoch and the primary, kept over our own restart.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::plan::failover::Saved;
+
+/// Why the state could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SavedError {
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} does not hold the state of a Redis primary", path.display())]
+    Parse {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("cannot write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What was kept; `None` if nothing was yet, or it belongs to another primary.
+pub(super) fn read(path: &Path, name: &str) -> Result<Option<Saved>, SavedError> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(SavedError::Read { path: path.to_owned(), source }),
+    };
+    let saved: Saved = serde_json::from_slice(&text)
+        .map_err(|source| SavedError::Parse { path: path.to_owned(), source })?;
+    Ok(Some(saved).filter(|saved| saved.name == name))
+}
+
+/// Writes all or nothing, on the disk when it returns.
+pub(super) fn write(path: &Path, saved: &Saved) -> Result<(), SavedError> {
+    let fail = |source| SavedError::Write { path: path.to_owned(), source };
+    let text = serde_json::to_vec_pretty(saved).map_err(|e| fail(io::Error::other(e)))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
+    file.persist(path).map_err(|error| fail(error.error))?;
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_and_another_name_is_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("redis.json");
+        assert!(read(&path, "main").unwrap().is_none());
+        let saved = Saved {
+            name: "main".to_owned(),
+            epoch: 3,
+            reserved: 4,
+            primary: "127.0.0.1:1".parse().unwrap(),
+            replid: "a".to_owned(),
+            replid2: None,
+            offset: 9,
+            fork: None,
+        };
+        write(&path, &saved).unwrap();
+        assert_eq!(read(&path, "main").unwrap(), Some(saved));
+        assert_eq!(read(&path, "other").unwrap(), None);
+        std::fs::write(&path, "{").unwrap();
+        assert!(read(&path, "main").is_err());
+    }
+}

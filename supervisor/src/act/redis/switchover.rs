@@ -1,0 +1,189 @@
+//! Another primary because an operator wants one.
+//!
+//! If the primary serves: its writes are paused, the target catches up to the last byte, takes over, and the old primary follows it. Clients
+//! wait some milliseconds and lose nothing. Until the target is promoted everything can be undone, and is, by ending the pause; the pause
+//! also ends by itself. Rejected: Redis' own `FAILOVER`, which looks at offsets once a second.
+
+use std::time::Duration;
+
+use holdfast_psync::resp::Reply;
+use holdfast_telemetry::errors::Chain;
+use tokio::time::{Instant, sleep};
+
+use super::RedisController;
+use super::commands::{ActError, ORDER_LIMIT, POLL_EVERY, demotion, promote};
+use super::run::{Attempt, Stop};
+use crate::cluster::Address;
+use crate::control::{ControlError, Failover, FailoverReport};
+use crate::judge::redis::Verdict;
+use crate::observe::redis::{Watch, command};
+use crate::plan::failover::{Choice, Event};
+use crate::record::{Kind, Reason, Severity};
+
+/// How long the target may take to catch up. It lacks what is under way, usually nothing.
+const CATCH_UP_LIMIT: Duration = Duration::from_millis(500);
+
+/// Writes are paused at most this long, whatever happens to us: catching up, promotion and demotion at their limits.
+const PAUSE: Duration = Duration::from_secs(2);
+
+impl RedisController {
+    /// Carries out an operator's command and answers it.
+    pub(super) async fn command(&mut self, command: Failover) {
+        let Failover { target, by, reply } = command;
+        let answer = self.replace_primary(target.as_ref(), &by).await;
+        if let Err(error) = &answer {
+            let message = format!("switchover asked for by {by} was not done");
+            let draft = self.draft(Kind::ActionWithheld, Severity::Warning, message);
+            (self.sink)(draft.despite(error.to_string()));
+        }
+        // The asker may have gone; what was done stays done.
+        let _ = reply.send(answer);
+    }
+
+    async fn replace_primary(
+        &mut self,
+        target: Option<&Address>,
+        by: &str,
+    ) -> Result<FailoverReport, ControlError> {
+        let refuse = |text: String| Err(ControlError::Refused(text));
+        if let Some(why) = self.planner.forbidden() {
+            return refuse(why);
+        }
+        let Some(primary) = self.planner.primary().cloned() else {
+            return refuse("the primary is not known".to_owned());
+        };
+        if let Some(target) = target {
+            if self.watch(target).is_none() {
+                let name = &self.config.name;
+                return Err(ControlError::NotFound(format!("no server {target} in Redis {name}")));
+            }
+            if *target == primary {
+                return refuse(format!("{target} is the primary already"));
+            }
+        }
+        let views = self.views();
+        let mut decision = self.planner.decide(Instant::now().into_std(), &views);
+        let asked = Reason { favours: true, text: format!("{by} asked for it") };
+        decision.reasons.insert(0, asked);
+        match decision.verdict {
+            Some(verdict) if verdict.serves() => {
+                let now = Instant::now().into_std();
+                match self.planner.candidate(now, &views, Some(&primary), target) {
+                    Ok(choice) => self.switch_over(&primary, choice, decision.reasons).await,
+                    Err(reasons) => {
+                        let texts: Vec<_> = reasons.into_iter().map(|reason| reason.text).collect();
+                        refuse(format!("no server can take its place: {}", texts.join("; ")))
+                    }
+                }
+            }
+            // The operator sees something we do not, or does not want to wait for us.
+            Some(Verdict::Unknown) | None => {
+                refuse("the primary is not known well enough".to_owned())
+            }
+            Some(_) => {
+                self.enter(Event::Down, decision.summary.clone());
+                self.fail_over(&decision, target).await
+            }
+        }
+    }
+
+    async fn switch_over(
+        &mut self,
+        primary: &Address,
+        choice: Choice,
+        reasons: Vec<Reason>,
+    ) -> Result<FailoverReport, ControlError> {
+        let (Some(old), Some(new)) =
+            (self.watch(primary).cloned(), self.watch(&choice.address).cloned())
+        else {
+            return Err(ControlError::Failed("a server is gone".to_owned()));
+        };
+        let mut attempt = self.begin("switchover", primary);
+        attempt.run.to = Some(choice.address.clone());
+        match self.hand_over(&mut attempt, &old, &new, choice).await {
+            Ok(confirmed) => Ok(self.finish(&attempt, confirmed, reasons, Some(0))),
+            Err(stop) => {
+                // The target may have been promoted: then the old primary must not take writes again, and has been told so.
+                if self.planner.primary() == Some(primary) {
+                    let undo = old.order(command(["CLIENT", "UNPAUSE"]), ORDER_LIMIT).await;
+                    if let Err(error) = undo {
+                        tracing::warn!(%error, "cannot end the pause, it ends by itself");
+                    }
+                }
+                Err(self.fail(
+                    &attempt,
+                    match stop {
+                        Stop::Withheld(why) => why,
+                        Stop::Failed(error) => Chain(&error).to_string(),
+                    },
+                ))
+            }
+        }
+    }
+
+    async fn hand_over(
+        &mut self,
+        attempt: &mut Attempt,
+        old: &Watch,
+        new: &Watch,
+        mut choice: Choice,
+    ) -> Result<Option<bool>, Stop> {
+        let offset = pause(old).await.map_err(Stop::Failed)?;
+        let reached = catch_up(new, offset).await.map_err(Stop::Failed)?;
+        choice.offset = reached;
+        self.step(attempt, Event::Drained, format!("writes are paused at offset {offset}"));
+        self.tell_election(attempt, &choice);
+        let outcome = format!("{} has everything: offset {reached}", choice.address);
+        self.step(attempt, Event::Elected, outcome);
+        let outcome = format!("{} takes no writes during the pause", old.address());
+        self.step(attempt, Event::Fenced, outcome);
+
+        let sample = promote(new).await.map_err(Stop::Failed)?;
+        // Its clients are closed before the pause ends: none of their waiting writes is carried out.
+        let mut orders = demotion(new.address());
+        orders.insert(orders.len() - 1, command(["CLIENT", "UNPAUSE"]));
+        let demoted = old.send(orders);
+        self.take_over(attempt, &choice, &sample);
+        match demoted {
+            // Its view is new when this has been answered.
+            Ok(_) => match old.sample(ORDER_LIMIT).await {
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "former primary has not answered yet"),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "former primary cannot be told, it is brought in line later");
+            }
+        }
+        self.repoint_and_verify(attempt, Some(old.address())).await
+    }
+}
+
+/// Pauses writes and says at which offset they stand.
+async fn pause(primary: &Watch) -> Result<u64, ActError> {
+    let what = format!("pause writes on {}", primary.address());
+    let milliseconds = PAUSE.as_millis().to_string();
+    let order = command(["CLIENT", "PAUSE", &milliseconds, "WRITE"]);
+    let ask = |source| ActError::Ask { what: what.clone(), source };
+    let reply = primary.order(order, ORDER_LIMIT).await.map_err(ask)?;
+    debug_assert!(matches!(reply, Reply::Simple(_)), "CLIENT PAUSE answers OK");
+    Ok(primary.sample(ORDER_LIMIT).await.map_err(ask)?.offset)
+}
+
+/// Waits until the target has everything up to `offset`.
+async fn catch_up(target: &Watch, offset: u64) -> Result<u64, ActError> {
+    let deadline = Instant::now() + CATCH_UP_LIMIT;
+    loop {
+        let sample = target.sample(ORDER_LIMIT).await.map_err(|source| ActError::Ask {
+            what: format!("see how far {} is", target.address()),
+            source,
+        })?;
+        if sample.offset >= offset {
+            return Ok(sample.offset);
+        }
+        if Instant::now() >= deadline {
+            let address = target.address().clone();
+            return Err(ActError::NotCaughtUp { address, after: CATCH_UP_LIMIT });
+        }
+        sleep(POLL_EVERY).await;
+    }
+}

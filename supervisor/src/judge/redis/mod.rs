@@ -1,0 +1,408 @@
+//! How is the Redis primary doing, and how do we know?
+//!
+//! The verdict rests on evidence, not on a timer alone. A refused connection proves that nobody serves there, and is acted on at once.
+//! Silence proves nothing by itself: it counts after `hang_after`, only if the primary had answered since it became the primary, and
+//! only if what the replicas see agrees. A fresh connection tells a stopped process (its host still accepts) from a broken path (nothing
+//! comes back); when the replicas still hear the primary, the broken path is ours, and that is no reason to act. An error is an answer:
+//! a primary that loads or runs a long script is busy, not dead. A primary that answers but has lost its past (it was restarted without
+//! its data) is as good as dead, and dangerous besides: its replicas would copy the loss.
+//!
+//! Rejected: a plain time-out as Redis Sentinel uses. Below a second it fires on forks and slow commands; above, it wastes the time in
+//! which a crash is already proven.
+
+mod view;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+pub use view::{Fresh, Lineage, Link, Sample, ServerView};
+
+use crate::cluster::{Address, RedisRole};
+use crate::record::Reason;
+
+/// A replica that has heard nothing for this long has a dead link, whatever it says: Redis pings its replicas every 10 s by default.
+const QUIET_SECONDS_MAX: u64 = 12;
+
+/// A claim of a replica that its link is up counts against a death only if it was made this long after it; before, the replica may
+/// not have noticed. Its kernel tells it within a millisecond on a healthy network.
+const NOTICE: Duration = Duration::from_millis(300);
+
+/// What is the matter with the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Not enough is known.
+    Unknown,
+    /// It answers and is the only primary.
+    PrimaryHealthy,
+    /// A probe is late or the connection was lost; nothing is proven.
+    PrimarySuspect,
+    /// It answers with errors: loading, or busy with a script.
+    PrimaryBusy,
+    /// Nobody listens at its address any more.
+    PrimaryDead,
+    /// Connected or connectable, but silent, and its replicas hear nothing either.
+    PrimaryHung,
+    /// Silent to us only: its replicas still hear it.
+    PrimaryUnreachableFromHere,
+    /// It was restarted and does not have the data its replicas have.
+    EmptyRestart,
+    /// It answers as a replica: somebody else changed its role.
+    PrimaryDemoted,
+    /// It answers, and another server says it is a primary too.
+    TwoPrimaries,
+    /// It answers, but no replica follows it.
+    ReplicationBroken,
+}
+
+impl Verdict {
+    /// The name in metrics, logs and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::PrimaryHealthy => "primary_healthy",
+            Self::PrimarySuspect => "primary_suspect",
+            Self::PrimaryBusy => "primary_busy",
+            Self::PrimaryDead => "primary_dead",
+            Self::PrimaryHung => "primary_hung",
+            Self::PrimaryUnreachableFromHere => "primary_unreachable_from_here",
+            Self::EmptyRestart => "empty_restart",
+            Self::PrimaryDemoted => "primary_demoted",
+            Self::TwoPrimaries => "two_primaries",
+            Self::ReplicationBroken => "replication_broken",
+        }
+    }
+
+    /// Whether it calls for another primary.
+    pub fn calls_for_failover(self) -> bool {
+        matches!(
+            self,
+            Self::PrimaryDead | Self::PrimaryHung | Self::EmptyRestart | Self::PrimaryDemoted
+        )
+    }
+
+    /// Whether it rests on proof rather than on silence.
+    pub fn is_proven(self) -> bool {
+        matches!(self, Self::PrimaryDead | Self::EmptyRestart | Self::PrimaryDemoted)
+    }
+
+    /// Whether clients can write.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::PrimaryHealthy | Self::TwoPrimaries | Self::ReplicationBroken)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "not enough is known of the primary",
+            Self::PrimaryHealthy => "the primary answers",
+            Self::PrimarySuspect => "the primary may be down",
+            Self::PrimaryBusy => "the primary is busy",
+            Self::PrimaryDead => "the primary is dead",
+            Self::PrimaryHung => "the primary hangs",
+            Self::PrimaryUnreachableFromHere => "the primary cannot be reached from here",
+            Self::EmptyRestart => "the primary was restarted without its data",
+            Self::PrimaryDemoted => "the primary has become a replica",
+            Self::TwoPrimaries => "two servers say they are the primary",
+            Self::ReplicationBroken => "no replica follows the primary",
+        })
+    }
+}
+
+/// A verdict with what speaks for and against it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// `favours`: evidence that something is wrong; otherwise against.
+    pub reasons: Vec<Reason>,
+}
+
+/// Everything but the views that the verdict depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The present.
+    pub now: Instant,
+    /// The server clients are told.
+    pub primary: &'a Address,
+    /// Its history, if it is known.
+    pub lineage: Option<&'a Lineage>,
+    /// It has answered since it became the primary; before, only proof counts.
+    pub confirmed: bool,
+    /// A probe without answer for this long is late.
+    pub probe_timeout: Duration,
+    /// Silence counts from here on.
+    pub hang_after: Duration,
+}
+
+/// Judges the primary.
+pub fn judge(views: &[ServerView], context: &Context<'_>) -> Judgement {
+    let Some(primary) = views.iter().find(|view| view.address == *context.primary) else {
+        return Case::new().conclude(Verdict::Unknown);
+    };
+    let others: Vec<_> = views.iter().filter(|view| view.address != *context.primary).collect();
+    let mut case = Case::new();
+    match &primary.link {
+        Link::Untried => case.conclude(Verdict::Unknown),
+        Link::Refused => {
+            case.favours(format!("{} refuses connections: nobody listens there", primary.address));
+            refused(primary.link_since, &others, context, case)
+        }
+        Link::Closed(error) => {
+            case.favours(format!("{} closed its connection ({error})", primary.address));
+            case.against("whether it still listens is being tried");
+            case.conclude(Verdict::PrimarySuspect)
+        }
+        Link::Unreachable(error) => {
+            case.favours(format!("{}: {error}", primary.address));
+            silent(primary, primary.link_since, &others, context, case)
+        }
+        Link::Open => match primary.waiting_since {
+            Some(since) if context.now.saturating_duration_since(since) >= late(context) => {
+                silent(primary, since, &others, context, case)
+            }
+            _ if primary.answered_at.is_none() => case.conclude(Verdict::Unknown),
+            _ => answering(primary, &others, context, case),
+        },
+    }
+}
+
+/// A probe is late after the probe's time-out, and in any case before silence counts.
+fn late(context: &Context<'_>) -> Duration {
+    context.probe_timeout.min(context.hang_after / 2)
+}
+
+fn refused(
+    since: Instant,
+    others: &[&ServerView],
+    context: &Context<'_>,
+    mut case: Case,
+) -> Judgement {
+    let claims: Vec<_> = followers(others, context)
+        .map(|(view, sample)| (view, sample.at >= since + NOTICE && hears(sample)))
+        .collect();
+    if !claims.is_empty() && claims.iter().all(|(_, hears)| *hears) {
+        for (view, _) in claims {
+            case.against(format!("{} still hears the primary", view.address));
+        }
+        return case.conclude(Verdict::PrimaryUnreachableFromHere);
+    }
+    case.conclude(Verdict::PrimaryDead)
+}
+
+fn silent(
+    primary: &ServerView,
+    since: Instant,
+    others: &[&ServerView],
+    context: &Context<'_>,
+    mut case: Case,
+) -> Judgement {
+    let silence = context.now.saturating_duration_since(since);
+    let fresh = primary.fresh.as_ref().filter(|(at, _)| *at >= since).map(|(_, fresh)| fresh);
+    case.favours(format!(
+        "{} has been silent for {} ms, the limit is {} ms",
+        primary.address,
+        silence.as_millis(),
+        context.hang_after.as_millis()
+    ));
+    match fresh {
+        Some(Fresh::Refused) => {
+            case.favours("a fresh connection is refused: nobody listens there");
+            return refused(since, others, context, case);
+        }
+        Some(Fresh::Answered) => {
+            case.against("it answers on a fresh connection");
+            return case.conclude(Verdict::PrimaryBusy);
+        }
+        Some(Fresh::Silent) => case.favours("its host accepts a fresh connection, it says nothing"),
+        Some(Fresh::Unreachable(error)) => {
+            case.favours(format!("a fresh connection fails: {error}"));
+        }
+        None => {}
+    }
+    if silence < context.hang_after {
+        case.against("it may still answer in time");
+        return case.conclude(Verdict::PrimarySuspect);
+    }
+    if !context.confirmed {
+        case.against(
+            "it has not answered since it became the primary: only proof counts until then",
+        );
+        return case.conclude(Verdict::PrimarySuspect);
+    }
+    let accepts = fresh == Some(&Fresh::Silent);
+    if primary.link == Link::Open && fresh.is_none() {
+        case.against("a fresh connection is still being tried");
+        return case.conclude(Verdict::PrimarySuspect);
+    }
+    let mut heard = false;
+    let mut asked = false;
+    for (view, sample) in followers(others, context) {
+        asked = true;
+        // Said before the silence, it says nothing about it.
+        let moved = view.moved_at.is_some_and(|at| at > since);
+        let was_moving = view.moved_at.is_some_and(|at| since < at + context.hang_after);
+        if !hears(sample) {
+            case.favours(format!("{} has lost its link to it", view.address));
+        } else if moved {
+            heard = true;
+            case.against(format!("{} has received from it since", view.address));
+        } else if accepts || was_moving {
+            case.favours(format!("{} has received nothing from it since", view.address));
+        } else {
+            // A quiet primary and a dead path look the same from there.
+            heard = true;
+            case.against(format!("{} keeps its link to it", view.address));
+        }
+    }
+    if heard {
+        return case.conclude(Verdict::PrimaryUnreachableFromHere);
+    }
+    if !asked {
+        case.against("no replica can be asked");
+        return case.conclude(if accepts {
+            Verdict::PrimaryHung
+        } else {
+            Verdict::PrimaryUnreachableFromHere
+        });
+    }
+    case.conclude(Verdict::PrimaryHung)
+}
+
+fn answering(
+    primary: &ServerView,
+    others: &[&ServerView],
+    context: &Context<'_>,
+    mut case: Case,
+) -> Judgement {
+    let restarted = match (&primary.sample, context.lineage) {
+        (Some(sample), Some(lineage)) => lineage.run_id.as_ref() != Some(&sample.run_id),
+        _ => false,
+    };
+    if let Some(complaint) = &primary.complaint {
+        case.against(format!("{} answers: {complaint}", primary.address));
+        // A restarted server that loads is a new process: the old one's death is proven, and its replicas are ready now.
+        if !(restarted && complaint.starts_with("LOADING")) {
+            let alive = ["LOADING", "BUSY", "MISCONF", "MASTERDOWN"];
+            let busy = alive.iter().any(|word| complaint.starts_with(word));
+            return case.conclude(if busy { Verdict::PrimaryBusy } else { Verdict::Unknown });
+        }
+    }
+    let Some(sample) = &primary.sample else { return case.conclude(Verdict::Unknown) };
+    if sample.role == RedisRole::Replica {
+        case.favours(match &sample.follows {
+            Some(address) => format!("{} says it is a replica of {address}", primary.address),
+            None => format!("{} says it is a replica", primary.address),
+        });
+        return case.conclude(Verdict::PrimaryDemoted);
+    }
+    if let (true, Some(lineage)) = (restarted, context.lineage)
+        && let Some(verdict) = restart(primary, sample, lineage, others, context, &mut case)
+    {
+        return case.conclude(verdict);
+    }
+    let rivals: Vec<_> = present(others, context)
+        .filter(|(_, sample)| sample.role == RedisRole::Primary && !sample.loading)
+        .collect();
+    for (view, _) in &rivals {
+        case.favours(format!("{} says it is a primary too", view.address));
+    }
+    if !rivals.is_empty() {
+        return case.conclude(Verdict::TwoPrimaries);
+    }
+    if !others.is_empty() && sample.replicas == 0 {
+        case.favours(format!("{} has no replica", primary.address));
+        return case.conclude(Verdict::ReplicationBroken);
+    }
+    case.conclude(Verdict::PrimaryHealthy)
+}
+
+/// A new process at the primary's address: has it the data?
+fn restart(
+    primary: &ServerView,
+    sample: &Sample,
+    lineage: &Lineage,
+    others: &[&ServerView],
+    context: &Context<'_>,
+    case: &mut Case,
+) -> Option<Verdict> {
+    case.favours(match &lineage.run_id {
+        Some(_) => format!("{} is a new process", primary.address),
+        None => format!("{} is only known from our saved state", primary.address),
+    });
+    let best = present(others, context)
+        .filter(|(_, other)| lineage.distance(other).is_some() && !other.loading)
+        .max_by_key(|(_, other)| other.offset);
+    let Some((view, best)) = best else {
+        case.against("no other server has its former data either");
+        return None;
+    };
+    if sample.loading {
+        case.favours(format!("it is loading, {} has the data now", view.address));
+        return Some(Verdict::EmptyRestart);
+    }
+    if lineage.distance(sample).is_none() {
+        case.favours(format!("it began a new history, {} has the old one", view.address));
+        return Some(Verdict::EmptyRestart);
+    }
+    if sample.offset < best.offset {
+        case.favours(format!(
+            "its data ends at offset {}, that of {} at {}",
+            sample.offset, view.address, best.offset
+        ));
+        return Some(Verdict::EmptyRestart);
+    }
+    case.against("it has all its data");
+    None
+}
+
+/// Servers that can be talked to, with what they say.
+fn present<'v>(
+    others: &[&'v ServerView],
+    context: &Context<'_>,
+) -> impl Iterator<Item = (&'v ServerView, &'v Sample)> {
+    let (now, patience) = (context.now, late(context));
+    others.iter().filter_map(move |view| Some((*view, view.present(now, patience)?)))
+}
+
+/// Those of them that are replicas.
+fn followers<'v>(
+    others: &[&'v ServerView],
+    context: &Context<'_>,
+) -> impl Iterator<Item = (&'v ServerView, &'v Sample)> {
+    present(others, context).filter(|(_, sample)| sample.role == RedisRole::Replica)
+}
+
+/// Whether a replica has a live link to its primary.
+fn hears(sample: &Sample) -> bool {
+    sample.link_up == Some(true) && sample.quiet_seconds.is_none_or(|s| s <= QUIET_SECONDS_MAX)
+}
+
+/// Reasons as they are found.
+struct Case {
+    reasons: Vec<Reason>,
+}
+
+impl Case {
+    fn new() -> Self {
+        Self { reasons: Vec::new() }
+    }
+
+    fn favours(&mut self, text: impl Into<String>) {
+        self.reasons.push(Reason { favours: true, text: text.into() });
+    }
+
+    fn against(&mut self, text: impl Into<String>) {
+        self.reasons.push(Reason { favours: false, text: text.into() });
+    }
+
+    fn conclude(self, verdict: Verdict) -> Judgement {
+        Judgement { verdict, reasons: self.reasons }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! A Redis primary with replicas and a controller over them, all ending with the test, however it ends.
+
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use holdfast_psync::{Address as RedisAddress, Connection, Endpoint};
+use holdfast_supervisor::act::redis::{Handles, RedisController};
+use holdfast_supervisor::cluster::{Address, RedisState, RedisStatus};
+use holdfast_supervisor::config;
+use holdfast_supervisor::control::{ControlError, Failover, FailoverReport};
+use holdfast_supervisor::record::Sink;
+use holdfast_telemetry::Registry;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle as Task;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for anything; only a broken test gets there.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A `redis-server` of our own.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    pub(crate) pid: u32,
+    dir: TempDir,
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts a server without persistence and waits until it answers.
+    pub(crate) async fn start(port: u16, options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let fixed = "--pdeathsig KILL redis-server --save  --appendonly no --bind 127.0.0.1 \
+                     --repl-diskless-sync-delay 0 --enable-debug-command yes --logfile log";
+        let mut arguments: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+        let dir_path = dir.path().display().to_string();
+        let port_text = port.to_string();
+        arguments.extend(["--port", &port_text, "--dir", &dir_path].map(str::to_owned));
+        arguments.extend(options.iter().map(|option| (*option).to_owned()));
+        let (pid_sender, pid) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        // The server is killed when the thread that started it ends, so that thread stays.
+        let keeper = std::thread::spawn(move || {
+            let mut child =
+                Command::new("setpriv").args(&arguments).stdout(Stdio::null()).spawn().unwrap();
+            pid_sender.send(child.id()).unwrap();
+            // Ends when the test is through or gone.
+            stopped.recv().ok();
+            child.kill().ok();
+            child.wait().ok();
+        });
+        let pid = pid.recv().unwrap();
+        let server = Self { port, pid, dir, stop: Some(stop), keeper: Some(keeper) };
+        until("a server answers", || async { server.try_run("PING").await.is_some() }).await;
+        server
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        Address::new("127.0.0.1", self.port)
+    }
+
+    pub(crate) async fn open(&self) -> Option<Connection> {
+        let mut endpoint = Endpoint::new(RedisAddress::Tcp(self.address().to_string()));
+        endpoint.connect_timeout = Duration::from_secs(1);
+        endpoint.command_timeout = Duration::from_secs(1);
+        Connection::open(&endpoint).await.ok()
+    }
+
+    /// One command, its reply as text; `None` if it does not answer or refuses.
+    pub(crate) async fn try_run(&self, command: &str) -> Option<String> {
+        let words: Vec<&str> = command.split(' ').collect();
+        let reply = self.open().await?.command(&words).await.ok()?;
+        Some(reply.text().unwrap_or_else(|| format!("{reply:?}")))
+    }
+
+    /// A write that a replica has confirmed.
+    pub(crate) async fn confirmed_write(&self, key: &str, value: &str) {
+        let mut connection = self.open().await.unwrap();
+        connection.command(&["SET", key, value]).await.unwrap();
+        let confirmed = connection.command(&["WAIT", "1", "1000"]).await.unwrap();
+        assert!(confirmed.integer().unwrap() >= 1);
+    }
+
+    pub(crate) async fn info(&self, field: &str) -> String {
+        let text = self.try_run("INFO").await.unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
+        line.unwrap_or_default().trim_end().to_owned()
+    }
+
+    /// Sends a signal by name to this server only.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Kills the server and waits for its end; its folder stays until the test ends.
+    pub(crate) fn kill(mut self) -> TempDir {
+        self.end();
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
+    }
+
+    fn end(&mut self) {
+        drop(self.stop.take());
+        if let Some(keeper) = self.keeper.take() {
+            keeper.join().ok();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits for a condition with a deadline.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} until {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// One primary and two replicas, linked.
+pub(crate) async fn servers() -> Vec<Option<Server>> {
+    let primary = Server::start(free_port(), &[]).await;
+    let port = primary.port.to_string();
+    let mut servers = vec![Some(primary)];
+    for _ in 0..2 {
+        let replica = Server::start(free_port(), &["--replicaof", "127.0.0.1", &port]).await;
+        until("a replica is linked", || async { replica.info("master_link_status").await == "up" })
+            .await;
+        servers.push(Some(replica));
+    }
+    servers
+}
+
+/// A controller at work.
+pub(crate) struct Cluster {
+    pub(crate) servers: Vec<Option<Server>>,
+    pub(crate) handles: Handles,
+    pub(crate) registry: Registry,
+    pub(crate) commands: mpsc::Sender<Failover>,
+    pub(crate) records: Arc<Mutex<Vec<String>>>,
+    pub(crate) state_dir: TempDir,
+    pub(crate) shutdown: CancellationToken,
+    task: Option<Task<()>>,
+}
+
+impl Cluster {
+    /// Starts a controller over `servers` and waits until it calls the primary healthy.
+    pub(crate) async fn start(
+        servers: Vec<Option<Server>>,
+        change: impl FnOnce(&mut config::Redis),
+    ) -> Self {
+        let mut settings = config::Redis {
+            name: "main".to_owned(),
+            servers: servers
+                .iter()
+                .flatten()
+                .map(|server| config::RedisServer { address: server.address(), pid_file: None })
+                .collect(),
+            username: None,
+            password: None,
+            manage: true,
+            probe_interval: Duration::from_millis(100),
+            probe_timeout: Duration::from_millis(500),
+            hang_after: Duration::from_secs(1),
+            failover_cooldown: Duration::from_secs(30),
+        };
+        change(&mut settings);
+        let state_dir = tempfile::tempdir().unwrap();
+        let cluster = Self::control(servers, settings, state_dir);
+        cluster.until_healthy(0).await;
+        cluster
+    }
+
+    fn control(servers: Vec<Option<Server>>, settings: config::Redis, state_dir: TempDir) -> Self {
+        let records = Arc::new(Mutex::new(Vec::new()));
+        let sink: Sink = {
+            let records = Arc::clone(&records);
+            Arc::new(move |draft| {
+                let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
+                records.push(format!("{draft:?}"));
+            })
+        };
+        let registry = Registry::new();
+        let (commands, receiver) = mpsc::channel(4);
+        let (controller, handles) = RedisController::new(
+            settings,
+            false,
+            state_dir.path().join("redis.json"),
+            &registry,
+            sink,
+            receiver,
+        );
+        let shutdown = CancellationToken::new();
+        let task = Some(tokio::spawn(controller.run(shutdown.clone())));
+        Self { servers, handles, registry, commands, records, state_dir, shutdown, task }
+    }
+
+    /// Ends the controller as a restart of the supervisor would, and starts another over the same servers and state.
+    pub(crate) async fn restart(mut self, settings: config::Redis) -> Self {
+        self.shutdown.cancel();
+        self.task.take().unwrap().await.unwrap();
+        let servers = std::mem::take(&mut self.servers);
+        let state_dir = std::mem::replace(&mut self.state_dir, tempfile::tempdir().unwrap());
+        Self::control(servers, settings, state_dir)
+    }
+
+    pub(crate) fn status(&self) -> RedisStatus {
+        self.handles.status.borrow().clone()
+    }
+
+    pub(crate) async fn until_healthy(&self, epoch_above: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if status.state == RedisState::Healthy && status.epoch > epoch_above {
+                return;
+            }
+            let records = self.records();
+            assert!(Instant::now() < deadline, "not healthy: {status:#?}\n{records:#?}");
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub(crate) fn primary(&self) -> &Server {
+        let primary = self.status().primary.unwrap();
+        let servers = self.servers.iter().flatten();
+        servers.into_iter().find(|server| server.address() == primary).unwrap()
+    }
+
+    pub(crate) fn records(&self) -> Vec<String> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn recorded(&self, text: &str) -> bool {
+        self.records().iter().any(|record| record.contains(text))
+    }
+
+    pub(crate) async fn switch_over(
+        &self,
+        target: Option<Address>,
+    ) -> Result<FailoverReport, ControlError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Failover { target, by: "test".to_owned(), reply };
+        self.commands.send(command).await.unwrap();
+        answer.await.unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
