@@ -6,6 +6,7 @@
 mod reload;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -98,7 +99,7 @@ impl Balancer {
     }
 
     /// Lets time have its effect on the pools until the end.
-    pub(crate) async fn keep_time(&self) {
+    pub(crate) async fn keep_time(&self) -> Infallible {
         let mut ticks = interval(POOL_TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -154,7 +155,7 @@ impl Balancer {
     /// Accepts nothing more and lets what is in flight end.
     pub(crate) async fn finish(&self) {
         for listener in self.listeners() {
-            listener.stopped.cancel();
+            listener.close();
         }
         self.tell_workers(|| Command::Finish).await;
     }

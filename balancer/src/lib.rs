@@ -1,16 +1,16 @@
 //! HTTP, WebSocket and TCP load balancer made for long-lived connections.
 //!
-//! A client's connection is accepted, served and relayed by one [worker thread](proxy::worker) on one core; a small runtime beside them
+//! A client's connection is accepted, served and relayed by one worker thread (`proxy::worker`) on one core; a small runtime beside them
 //! runs the operator API, the health checks and reloads. They share [pools](pool), whose decisions are pure and whose results the data
 //! path reads from atomics.
 //!
 //! In the order data flows:
 //! - [`config`]: the settings file as written → checked [`Config`].
-//! - [`proxy`]: listeners, workers, requests on their way, relay.
+//! - `proxy`: listeners, workers, requests on their way, relay.
 //! - [`pool`]: servers, their state, and the choice between them (pure in [`pool::state`] and [`pool::balance`]).
-//! - [`check`]: active health checks.
+//! - `check`: active health checks.
 //! - [`control`]: the balancer as a whole; reload.
-//! - [`admin`]: operator API.
+//! - `admin`: operator API.
 //! - [`metrics`]: every figure.
 //! - [`run`]: the life of the process.
 

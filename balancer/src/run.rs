@@ -1,5 +1,6 @@
 //! The life of the process: bind everything, serve, end gracefully.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use holdfast_telemetry::health::Readiness;
 use holdfast_telemetry::{announce, metrics as telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -129,23 +130,30 @@ impl Bound {
         let router = admin::router(Arc::clone(&balancer), token, registry, readiness.clone());
         let mut admin = tokio::spawn(axum::serve(admin, router).into_future());
 
-        announce::listening("admin", admin_address);
-        balancer.start().await;
-        serving.met();
-        tracing::info!(workers = count, "serving");
-        if let Some(started) = started {
-            // Whoever asked may have lost interest.
-            let _ = started.send(Started { admin: admin_address, balancer: Arc::clone(&balancer) });
-        }
-
-        let outcome = tokio::select! {
-            () = shutdown => Ok(()),
-            () = worker_ended.cancelled() => Err(RunError::WorkerEnded),
-            _ = &mut admin => Err(RunError::AdminEnded),
-            () = balancer.keep_time() => Err(RunError::WorkerEnded),
-            outcome = reload_on_hangup(&balancer) => {
-                outcome.map_err(system("listen for SIGHUP")).and(Err(RunError::WorkerEnded))
+        // Both are listened for before the first address is announced: whoever reads it may signal at once.
+        let hangups = signal(SignalKind::hangup()).map_err(system("listen for SIGHUP"))?;
+        let mut shutdown = std::pin::pin!(shutdown);
+        let start = async {
+            announce::listening("admin", admin_address);
+            balancer.start().await;
+            serving.met();
+            tracing::info!(workers = count, "serving");
+            if let Some(started) = started {
+                let balancer = Arc::clone(&balancer);
+                // Whoever asked may have lost interest.
+                let _ = started.send(Started { admin: admin_address, balancer });
             }
+            tokio::select! {
+                () = worker_ended.cancelled() => RunError::WorkerEnded,
+                _ = &mut admin => RunError::AdminEnded,
+                never = balancer.keep_time() => match never {},
+                never = reload_on_hangup(&balancer, hangups) => match never {},
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = &mut shutdown => Ok(()),
+            error = start => Err(error),
         };
         readiness.begin_shutdown();
         if outcome.is_ok() {
@@ -168,13 +176,12 @@ pub struct Started {
 }
 
 /// Reloads on each SIGHUP.
-async fn reload_on_hangup(balancer: &Balancer) -> io::Result<()> {
-    let mut hangups = signal(SignalKind::hangup())?;
-    while hangups.recv().await.is_some() {
+async fn reload_on_hangup(balancer: &Balancer, mut hangups: Signal) -> Infallible {
+    loop {
+        hangups.recv().await;
         // It has logged and counted what was wrong.
         let _ = balancer.reload().await;
     }
-    Ok(())
 }
 
 /// Waits until the last connection has ended, for the drain period at most.

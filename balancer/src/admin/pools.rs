@@ -139,6 +139,9 @@ pub(super) async fn change(
     let _entered = balancer.enter(epoch(&headers)?)?;
     tracing::info!(pool = %pool.name(), server = %name, state = ?change.state, weight = ?change.weight,
         reason = change.reason, "operator's change");
+    if change.state.is_none() && weight.is_none() && change.reason.is_none() {
+        return Ok(Json(ServerView::from(&*server)));
+    }
     pool.change(&server, |record, now| {
         if let Some(weight) = weight {
             record.state.set_weight(weight);

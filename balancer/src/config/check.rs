@@ -53,7 +53,7 @@ pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Fault
     }
     let listeners: Vec<_> = file
         .listener
-        .into_iter()
+        .iter()
         .enumerate()
         .map(|(i, listener)| checker.listener(i, listener, &pools))
         .collect();
@@ -127,7 +127,7 @@ impl Checker<'_> {
     fn listener(
         &mut self,
         i: usize,
-        written: file::Listener,
+        written: &file::Listener,
         pools: &[PoolConfig],
     ) -> ListenerConfig {
         let at = |key: &str| format!("listener[{i}].{key}");

@@ -28,7 +28,7 @@ const FAIL_TIMEOUT: Duration = Duration::from_secs(2);
 const PANIC_THRESHOLD: f64 = 0.34;
 /// Weight of a server that names none: room for finer steps both ways below the maximum of 256.
 const WEIGHT: u16 = 100;
-/// Requests in flight are done in this time; WebSockets are closed after it.
+/// Requests in flight are done in this time; upgraded connections are closed after it.
 const DRAIN_PERIOD: Duration = Duration::from_secs(5);
 
 /// The whole file.

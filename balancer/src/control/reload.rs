@@ -5,7 +5,7 @@
 //! one that goes keeps its connections. Servers added at run time are not the file's business and stay.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::{Arc, PoisonError};
 
 use super::{Balancer, lock, unix_seconds};
@@ -53,7 +53,7 @@ impl Balancer {
         let new = config::load(&old.file).map_err(|faults| ReloadError {
             faults: faults.to_string().lines().map(str::to_owned).collect(),
         })?;
-        let mut sockets = self.bind_new(old, &new)?;
+        let mut sockets = self.bind_new(&new)?;
         let mut changed = restart_needed(old, &new);
         self.replace_pools(old, &new, &mut changed);
         self.replace_listeners(&new, &mut sockets, &mut changed).await;
@@ -61,27 +61,23 @@ impl Balancer {
         Ok((new, changed))
     }
 
-    /// Binds the addresses that are new. Those in use already are doubled, so that a listener under a new name takes over.
-    fn bind_new(
-        &self,
-        old: &Config,
-        new: &Config,
-    ) -> Result<HashMap<SocketAddr, TcpListener>, ReloadError> {
+    /// A socket for each listener that is new, by name: a bound address under another name is doubled, any other is bound.
+    fn bind_new(&self, new: &Config) -> Result<HashMap<Arc<str>, TcpListener>, ReloadError> {
+        let listeners = self.listeners();
         let mut sockets = HashMap::new();
         let mut faults = Vec::new();
-        for (i, listener) in new.listeners.iter().enumerate() {
-            let same = self.listeners().into_iter().find(|l| {
-                let config = &l.settings().config;
-                config.listen == listener.listen && old.listeners.contains(config)
-            });
-            let socket = match same {
-                Some(same) => same.socket(),
-                None => listener::bind(listener.listen),
+        for (i, config) in new.listeners.iter().enumerate() {
+            if listeners.iter().any(|listener| is_same(listener, config)) {
+                continue;
+            }
+            let socket = match listeners.iter().find(|l| has_address(l, config)) {
+                Some(listener) => listener.socket(),
+                None => listener::bind(config.listen),
             };
             match socket {
-                Ok(socket) => drop(sockets.insert(listener.listen, socket)),
+                Ok(socket) => drop(sockets.insert(Arc::clone(&config.name), socket)),
                 Err(error) => {
-                    faults.push(format!("listener[{i}].listen: bind {}: {error}", listener.listen));
+                    faults.push(format!("listener[{i}].listen: bind {}: {error}", config.listen));
                 }
             }
         }
@@ -168,7 +164,7 @@ impl Balancer {
     async fn replace_listeners(
         &self,
         new: &Config,
-        sockets: &mut HashMap<SocketAddr, TcpListener>,
+        sockets: &mut HashMap<Arc<str>, TcpListener>,
         changed: &mut Vec<String>,
     ) {
         let pools = self.pools();
@@ -177,7 +173,7 @@ impl Balancer {
         for config in &new.listeners {
             let pool = Arc::clone(pools.get(&config.pool).expect("checked with the settings"));
             let settings = Settings::new(config.clone(), pool);
-            let same = before.iter().position(|l| is_same(&l.settings().config, config));
+            let same = before.iter().position(|listener| is_same(listener, config));
             if let Some(position) = same {
                 let listener = before.swap_remove(position);
                 let old = listener.settings();
@@ -188,7 +184,7 @@ impl Balancer {
                 after.push(listener);
                 continue;
             }
-            let Some(socket) = sockets.remove(&config.listen) else { continue };
+            let Some(socket) = sockets.remove(&config.name) else { continue };
             match Listener::new(socket, settings, &self.metrics) {
                 Ok(listener) => {
                     let listener = Arc::new(listener);
@@ -202,9 +198,9 @@ impl Balancer {
         }
         for listener in before {
             let name = Arc::clone(&listener.settings().config.name);
-            listener.stopped.cancel();
+            listener.close();
             if new.listeners.iter().all(|config| config.name != name) {
-                self.metrics.forget_listener(&name);
+                self.metrics.listeners.forget(&name);
             }
             changed.push(format!("listener {name} removed from {}", listener.address()));
         }
@@ -226,8 +222,16 @@ impl Balancer {
     }
 }
 
-fn is_same(old: &ListenerConfig, new: &ListenerConfig) -> bool {
-    old.name == new.name && old.listen == new.listen
+/// Whether `config` is of the listener that is there already.
+fn is_same(listener: &Listener, config: &ListenerConfig) -> bool {
+    let old = listener.settings();
+    old.config.name == config.name
+        && (old.config.listen == config.listen || has_address(listener, config))
+}
+
+/// Whether the listener is bound where `config` asks. Port 0 asks for a new one.
+fn has_address(listener: &Listener, config: &ListenerConfig) -> bool {
+    listener.address() == config.listen
 }
 
 /// Settings that only a start reads, where they differ.

@@ -82,7 +82,7 @@ pub fn source_hash(candidates: impl Iterator<Item = Candidate>, source: u64) -> 
         .map(|(_, index)| index)
 }
 
-/// A stable 64-bit hash (FNV-1a, then [`mix`]): the same in every process and version, so that two balancers choose alike.
+/// A stable 64-bit hash (FNV-1a, then a mixer): the same in every process and version, so that two balancers choose alike.
 pub fn hash(bytes: &[u8]) -> u64 {
     let fnv = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

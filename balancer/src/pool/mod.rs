@@ -79,7 +79,7 @@ impl Pool {
         let pool = Self {
             name: Arc::clone(&config.name),
             families: Arc::clone(families),
-            metrics: families.pool(&config.name),
+            metrics: families.pools.handles(&config.name),
             rules: RwLock::new(Arc::new(config.rules.clone())),
             members: RwLock::new(Arc::new([])),
             leaving: Mutex::default(),
@@ -198,7 +198,7 @@ impl Pool {
         leaving.retain(|server| {
             let stays = server.active() > 0;
             if !stays && self.member(server.name()).is_none() {
-                self.families.forget_server(&self.name, server.name());
+                self.families.servers.forget(&self.name, server.name());
             }
             stays
         });
@@ -219,7 +219,7 @@ impl Pool {
 
     /// Adds a server. `returning` if the pool is at work already, so that it begins with a ramp.
     pub(crate) fn add(&self, config: &ServerConfig, in_file: bool, returning: bool) -> Arc<Server> {
-        let metrics = self.families.server(&self.name, &config.name);
+        let metrics = self.families.servers.handles(&self.name, &config.name);
         let server = Arc::new(Server::new(config, in_file, returning, metrics));
         server.publish(&server.record(), &self.rules(), now());
         self.set_members(|members| members.push(Arc::clone(&server)));
@@ -229,7 +229,7 @@ impl Pool {
     /// Takes a server out. Its connections go on; its series go with the last of them.
     pub(crate) fn remove(&self, server: &Arc<Server>) {
         self.set_members(|members| members.retain(|member| member.id() != server.id()));
-        server.removed.cancel();
+        server.retire();
         lock(&self.leaving).push(Arc::clone(server));
         self.tick();
     }
@@ -259,7 +259,7 @@ impl Pool {
         for server in self.members().iter() {
             self.remove(server);
         }
-        self.families.forget_pool(&self.name);
+        self.families.pools.forget(&self.name);
     }
 
     /// Whether servers that left still have connections.

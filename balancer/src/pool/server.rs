@@ -134,6 +134,14 @@ impl Server {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends checks and shows that nothing new goes there; what is open goes on.
+    pub(crate) fn retire(&self) {
+        self.removed.cancel();
+        self.share.store(0, Ordering::Relaxed);
+        self.share_in_panic.store(0, Ordering::Relaxed);
+        self.metrics.usable.set(0);
+    }
+
     /// Shows what `record` says to the data path and in the metrics.
     pub(crate) fn publish(&self, record: &Record, rules: &PoolRules, now: Instant) {
         let state = &record.state;

@@ -31,7 +31,8 @@ fn pool(algorithm: Algorithm, weights: &[u16]) -> (Registry, Pool) {
 fn names(pool: &Pool, count: usize) -> Vec<String> {
     (0..count)
         .map(|_| {
-            pool.pick(7, &Tried::default()).map_or("-".into(), |lease| lease.name().to_string())
+            pool.pick(7, &Tried::default())
+                .map_or_else(|| "-".to_owned(), |lease| lease.name().to_string())
         })
         .collect()
 }

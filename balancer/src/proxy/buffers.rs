@@ -1,6 +1,6 @@
 //! Buffers of the relay, lent while a socket has bytes and given back when they are passed on.
 //!
-//! Ten thousand idle WebSockets hold no buffer at all; a worker needs as many as connections whose other side is slow. The pool is per
+//! Ten thousand idle connections hold no buffer at all; a worker needs as many as it has connections with a slow side. The pool is per
 //! thread, so lending takes no lock.
 
 use std::cell::RefCell;

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use hyper::server::conn::http1;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -22,11 +22,12 @@ const BACKLOG: i32 = 4_096;
 /// One listener in force.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: TcpListener,
+    /// `None` once it is closed.
+    socket: Mutex<Option<TcpListener>>,
     address: SocketAddr,
     pub(crate) metrics: ListenerMetrics,
     /// Cancelled when nothing more is to be accepted.
-    pub(crate) stopped: CancellationToken,
+    stopped: CancellationToken,
     settings: RwLock<Arc<Settings>>,
 }
 
@@ -59,8 +60,8 @@ impl Listener {
     ) -> io::Result<Self> {
         Ok(Self {
             address: socket.local_addr()?,
-            socket,
-            metrics: metrics.listener(&settings.config.name),
+            socket: Mutex::new(Some(socket)),
+            metrics: metrics.listeners.handles(&settings.config.name),
             stopped: CancellationToken::new(),
             settings: RwLock::new(Arc::new(settings)),
         })
@@ -73,7 +74,21 @@ impl Listener {
 
     /// The socket once more, for a worker or for the listener that follows.
     pub(crate) fn socket(&self) -> io::Result<TcpListener> {
-        self.socket.try_clone()
+        match &*self.socket.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(socket) => socket.try_clone(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Accepts nothing more. The kernel refuses connections as soon as the workers have let go of the socket too.
+    pub(crate) fn close(&self) {
+        self.stopped.cancel();
+        drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Returns once nothing more is to be accepted.
+    pub(crate) async fn closed(&self) {
+        self.stopped.cancelled().await;
     }
 
     pub(crate) fn settings(&self) -> Arc<Settings> {

@@ -185,7 +185,7 @@ impl Worker {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = listener.stopped.cancelled() => return,
+                () = listener.closed() => return,
                 accepted = socket.accept() => accepted,
             };
             match accepted {

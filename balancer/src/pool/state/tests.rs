@@ -9,9 +9,8 @@ fn start() -> Instant {
 }
 
 fn rules(check: bool) -> PoolRules {
-    let check =
+    let checks =
         CheckRules { kind: CheckKind::Tcp, interval: MS(500), timeout: MS(400), rise: 2, fall: 3 };
-    let with_check = |on: bool| on.then_some(check);
     PoolRules {
         algorithm: Algorithm::LeastConnections,
         connect_timeout: MS(1_000),
@@ -20,7 +19,7 @@ fn rules(check: bool) -> PoolRules {
         fail_timeout: MS(2_000),
         slow_start: MS(10_000),
         panic_threshold: 0.0,
-        check: with_check(check),
+        check: check.then_some(checks),
     }
 }
 
@@ -39,12 +38,14 @@ fn feed(state: &mut ServerState, results: &[CheckResult]) -> Vec<(usize, Change)
     changes
 }
 
+/// Results of checks, and the changes they make by position.
+type Case = (&'static [CheckResult], &'static [(usize, Change)]);
+
 #[test]
 fn the_first_check_decides_then_streaks_do() {
     use CheckResult::{Fail, Pass, Silent};
     let down = Change::Down { silent: false };
     let hung = Change::Down { silent: true };
-    type Case = (&'static [CheckResult], &'static [(usize, Change)]);
     let cases: [Case; 6] = [
         (&[Pass], &[(0, Change::Up)]),
         (&[Fail], &[(0, Change::Down { silent: false })]),

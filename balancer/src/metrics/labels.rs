@@ -1,0 +1,67 @@
+//! Closed sets of label values: what may stand in `reason` and `cause`.
+
+/// A fieldless enum whose values are label values.
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl $name {
+            pub(super) const TEXTS: &[&str] = &[$($text),+];
+
+            /// As in the metric's label and in logs.
+            pub fn as_str(self) -> &'static str {
+                Self::TEXTS[self as usize]
+            }
+        }
+    };
+}
+
+labels! {
+    /// Why a client was turned away before any server was asked.
+    Rejection {
+        /// The listener has as many connections as it may.
+        ConnectionLimit = "connection_limit",
+        /// Not HTTP, or ambiguous HTTP.
+        BadRequest = "bad_request",
+        /// The head of a request did not arrive in time.
+        HeaderTimeout = "header_timeout",
+        /// A method that is not forwarded.
+        Method = "method",
+    }
+}
+
+labels! {
+    /// Why a request or connection could not be served by the pool.
+    PoolError {
+        /// No server may take it.
+        NoServer = "no_server",
+        /// No server could be connected to.
+        Connect = "connect",
+        /// A server took the request and closed without a response.
+        NoResponse = "no_response",
+        /// A server did not respond in time.
+        Timeout = "timeout",
+    }
+}
+
+labels! {
+    /// Why a connection ended.
+    Close {
+        /// The client closed it.
+        Client = "client",
+        /// The server closed it.
+        Server = "server",
+        /// It broke.
+        Error = "error",
+        /// It rested or stalled for longer than `idle_timeout`, or its head for longer than `header_timeout`.
+        Timeout = "timeout",
+        /// Its server gave no sign of life.
+        ServerSilent = "server_silent",
+        /// Its server was removed by force.
+        ServerRemoved = "server_removed",
+        /// The balancer ended and the drain period was over.
+        Shutdown = "shutdown",
+    }
+}

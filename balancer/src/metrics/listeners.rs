@@ -1,0 +1,145 @@
+//! Figures of listeners.
+
+use holdfast_telemetry::metrics::{counter_vec, gauge_vec};
+use holdfast_telemetry::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use http::StatusCode;
+
+use super::labels::{Close, Rejection};
+use super::{CODES, class};
+
+/// Families of all listeners.
+#[derive(Debug)]
+pub(crate) struct Families {
+    connections: IntCounterVec,
+    active: IntGaugeVec,
+    requests: IntCounterVec,
+    received: IntCounterVec,
+    sent: IntCounterVec,
+    rejected: IntCounterVec,
+    closed: IntCounterVec,
+    accept_failures: IntCounterVec,
+}
+
+impl Families {
+    pub(super) fn register(registry: &Registry) -> Self {
+        let r = registry;
+        Self {
+            connections: counter_vec(
+                r,
+                "balancer_listener_connections_total",
+                "Connections accepted",
+                &["listener"],
+            ),
+            active: gauge_vec(
+                r,
+                "balancer_listener_active_connections",
+                "Connections open",
+                &["listener"],
+            ),
+            requests: counter_vec(
+                r,
+                "balancer_listener_requests_total",
+                "Requests answered by class of status",
+                &["listener", "code"],
+            ),
+            received: counter_vec(
+                r,
+                "balancer_listener_received_bytes_total",
+                "Bytes received from clients",
+                &["listener"],
+            ),
+            sent: counter_vec(
+                r,
+                "balancer_listener_sent_bytes_total",
+                "Bytes sent to clients",
+                &["listener"],
+            ),
+            rejected: counter_vec(
+                r,
+                "balancer_listener_rejected_total",
+                "Clients turned away before a server was asked",
+                &["listener", "reason"],
+            ),
+            closed: counter_vec(
+                r,
+                "balancer_listener_closed_total",
+                "Connections ended by cause",
+                &["listener", "cause"],
+            ),
+            accept_failures: counter_vec(
+                r,
+                "balancer_listener_accept_failures_total",
+                "Connections that could not be accepted",
+                &["listener"],
+            ),
+        }
+    }
+
+    /// Handles of one listener, all series at 0.
+    pub(crate) fn handles(&self, listener: &str) -> ListenerMetrics {
+        let labels = &[listener];
+        let each = |family: &IntCounterVec, values: &[&str]| {
+            values.iter().map(|value| family.with_label_values(&[listener, value])).collect()
+        };
+        ListenerMetrics {
+            connections: self.connections.with_label_values(labels),
+            active: self.active.with_label_values(labels),
+            requests: each(&self.requests, &CODES),
+            received: self.received.with_label_values(labels),
+            sent: self.sent.with_label_values(labels),
+            rejected: each(&self.rejected, Rejection::TEXTS),
+            closed: each(&self.closed, Close::TEXTS),
+            accept_failures: self.accept_failures.with_label_values(labels),
+        }
+    }
+
+    /// Drops the series of a listener that is gone.
+    pub(crate) fn forget(&self, listener: &str) {
+        let labels = &[listener];
+        // As in `forget_server`.
+        let _ = self.connections.remove_label_values(labels);
+        let _ = self.active.remove_label_values(labels);
+        let _ = self.received.remove_label_values(labels);
+        let _ = self.sent.remove_label_values(labels);
+        let _ = self.accept_failures.remove_label_values(labels);
+        for (family, values) in [
+            (&self.requests, &CODES[..]),
+            (&self.rejected, Rejection::TEXTS),
+            (&self.closed, Close::TEXTS),
+        ] {
+            for value in values {
+                let _ = family.remove_label_values(&[listener, value]);
+            }
+        }
+    }
+}
+
+/// Handles of one listener.
+#[derive(Debug)]
+pub(crate) struct ListenerMetrics {
+    pub(crate) connections: IntCounter,
+    pub(crate) active: IntGauge,
+    requests: Box<[IntCounter]>,
+    pub(crate) received: IntCounter,
+    pub(crate) sent: IntCounter,
+    rejected: Box<[IntCounter]>,
+    closed: Box<[IntCounter]>,
+    pub(crate) accept_failures: IntCounter,
+}
+
+impl ListenerMetrics {
+    /// Counts an answer.
+    pub(crate) fn request(&self, status: StatusCode) {
+        class(&self.requests, status).inc();
+    }
+
+    /// Counts a client that was turned away.
+    pub(crate) fn reject(&self, reason: Rejection) {
+        self.rejected[reason as usize].inc();
+    }
+
+    /// Counts a connection that ended.
+    pub(crate) fn close(&self, cause: Close) {
+        self.closed[cause as usize].inc();
+    }
+}

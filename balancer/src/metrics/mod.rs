@@ -1,0 +1,71 @@
+//! Every figure of the balancer.
+//!
+//! Labels come from the settings (listeners, pools, servers) and from the closed sets of `labels`, so their number is bounded. A part
+//! takes its handles once and the data path only adds to them; the series of a known part exist at 0 from the start, and those of a
+//! removed part go with it.
+
+mod labels;
+mod listeners;
+mod pools;
+mod servers;
+
+use std::sync::Arc;
+
+use holdfast_telemetry::metrics::{counter, float_gauge, gauge};
+use holdfast_telemetry::{Gauge, IntCounter, IntGauge, Registry};
+use http::StatusCode;
+
+pub use labels::{Close, PoolError, Rejection};
+pub(crate) use listeners::ListenerMetrics;
+pub(crate) use pools::PoolMetrics;
+pub(crate) use servers::ServerMetrics;
+
+/// Status codes by class; the position is the first digit less one.
+const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// All metric families.
+#[derive(Debug)]
+pub struct Metrics {
+    pub(crate) servers: servers::Families,
+    pub(crate) pools: pools::Families,
+    pub(crate) listeners: listeners::Families,
+    /// 1 if the last reload was taken, 0 if its settings were refused.
+    pub(crate) reload_successful: IntGauge,
+    /// When settings were last taken.
+    pub(crate) reload_timestamp: Gauge,
+    /// Connection tasks that panicked.
+    pub(crate) panics: IntCounter,
+}
+
+impl Metrics {
+    /// Registers everything with `registry`.
+    pub fn register(registry: &Registry) -> Arc<Self> {
+        let r = registry;
+        Arc::new(Self {
+            servers: servers::Families::register(r),
+            pools: pools::Families::register(r),
+            listeners: listeners::Families::register(r),
+            reload_successful: gauge(
+                r,
+                "balancer_config_last_reload_successful",
+                "Whether the last reload of the settings was taken",
+            ),
+            reload_timestamp: float_gauge(
+                r,
+                "balancer_config_last_reload_timestamp_seconds",
+                "When settings were last taken",
+            ),
+            panics: counter(
+                r,
+                "balancer_connection_panics_total",
+                "Connection tasks that panicked",
+            ),
+        })
+    }
+}
+
+/// The counter of a status; hyper yields no status outside 100 to 999, and what is above 599 is an error of some kind.
+fn class(counters: &[IntCounter], status: StatusCode) -> &IntCounter {
+    let digit = usize::from(status.as_u16() / 100);
+    &counters[digit.clamp(1, CODES.len()) - 1]
+}

@@ -1,0 +1,74 @@
+//! Figures of pools.
+
+use super::labels::PoolError;
+use holdfast_telemetry::metrics::{counter_vec, gauge_vec};
+use holdfast_telemetry::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+/// Families of all pools.
+#[derive(Debug)]
+pub(crate) struct Families {
+    errors: IntCounterVec,
+    retries: IntCounterVec,
+    panic: IntGaugeVec,
+}
+
+impl Families {
+    pub(super) fn register(registry: &Registry) -> Self {
+        let r = registry;
+        Self {
+            errors: counter_vec(
+                r,
+                "balancer_pool_errors_total",
+                "Requests and connections the pool could not serve",
+                &["pool", "cause"],
+            ),
+            retries: counter_vec(
+                r,
+                "balancer_pool_retries_total",
+                "Attempts at another server after one that failed",
+                &["pool"],
+            ),
+            panic: gauge_vec(
+                r,
+                "balancer_pool_panic",
+                "Whether so few servers are usable that all are used",
+                &["pool"],
+            ),
+        }
+    }
+
+    /// Handles of one pool, all series at 0.
+    pub(crate) fn handles(&self, pool: &str) -> PoolMetrics {
+        let error = |cause: &&str| self.errors.with_label_values(&[pool, cause]);
+        PoolMetrics {
+            errors: PoolError::TEXTS.iter().map(error).collect(),
+            retries: self.retries.with_label_values(&[pool]),
+            panic: self.panic.with_label_values(&[pool]),
+        }
+    }
+
+    /// Drops the series of a pool that is gone.
+    pub(crate) fn forget(&self, pool: &str) {
+        // As in `forget_server`.
+        let _ = self.retries.remove_label_values(&[pool]);
+        let _ = self.panic.remove_label_values(&[pool]);
+        for cause in PoolError::TEXTS {
+            let _ = self.errors.remove_label_values(&[pool, cause]);
+        }
+    }
+}
+
+/// Handles of one pool.
+#[derive(Debug)]
+pub(crate) struct PoolMetrics {
+    errors: Box<[IntCounter]>,
+    pub(crate) retries: IntCounter,
+    pub(crate) panic: IntGauge,
+}
+
+impl PoolMetrics {
+    /// Counts what could not be served.
+    pub(crate) fn error(&self, cause: PoolError) {
+        self.errors[cause as usize].inc();
+    }
+}
