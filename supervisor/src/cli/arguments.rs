@@ -1,0 +1,359 @@
+//! The command line as written, with the help that is its manual.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cluster::Address;
+use crate::up;
+
+const LONG_ABOUT: &str = "\
+Holdfast keeps a self-hosted chat cluster online: it watches chat nodes, balancer and Redis, acts when one of them fails, tells people \
+what it did and why, keeps backups that are proven to restore, and rehearses disasters.
+
+`holdfast supervise` is the daemon; `holdfast up` runs a whole cluster on this machine to try things on; the other commands talk to a \
+running daemon.";
+
+const AFTER_HELP: &str = "\
+Finding the supervisor:
+  The address comes from --server, else HOLDFAST_SERVER, else the key `server` of the first of these files that exists:
+  .holdfast/latest/client.toml (a cluster of `holdfast up` in this folder), ~/.config/holdfast/client.toml, /etc/holdfast/client.toml.
+  The operator token, needed by whatever changes something: --token-file, else HOLDFAST_TOKEN_FILE, else the file's key `token_file`.
+
+Exit codes:
+  0  done; for a drill: passed
+  1  failed, or refused by the supervisor
+  2  the command line or a settings file is wrong
+  3  a drill ended with another verdict than `pass`
+
+Examples:
+  holdfast up                                    a whole cluster on this machine
+  holdfast status                                how is everything?
+  holdfast events follow                         what is happening, as it happens
+  holdfast drain chatnode-2                      no new connections for it
+  holdfast failover --to 10.0.0.22:6379          move the Redis primary
+  holdfast backup && holdfast backup list        take a backup, see what there is
+  holdfast drill run redis-primary-crash         rehearse, print the report
+  holdfast --json status | jq .problems          the same for scripts";
+
+/// Keeps a self-hosted chat cluster online
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, long_about = LONG_ABOUT, after_help = AFTER_HELP, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Global {
+    /// Print JSON instead of text for people
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Address of the supervisor, `http://host:port`
+    #[arg(
+        long = "server",
+        global = true,
+        value_name = "URL",
+        env = "HOLDFAST_SERVER",
+        help_heading = "Supervisor"
+    )]
+    pub(super) supervisor: Option<String>,
+    /// File with the operator token, one line
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "HOLDFAST_TOKEN_FILE",
+        help_heading = "Supervisor"
+    )]
+    pub(super) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a whole cluster on this machine, to try things on
+    #[command(
+        long_about = "Starts Redis (a primary and replicas), chat nodes, the balancer and the supervisor with generated settings, shows \
+            where everything is and what happens, starts again what crashes, and stops everything on Ctrl-C. A mail server and a webhook \
+            receiver are played by this program; what they get is shown and kept. Nothing is left running, even if this program is killed.",
+        after_help = "Examples:\n  \
+            holdfast up                                     three chat nodes, a Redis primary, two replicas\n  \
+            holdfast up --ports free --exit-after 30s       anywhere, for a script\n  \
+            holdfast up --scenario redis-primary-crash      kill the Redis primary under load and count what is lost"
+    )]
+    Up(up::Options),
+    /// Run the supervisor (the daemon)
+    #[command(
+        after_help = "deploy/config/holdfast.toml shows every key of the settings. SIGTERM ends it in order."
+    )]
+    Supervise {
+        /// Settings file
+        #[arg(long, value_name = "FILE", default_value = "/etc/holdfast/holdfast.toml")]
+        config: PathBuf,
+        /// Check the settings and the rule files, and exit: 0 if they are good, 2 if not
+        #[arg(long)]
+        check_config: bool,
+    },
+    /// Show how the cluster is doing
+    Status,
+    /// Show what happened and why
+    #[command(after_help = "Examples:\n  \
+            holdfast events                            the last 50\n  \
+            holdfast events list --subject redis/main  about Redis only\n  \
+            holdfast events show 42                    one, with all its reasons\n  \
+            holdfast events follow                     as they happen")]
+    Events {
+        #[command(subcommand)]
+        command: Option<EventsCommand>,
+    },
+    /// Show incidents
+    Incidents {
+        #[command(subcommand)]
+        command: Option<IncidentsCommand>,
+    },
+    /// Take a chat node out of service: it keeps its connections and gets no new ones
+    #[command(
+        after_help = "It stays out until `holdfast ready SERVER`; the supervisor's own circuits do not bring it back."
+    )]
+    Drain {
+        /// Name of the server, as `holdfast status` shows it
+        server: String,
+        /// Do it even if a guard forbids it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give a chat node another share of the new connections
+    Weight {
+        /// Name of the server
+        server: String,
+        /// 0 (none) to 256
+        #[arg(value_parser = clap::value_parser!(u16).range(0..=256))]
+        weight: u16,
+        /// Do it even if a guard forbids it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Bring a chat node back into service
+    Ready {
+        /// Name of the server
+        server: String,
+    },
+    /// Move the Redis primary to a replica
+    #[command(
+        long_about = "A planned switchover if the primary is alive: writes pause for some milliseconds and nothing is lost. A failover to \
+            the best replica if it is dead. Without --to the supervisor picks the best candidate."
+    )]
+    Failover {
+        /// The wanted primary
+        #[arg(long, value_name = "HOST:PORT")]
+        to: Option<Address>,
+    },
+    /// Take a backup of Redis, or list the backups
+    #[command(
+        long_about = "Takes a snapshot over the replication protocol from a replica, compresses it, and restores it into a scratch server \
+            to prove that it can be."
+    )]
+    Backup {
+        #[command(subcommand)]
+        command: Option<BackupCommand>,
+    },
+    /// Restore a backup into a Redis server
+    #[command(
+        long_about = "Loads a backup into a Redis server, which is a primary afterwards. Reads the backup's files on this machine and needs \
+            no running supervisor. The whole backup is checked before the server is touched, and a server that has keys or follows a \
+            primary is refused unless told otherwise.",
+        after_help = "Examples:\n  \
+            holdfast restore --config /etc/holdfast/holdfast.toml --to 127.0.0.1:7000\n  \
+            holdfast restore --dir /var/backups/holdfast --backup <ID> --to 127.0.0.1:7000 --overwrite"
+    )]
+    Restore(Restore),
+    /// Rehearse a disaster
+    #[command(
+        after_help = "Scenarios: chatnode-crash, redis-primary-crash. docs/drills.md explains what is measured.\n\n\
+            Examples:\n  \
+            holdfast drill run redis-primary-crash     run it, wait, print the report; exit code 3 unless it passed\n  \
+            holdfast drill show RUN                    the report of a run\n  \
+            holdfast drill abort                       stop the present run and undo its fault"
+    )]
+    Drill {
+        #[command(subcommand)]
+        command: DrillCommand,
+    },
+    /// Check the supervisor's settings and everything they name
+    CheckConfig {
+        /// Settings file
+        #[arg(value_name = "FILE", default_value = "/etc/holdfast/holdfast.toml")]
+        config: PathBuf,
+    },
+    /// Print a connection token for a chat user
+    #[command(
+        long_about = "Prints a JSON Web Token (HS256) with which any Centrifuge client connects as the user. The secret is that of the \
+            chat nodes. For tests and tools; in production your application makes these tokens."
+    )]
+    Token {
+        /// The user's name
+        #[arg(long, value_name = "NAME")]
+        user: String,
+        /// File with the chat nodes' secret; default: that of the cluster `holdfast up` runs in this folder
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+        /// How long the token is good for
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = holdfast_settings::duration::parse)]
+        lifetime: std::time::Duration,
+    },
+    /// Chat in this terminal: lines are sent, what others send is shown
+    Chat {
+        /// Who to be
+        #[arg(long, value_name = "NAME")]
+        user: String,
+        /// Where
+        #[arg(long, value_name = "NAME", default_value = "lobby")]
+        channel: String,
+        /// WebSocket address; default: that of the cluster `holdfast up` runs in this folder
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+        /// File with the chat nodes' secret; default: as above
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum EventsCommand {
+    /// The latest events, oldest first
+    List(EventFilter),
+    /// One event with its reasons and figures
+    Show {
+        /// Its number
+        id: u64,
+    },
+    /// Events as they happen, until Ctrl-C
+    Follow {
+        #[command(flatten)]
+        filter: EventFilter,
+        /// Begin after this event
+        #[arg(long, value_name = "ID")]
+        since: Option<u64>,
+    },
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct EventFilter {
+    /// Only about this subject, such as chatnode-1 or redis/main
+    #[arg(long)]
+    pub(super) subject: Option<String>,
+    /// Only of this kind, such as `action_taken`
+    #[arg(long)]
+    pub(super) kind: Option<String>,
+    /// Only of this incident
+    #[arg(long, value_name = "ID")]
+    pub(super) incident: Option<u64>,
+    /// At most this many [default: 50]
+    #[arg(long, value_name = "N")]
+    pub(super) limit: Option<usize>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum IncidentsCommand {
+    /// The latest incidents, newest first
+    List {
+        /// Only those that go on
+        #[arg(long)]
+        open: bool,
+    },
+    /// One incident with its events
+    Show {
+        /// Its number
+        id: u64,
+    },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum BackupCommand {
+    /// Take one now and wait for it (the default)
+    Take,
+    /// The backups there are, newest first
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Restore {
+    /// Which backup; default: the newest that is verified
+    #[arg(long, value_name = "ID")]
+    pub(super) backup: Option<String>,
+    /// The Redis server to restore into
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) to: Address,
+    /// Folder of the backups; default: what the settings say
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+    /// Name of the Redis cluster in the folder; default: what the settings say, else `main`
+    #[arg(long, value_name = "NAME")]
+    pub(super) cluster: Option<String>,
+    /// The supervisor's settings, for the two above; default: those of `holdfast up` in this folder, else /etc/holdfast/holdfast.toml
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Replace what the server has, also if it follows a primary
+    #[arg(long)]
+    pub(super) overwrite: bool,
+    /// ACL user of the server
+    #[arg(long, value_name = "NAME", requires = "password_file")]
+    pub(super) username: Option<String>,
+    /// File with the server's password
+    #[arg(long, value_name = "FILE")]
+    pub(super) password_file: Option<PathBuf>,
+    /// Our address as the server reaches it; default: the one we reach the server from
+    #[arg(long, value_name = "IP")]
+    pub(super) bind: Option<std::net::IpAddr>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum DrillCommand {
+    /// Run a scenario, wait for its end, print the report
+    Run {
+        /// `chatnode-crash` or `redis-primary-crash`
+        scenario: String,
+        /// Only start it and print the run's identifier
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// The scenarios, what runs now and what runs next
+    List,
+    /// The report of a run
+    Show {
+        /// Its identifier
+        run: String,
+    },
+    /// Stop the present run and undo its fault
+    Abort,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_for_the_supervisor_may_stand_anywhere() {
+        let cli =
+            Cli::try_parse_from(["holdfast", "drain", "a", "--server", "http://b:1", "--json"]);
+        let global = cli.unwrap().global;
+        assert_eq!((global.supervisor.as_deref(), global.json), (Some("http://b:1"), true));
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for line in ["weight a 257", "failover --to nowhere", "token", "up --exit-after 5"] {
+            let words = ["holdfast"].into_iter().chain(line.split(' '));
+            let error = Cli::try_parse_from(words).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}
