@@ -3,6 +3,9 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures_util::{SinkExt as _, StreamExt as _};
 use support::{Balancer, Upstream, request, settings, until};
 use tokio_tungstenite::tungstenite::Message;
@@ -118,4 +121,52 @@ async fn listeners_and_pools_come_go_and_change_names() {
     .await;
     let text = balancer.metrics().await;
     assert!(!text.contains("listener=\"l\"") && !text.contains("listener=\"m\""), "{text}");
+}
+
+/// Connections under traffic through the reloads.
+const SOCKETS: usize = 100;
+const RELOADS: usize = 10;
+
+#[tokio::test]
+async fn no_connection_is_dropped_and_no_byte_is_wrong_while_settings_change() {
+    let (a, b) = (Upstream::start("a"), Upstream::start("b"));
+    let both = settings("algorithm = \"round_robin\"", &[("a", a.address), ("b", b.address)]);
+    let one = settings("slow_start = \"1s\"", &[("b", b.address)]);
+    let balancer = Balancer::start(&both).await;
+    let url = format!("ws://{}/ws", balancer.address("l"));
+    let over = tokio_util::sync::CancellationToken::new();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let mut talkers = tokio::task::JoinSet::new();
+    for talker in 0..SOCKETS {
+        let (mut socket, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
+        socket.next().await.unwrap().unwrap();
+        let (over, heard) = (over.clone(), Arc::clone(&heard));
+        talkers.spawn(async move {
+            let mut said = 0_usize;
+            while !over.is_cancelled() {
+                let message =
+                    Message::text(format!("{talker} {said} {}", "x".repeat(said % 3_000)));
+                socket.send(message.clone()).await.unwrap();
+                assert_eq!(socket.next().await.unwrap().unwrap(), message);
+                said += 1;
+                heard.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    for n in 0..RELOADS {
+        balancer.write(if n % 2 == 0 { &one } else { &both });
+        let (status, answer) = balancer.api("POST", "/reload", "").await;
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(request(balancer.address("l"), "GET", "/", &[], b"").await.status, 200);
+        let before = heard.load(Ordering::Relaxed);
+        until("traffic under the new settings", async || {
+            let since = heard.load(Ordering::Relaxed) - before;
+            if since >= 10 * SOCKETS { Ok(()) } else { Err(since) }
+        })
+        .await;
+    }
+    over.cancel();
+    // A talker that lost its connection or heard something wrong has panicked.
+    assert_eq!(talkers.join_all().await.len(), SOCKETS);
+    assert_eq!(a.requests() + b.requests(), SOCKETS + RELOADS);
 }
