@@ -46,7 +46,7 @@ impl Cluster {
             if client_file.exists() { Ok(()) } else { Err(up.output()) }
         })
         .await;
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client without TLS");
+        let client = process::http_client();
         let supervisor = settings(&latest.join("etc/holdfast.toml"));
         let balancer = settings(&latest.join("etc/balancer.toml"));
         let cluster = Self { up, dir, client, supervisor, balancer };
@@ -210,10 +210,8 @@ impl Cluster {
     /// If the supervisor does not answer.
     pub async fn events(&self, since: u64) -> Vec<Event> {
         let path = format!("events?since_id={since}&limit=1000");
-        let mut events: Vec<Event> =
-            self.operator(&path).await.unwrap_or_else(|error| panic!("{error}"));
-        events.sort_by_key(|event| event.id);
-        events
+        let page: EventPage = self.operator(&path).await.unwrap_or_else(|error| panic!("{error}"));
+        page.events
     }
 
     /// Incidents, newest first.
@@ -221,7 +219,9 @@ impl Cluster {
     /// # Panics
     /// If the supervisor does not answer.
     pub async fn incidents(&self) -> Vec<Incident> {
-        self.operator("incidents").await.unwrap_or_else(|error| panic!("{error}"))
+        let page: IncidentPage =
+            self.operator("incidents").await.unwrap_or_else(|error| panic!("{error}"));
+        page.incidents
     }
 
     /// Waits for an event that `wanted` accepts, with an id above `since`.
@@ -287,6 +287,16 @@ impl Cluster {
         assert!(left.is_empty(), "left behind: {left:?}");
         self.up.output()
     }
+}
+
+#[derive(Deserialize)]
+struct EventPage {
+    events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+struct IncidentPage {
+    incidents: Vec<Incident>,
 }
 
 /// A webhook call in Alertmanager's format, as far as tests look at it.

@@ -153,3 +153,13 @@ pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound socket has an address")
 }
+
+/// An HTTP client that goes straight to loopback, whatever proxy the environment names.
+///
+/// # Panics
+/// If TLS cannot be set up.
+pub fn http_client() -> reqwest::Client {
+    // Another test of the same process may have been first, which is as good.
+    let _first = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().expect("a client with a TLS provider")
+}

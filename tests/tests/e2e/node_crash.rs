@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_supervisor::record::Kind;
 use holdfast_tests::clients::{Load, Member, count, history, not_once};
 use holdfast_tests::cluster::Cluster;
+use holdfast_tests::process::http_client;
 use holdfast_tests::wait;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ const SOON: Duration = Duration::from_secs(30);
 async fn server(cluster: &Cluster, name: &str) -> Value {
     let url = cluster.admins().into_iter().find(|(program, _)| program == "balancer").unwrap().1;
     let token = std::fs::read_to_string(cluster.folder().join("secrets/balancer.token")).unwrap();
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = http_client();
     let pool = client.get(format!("{url}/api/v1/pools/chat")).bearer_auth(token.trim());
     let pool: Value = pool.send().await.unwrap().json().await.unwrap();
     pool["servers"].as_array().unwrap().iter().find(|s| s["name"] == name).unwrap().clone()
@@ -54,7 +55,7 @@ async fn a_killed_node_loses_no_message_and_comes_back_gradually() {
     wait::until("the mail", SOON, async || {
         let mails = cluster.mails();
         let told = |mail: &String| mail.contains("FIRING") && mail.contains("NodeDown") && mail.contains(&victim);
-        if mails.iter().any(told) { Ok(()) } else { Err(mails) }
+        if mails.iter().any(told) { Ok(()) } else { Err((mails, cluster.output())) }
     })
     .await;
     wait::until("the webhook", SOON, async || {

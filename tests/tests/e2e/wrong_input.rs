@@ -145,7 +145,7 @@ async fn unreachable_targets_do_not_keep_it_from_starting_and_are_shown() {
         line.map(|address| format!("http://{address}")).ok_or(output.clone())
     })
     .await;
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = process::http_client();
     wait::until("the targets to be shown as down", SOON, async || {
         let response = client.get(format!("{url}/operator/v1/status")).send().await;
         let text = response.map_err(|error| error.to_string())?.text().await.unwrap();
