@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::folder::Run;
 use super::{UpError, show};
 
-/// Wait before a program that ended is started again; doubles up to the maximum while it keeps ending. As systemd units are usually set.
-const RESTART_AFTER: Duration = Duration::from_secs(2);
+/// Wait before a program that ended is started again; doubles up to the maximum while it keeps ending. A service manager would be
+/// quicker; four seconds let one see the alerts that a crash sets off.
+const RESTART_AFTER: Duration = Duration::from_secs(4);
 const RESTART_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// A program that ran this long has recovered; the next restart is a quick one again.

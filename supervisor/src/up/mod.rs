@@ -2,7 +2,7 @@
 //!
 //! Real programs, nothing simulated: `redis-server` processes, `holdfast-chatnode`, `holdfast-balancer` and `holdfast supervise`, started
 //! with generated settings in a folder of their own. Only the mail server and the webhook receiver are played by this process, which shows
-//! what arrives. What ends unexpectedly is started again after two seconds, as systemd would; the rest of the healing is the supervisor's.
+//! what arrives. What ends unexpectedly is started again after four seconds, as systemd would; the rest of the healing is the supervisor's.
 //!
 //! Children are started through `setpriv --pdeathsig KILL`, so that the kernel ends them should this process be killed. That signal is tied
 //! to the *thread* that starts a child, so everything here runs on the main thread: [`run`] must be called inside a current-thread runtime.
