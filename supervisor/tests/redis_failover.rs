@@ -81,3 +81,177 @@ async fn a_killed_primary_is_replaced_at_once_and_comes_back_as_a_replica() {
     let line = r#"supervisor_redis_failovers_total{redis="main",result="succeeded"} 1"#;
     assert!(text.contains(line), "{text}");
 }
+
+/// A hung primary is replaced after `hang_after`; when it runs again, the first thing it does is to become a replica.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hung_primary_is_fenced_before_it_wakes() {
+    let cluster = Cluster::start(servers().await, |settings| {
+        settings.hang_after = Duration::from_millis(400);
+        settings.probe_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let old = cluster.primary().address();
+    let hung = &cluster.servers[position(&cluster, &old)].as_ref().unwrap();
+    let mut writer = hung.open().await.unwrap();
+    cluster.primary().confirmed_write("before", "1").await;
+    let epoch = cluster.status().epoch;
+    let started = Instant::now();
+    hung.signal("STOP");
+    let mut status = cluster.handles.status.clone();
+    status.wait_for(|status| status.primary.as_ref() != Some(&old)).await.unwrap();
+    println!(
+        "SIGSTOP to another primary published: {:.0} ms",
+        started.elapsed().as_secs_f64() * 1e3
+    );
+    cluster.until_healthy(epoch).await;
+    let new = cluster.primary().address();
+    assert!(cluster.recorded("the primary hangs"), "{:#?}", cluster.records());
+
+    // A client wrote into the stopped server: its write must not be acknowledged as if nothing had happened.
+    let late = tokio::spawn(async move { writer.command(&["SET", "late", "1"]).await });
+    sleep(Duration::from_millis(50)).await;
+    hung.signal("CONT");
+    until_all_follow(&cluster, &new).await;
+    assert_eq!(hung.info("role").await, "slave");
+    let acknowledged = late.await.unwrap().is_ok();
+    assert!(!acknowledged || cluster.primary().try_run("GET late").await.as_deref() == Some("1"));
+    until("the fence is recorded", || async { cluster.recorded("ran the fence") }).await;
+    assert_eq!(cluster.status().epoch, epoch + 1, "{:#?}", cluster.records());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_shorter_than_the_limit_is_no_hang() {
+    let cluster = Cluster::start(servers().await, |_| {}).await;
+    let primary = cluster.primary();
+    primary.signal("STOP");
+    until("the pause is noticed", || async { cluster.status().state != RedisState::Healthy }).await;
+    primary.signal("CONT");
+    cluster.until_healthy(0).await;
+    assert_eq!(cluster.status().epoch, 1);
+    assert!(!cluster.recorded("FailoverStep"), "{:#?}", cluster.records());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_replica_is_told_and_nothing_is_failed_over() {
+    let mut cluster = Cluster::start(servers().await, |_| {}).await;
+    let primary = cluster.primary().address();
+    let index = (position(&cluster, &primary) + 1) % 3;
+    let port = cluster.servers[index].as_ref().unwrap().port;
+    drop(cluster.servers[index].take());
+    until("the dead replica is told", || async {
+        cluster.recorded(&format!("127.0.0.1:{port} does not answer"))
+    })
+    .await;
+    assert_eq!(cluster.status().primary, Some(primary.clone()));
+    assert_eq!(cluster.status().epoch, 1);
+    let own = ["--replicaof", "127.0.0.1", &primary.port().to_string()];
+    cluster.servers[index] = Some(Server::start(port, &own).await);
+    until("its return is told", || async {
+        cluster.recorded(&format!("127.0.0.1:{port} answers again"))
+    })
+    .await;
+    cluster.until_healthy(0).await;
+    assert!(!cluster.recorded("FailoverStep"), "{:#?}", cluster.records());
+}
+
+/// Killed and at once started again without its data: its replicas must not copy the nothing it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_comes_back_empty_at_once_costs_no_data() {
+    let mut cluster = Cluster::start(servers().await, |_| {}).await;
+    let old = cluster.primary().address();
+    let index = position(&cluster, &old);
+    cluster.primary().confirmed_write("key", "value").await;
+    drop(cluster.servers[index].take());
+    cluster.servers[index] = Some(Server::start(old.port(), &[]).await);
+    cluster.until_healthy(1).await;
+    let new = cluster.primary().address();
+    assert_ne!(new, old);
+    until_all_follow(&cluster, &new).await;
+    for server in cluster.servers.iter().flatten() {
+        until("every server has the data", || async {
+            server.try_run("GET key").await.as_deref() == Some("value")
+        })
+        .await;
+    }
+}
+
+/// Three writers; every acknowledged write is on the new primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_switchover_loses_nothing() {
+    let cluster = Arc::new(Cluster::start(servers().await, |_| {}).await);
+    let old = cluster.primary().address();
+    until("a candidate is known", || async { cluster.status().candidate.is_some() }).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..3)
+        .map(|writer| {
+            let (cluster, stop) = (Arc::clone(&cluster), Arc::clone(&stop));
+            tokio::spawn(async move { write(&cluster, writer, &stop).await })
+        })
+        .collect();
+    sleep(Duration::from_millis(200)).await;
+    let report = cluster.switch_over(None).await.unwrap();
+    println!("switchover: {:.1} ms to the first write", report.seconds * 1e3);
+    sleep(Duration::from_millis(200)).await;
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!((report.from.as_ref(), report.lost_bytes), (Some(&old), Some(0)));
+    let mut connection = cluster.primary().open().await.unwrap();
+    let mut acknowledged = 0;
+    for writer in writers {
+        for key in writer.await.unwrap() {
+            acknowledged += 1;
+            let found = connection.command(&["EXISTS", &key]).await.unwrap();
+            assert_eq!(found.integer(), Some(1), "{key} was acknowledged and is lost");
+        }
+    }
+    println!("{acknowledged} acknowledged writes, none lost");
+    assert!(acknowledged > 100);
+    let new = cluster.primary().address();
+    until_all_follow(&cluster, &new).await;
+
+    // Back to where it was, by name; and what cannot be done is refused with a reason.
+    cluster.until_healthy(0).await;
+    until("it can go back", || async { cluster.status().candidate.is_some() }).await;
+    assert_eq!(cluster.switch_over(Some(old.clone())).await.unwrap().to, old);
+    let again = cluster.switch_over(Some(old.clone())).await.unwrap_err();
+    assert!(again.to_string().contains("is the primary already"), "{again}");
+    let unknown = cluster.switch_over(Some("127.0.0.1:1".parse().unwrap())).await.unwrap_err();
+    assert!(unknown.to_string().contains("no server 127.0.0.1:1"), "{unknown}");
+}
+
+/// Writes until told to stop, always to the primary clients are told, and returns what was acknowledged.
+async fn write(cluster: &Cluster, writer: usize, stop: &AtomicBool) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    let mut connection = None;
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let key = format!("w{writer}:{number}");
+        if connection.is_none() {
+            connection = cluster.primary().open().await;
+        }
+        let Some(open) = connection.as_mut() else { continue };
+        match open.command(&["SET", &key, "1"]).await {
+            Ok(_) => acknowledged.push(key),
+            Err(_) => connection = None,
+        }
+    }
+    acknowledged
+}
+
+/// The supervisor stops, the primary dies meanwhile, the supervisor comes back: it knows whom to replace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_while_we_were_away_is_found_from_the_saved_state() {
+    let cluster = Cluster::start(servers().await, |_| {}).await;
+    let old = cluster.primary().address();
+    cluster.primary().confirmed_write("key", "value").await;
+    until("the state is on disk", || async {
+        std::fs::exists(cluster.state_dir.path().join("redis.json")).unwrap()
+    })
+    .await;
+    let index = position(&cluster, &old);
+    let cluster = cluster.restart(|servers| drop(servers[index].take())).await;
+    cluster.until_healthy(1).await;
+    assert_ne!(cluster.status().primary, Some(old));
+    assert_eq!(cluster.primary().try_run("GET key").await.as_deref(), Some("value"));
+}

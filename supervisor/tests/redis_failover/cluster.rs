@@ -25,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Server {
     pub(crate) port: u16,
     pub(crate) pid: u32,
-    dir: TempDir,
+    /// Goes when the server has gone.
+    _dir: TempDir,
     stop: Option<std::sync::mpsc::Sender<()>>,
     keeper: Option<JoinHandle<()>>,
 }
@@ -54,7 +55,7 @@ impl Server {
             child.wait().ok();
         });
         let pid = pid.recv().unwrap();
-        let server = Self { port, pid, dir, stop: Some(stop), keeper: Some(keeper) };
+        let server = Self { port, pid, _dir: dir, stop: Some(stop), keeper: Some(keeper) };
         until("a server answers", || async { server.try_run("PING").await.is_some() }).await;
         server
     }
@@ -95,12 +96,6 @@ impl Server {
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status();
         assert!(status.unwrap().success());
-    }
-
-    /// Kills the server and waits for its end; its folder stays until the test ends.
-    pub(crate) fn kill(mut self) -> TempDir {
-        self.end();
-        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
 
     fn end(&mut self) {
@@ -153,6 +148,7 @@ pub(crate) struct Cluster {
     pub(crate) records: Arc<Mutex<Vec<String>>>,
     pub(crate) state_dir: TempDir,
     pub(crate) shutdown: CancellationToken,
+    settings: config::Redis,
     task: Option<Task<()>>,
 }
 
@@ -196,7 +192,7 @@ impl Cluster {
         let registry = Registry::new();
         let (commands, receiver) = mpsc::channel(4);
         let (controller, handles) = RedisController::new(
-            settings,
+            settings.clone(),
             false,
             state_dir.path().join("redis.json"),
             &registry,
@@ -205,16 +201,20 @@ impl Cluster {
         );
         let shutdown = CancellationToken::new();
         let task = Some(tokio::spawn(controller.run(shutdown.clone())));
-        Self { servers, handles, registry, commands, records, state_dir, shutdown, task }
+        Self { servers, handles, registry, commands, records, state_dir, shutdown, settings, task }
     }
 
-    /// Ends the controller as a restart of the supervisor would, and starts another over the same servers and state.
-    pub(crate) async fn restart(mut self, settings: config::Redis) -> Self {
+    /// Ends the controller as a restart of the supervisor would, changes the world, and starts another with the same state.
+    pub(crate) async fn restart(
+        mut self,
+        meanwhile: impl FnOnce(&mut Vec<Option<Server>>),
+    ) -> Self {
         self.shutdown.cancel();
         self.task.take().unwrap().await.unwrap();
-        let servers = std::mem::take(&mut self.servers);
+        let mut servers = std::mem::take(&mut self.servers);
+        meanwhile(&mut servers);
         let state_dir = std::mem::replace(&mut self.state_dir, tempfile::tempdir().unwrap());
-        Self::control(servers, settings, state_dir)
+        Self::control(servers, self.settings.clone(), state_dir)
     }
 
     pub(crate) fn status(&self) -> RedisStatus {

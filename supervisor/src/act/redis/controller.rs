@@ -20,7 +20,7 @@ use super::{SentinelEvent, Topology, saved};
 use crate::cluster::{Address, RedisServerStatus, RedisState, RedisStatus};
 use crate::config;
 use crate::control::Failover;
-use crate::judge::redis::{Lineage, ServerView, Verdict};
+use crate::judge::redis::{Lineage, Link, ServerView, Verdict};
 use crate::observe::redis::{AskError, Login, RedisSamples, Settings as WatchSettings, Watch};
 use crate::plan::failover::{Action, Choice, Decision, Event, Planner, Repair, Settings, next};
 use crate::record::{Draft, Kind, Reason, Severity, Sink};
@@ -389,10 +389,12 @@ impl RedisController {
     fn note_servers(&mut self, views: &[ServerView]) {
         let now = Instant::now().into_std();
         for view in views.iter().filter(|view| Some(&view.address) != self.planner.primary()) {
+            if view.link == Link::Untried || (view.link == Link::Open && view.answered_at.is_none())
+            {
+                continue;
+            }
             let up = view.is_reachable(now, self.config.hang_after);
-            let first = view.answered_at.is_none() && !self.up.contains_key(&view.address);
-            let before = self.up.insert(view.address.clone(), up);
-            if before == Some(up) || (before.is_none() && (up || first)) {
+            if self.up.insert(view.address.clone(), up).unwrap_or(true) == up {
                 continue;
             }
             self.tell(if up { "-sdown" } else { "+sdown" }, self.replica_words(&view.address));

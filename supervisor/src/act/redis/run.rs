@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::RedisController;
 use super::commands::{
-    ActError, Drained, demote, demotion, drain, keep_roles, promote, repoint, verify,
+    ActError, Drained, ORDER_LIMIT, demote, demotion, drain, keep_roles, promote, repoint, verify,
 };
 use super::controller::CAUSE;
 use crate::cluster::Address;
@@ -217,7 +217,10 @@ impl RedisController {
             Some(false) => format!("{to} takes writes; no replica has confirmed one yet"),
             None => format!("{to} takes writes; there is no replica to confirm them"),
         };
-        attempt.run.steps.reserve(1);
+        if let Some(watch) = self.watch(&to).cloned() {
+            // What it says about itself is from before its replicas came; if it says nothing now, the next round judges that.
+            watch.sample(ORDER_LIMIT).await.ok();
+        }
         self.step(attempt, Event::Verified, outcome);
         self.planner.succeeded(Instant::now().into_std());
         self.metrics.ended(Some(verified.written - attempt.started));

@@ -29,6 +29,9 @@ const QUIET_SECONDS_MAX: u64 = 12;
 /// not have noticed. Its kernel tells it within a millisecond on a healthy network.
 const NOTICE: Duration = Duration::from_millis(300);
 
+/// What a primary sent before it fell silent may reach its replicas this much later.
+const IN_FLIGHT: Duration = Duration::from_millis(50);
+
 /// What is the matter with the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -243,8 +246,8 @@ fn silent(
     for (view, sample) in followers(others, context) {
         asked = true;
         // Said before the silence, it says nothing about it.
-        let moved = view.moved_at.is_some_and(|at| at > since);
-        let was_moving = view.moved_at.is_some_and(|at| since < at + context.hang_after);
+        let moved = view.moved.is_some_and(|(after, _)| after >= since + IN_FLIGHT);
+        let was_moving = view.moved.is_some_and(|(_, at)| since < at + context.hang_after);
         if !hears(sample) {
             case.favours(format!("{} has lost its link to it", view.address));
         } else if moved {

@@ -82,8 +82,8 @@ pub struct ServerView {
     pub complaint: Option<String>,
     /// What it said about itself.
     pub sample: Option<Sample>,
-    /// When its offset last moved.
-    pub moved_at: Option<Instant>,
+    /// Its offset last moved between these two looks at it.
+    pub moved: Option<(Instant, Instant)>,
     /// What a fresh connection found, and when.
     pub fresh: Option<(Instant, Fresh)>,
     /// Time from probe to answer.
@@ -101,7 +101,7 @@ impl ServerView {
             answered_at: None,
             complaint: None,
             sample: None,
-            moved_at: None,
+            moved: None,
             fresh: None,
             probe_time: None,
         }

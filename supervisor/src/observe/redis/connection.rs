@@ -23,6 +23,11 @@ const FULL_INFO_EVERY: Duration = Duration::from_secs(1);
 /// A connection that is silent while fresh ones are answered this often in a row is broken on its way, and given up.
 const FRESH_ANSWERS_MAX: u32 = 2;
 
+/// A host that neither takes nor refuses connections right after one was lost is asked again after the pause, this long: the end of a
+/// large process takes a while.
+const UNDECIDED_MAX: Duration = Duration::from_secs(1);
+const UNDECIDED_PAUSE: Duration = Duration::from_millis(1);
+
 /// Where a keeper publishes.
 pub(super) struct Outlets {
     pub(super) view: watch::Sender<ServerView>,
@@ -72,6 +77,7 @@ impl Keeper {
 
     /// Connects, converses, connects again. Ends when nobody holds the other end.
     pub(super) async fn run(mut self) {
+        let mut lost = Instant::now();
         loop {
             let attempt = connect(self.address.clone(), self.settings.probe_timeout);
             let Some(outcome) = self.meanwhile(attempt).await else { return };
@@ -80,10 +86,15 @@ impl Keeper {
                     let error = self.converse(stream).await;
                     // Whether it still listens is the next question, at once.
                     self.publish_link(Link::Closed(error));
+                    lost = Instant::now();
                 }
                 Err(link) => {
+                    // While a process ends, its kernel resets what it does not refuse yet.
+                    let undecided = link != Link::Refused && lost.elapsed() < UNDECIDED_MAX;
+                    let pause =
+                        if undecided { UNDECIDED_PAUSE } else { self.settings.probe_interval };
                     self.publish_link(link);
-                    let pause = tokio::time::sleep(self.settings.probe_interval);
+                    let pause = tokio::time::sleep(pause);
                     if self.meanwhile(pause).await.is_none() {
                         return;
                     }
@@ -274,9 +285,10 @@ impl Keeper {
 /// Takes in what a server says about itself.
 fn observe(view: &mut ServerView, sample: Option<Sample>, now: std::time::Instant) {
     let Some(sample) = sample else { return };
-    let before = view.sample.as_ref().map(|sample| (sample.offset, &sample.replid));
-    if before != Some((sample.offset, &sample.replid)) {
-        view.moved_at = Some(now);
+    if let Some(before) = &view.sample
+        && (before.offset, &before.replid) != (sample.offset, &sample.replid)
+    {
+        view.moved = Some((before.at, now));
     }
     view.sample = Some(sample);
 }

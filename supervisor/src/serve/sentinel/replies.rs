@@ -85,7 +85,7 @@ fn replica(view: &ServerView, primary: Option<&Address>, facts: &Facts) -> Value
     let sample = view.sample.as_ref();
     let linked = !down && sample.is_some_and(|sample| sample.link_up == Some(true));
     let follows = sample.and_then(|sample| sample.follows.as_ref()).or(primary);
-    let down_time = if linked { 0 } else { since(view.moved_at, facts) };
+    let down_time = if linked { 0 } else { since(view.moved.map(|(_, at)| at), facts) };
     fields.extend([
         ("master-link-down-time", down_time.to_string()),
         ("master-link-status", if linked { "ok" } else { "err" }.to_owned()),
