@@ -150,9 +150,13 @@ fn list(backups: &[Value]) -> String {
             Some(false) => "no",
             None => "?",
         };
+        let taken = text("taken_at").parse::<chrono::DateTime<chrono::Utc>>().map_or_else(
+            |_| String::new(),
+            |at| at.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M:%S").to_string(),
+        );
         table.add_row([
             &text("id"),
-            &text("taken_at"),
+            &taken,
             &text("keys"),
             &size("raw_bytes"),
             &size("stored_bytes"),

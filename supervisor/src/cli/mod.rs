@@ -106,8 +106,8 @@ impl Output {
     }
 }
 
-/// Whether standard output shows colours.
-fn color() -> bool {
+/// Whether standard output shows colours: it is a terminal, and nobody has set `NO_COLOR`.
+pub(crate) fn color() -> bool {
     use std::io::IsTerminal as _;
     std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -34,7 +34,7 @@ fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> UpError {
 }
 
 impl Run {
-    /// Creates a fresh one below `state_dir`, points `latest` at it, and clears away old ones.
+    /// Creates a fresh one below `state_dir`, and clears away old ones.
     pub(super) fn create(state_dir: &Path) -> Result<Self, UpError> {
         fs::create_dir_all(state_dir).map_err(failed(state_dir))?;
         let state_dir = state_dir.canonicalize().map_err(failed(state_dir))?;
@@ -53,15 +53,19 @@ impl Run {
         };
         let run = Self { folder };
         run.write_file(UP_PID, &format!("{}\n", std::process::id()), 0o644)?;
-        let link = state_dir.join(format!(".latest-{}", std::process::id()));
-        // Left over from a process with the same number.
-        let _absent = fs::remove_file(&link);
-        let name = run.folder.file_name().expect("it was made from a name");
-        symlink(name, &link).map_err(failed(&link))?;
-        let latest = state_dir.join("latest");
-        fs::rename(&link, &latest).map_err(failed(&latest))?;
         prune(&state_dir);
         Ok(run)
+    }
+
+    /// Points `latest` at it, by which the other commands find it: the cluster is ready.
+    pub(super) fn publish(&self) -> Result<(), UpError> {
+        let link = self.folder.with_file_name(format!(".latest-{}", std::process::id()));
+        // Left over from a process with the same number.
+        let _absent = fs::remove_file(&link);
+        let name = self.folder.file_name().expect("it was made from a name");
+        symlink(name, &link).map_err(failed(&link))?;
+        let latest = self.folder.with_file_name("latest");
+        fs::rename(&link, &latest).map_err(failed(&latest))
     }
 
     /// The folder, absolute.
@@ -178,6 +182,7 @@ mod tests {
             Run::create(dir.path()).unwrap().ended();
         }
         let last = Run::create(dir.path()).unwrap();
+        last.publish().unwrap();
         let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let runs = names.filter(|name| name.to_string_lossy().starts_with(PREFIX)).count();
         assert_eq!(runs, RUNS_MAX);

@@ -9,7 +9,7 @@
 //! Rejected: a guardian process per child (one more thing that can be killed) and control groups (need rights on the machine).
 //!
 //! ```text
-//! <state-dir>/latest            → the newest run
+//! <state-dir>/latest            → the newest run that was ready
 //! <state-dir>/run-<time>/etc    settings of every program, rule files
 //!                       /secrets tokens and passwords, 0600
 //!                       /pids /logs /mail /redis-<n> /state /backups /drills
@@ -192,9 +192,14 @@ async fn run_until(
     tokio::pin!(stop);
     let mut cluster = tokio::select! {
         started = start(options, wanted, binaries, news) => started?,
-        () = &mut stop => return Err(UpError::NotReady("stopped before it was ready".to_owned())),
+        () = &mut stop => {
+            // What was begun is dropped, and killed by that.
+            show::say(news, "stopped before everything was ready".to_owned());
+            return Ok(());
+        }
     };
     banner::print(&cluster.plan, &cluster.run, &cluster.children, options.scenario.is_some());
+    cluster.run.publish()?;
     let client = cluster.run.client(&cluster.plan);
     cluster.helpers.spawn(show::events(client.clone(), news.clone()));
     let until = options.exit_after.map(|time| Instant::now() + time);
@@ -209,9 +214,13 @@ async fn run_until(
         () = expired => Ok(()),
         result = demonstrate(options.scenario, &cluster, &client, news) => result,
     };
-    show::say(news, "stopping".to_owned());
+    show::say(news, "stopping; once more kills".to_owned());
     // The mail and webhook receivers end last: what the stop itself causes is still received.
-    cluster.children.stop().await;
+    tokio::select! {
+        () = cluster.children.stop() => {}
+        // Somebody is in a hurry. What is dropped is killed.
+        () = shutdown::signal() => show::say(news, "killed what had not ended".to_owned()),
+    }
     cluster.helpers.shutdown().await;
     cluster.run.ended();
     show::say(news, format!("stopped; everything is in {}", cluster.run.folder().display()));
@@ -251,6 +260,7 @@ async fn start(
     loop {
         let plan = ports::plan(wanted, options.ports)?;
         let run = Run::create(&options.state_dir)?;
+        let folder = run.folder().display().to_string();
         match launch(plan, run, binaries, news).await {
             Err(UpError::NotReady(text))
                 if options.ports == PortChoice::Free
@@ -258,6 +268,9 @@ async fn start(
                     && text.contains("in use") =>
             {
                 attempt += 1;
+            }
+            Err(UpError::NotReady(text)) => {
+                return Err(UpError::NotReady(format!("{text}\nall it wrote is in {folder}")));
             }
             result => return result,
         }

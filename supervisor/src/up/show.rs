@@ -1,6 +1,6 @@
 //! The readable log of a local cluster: what the supervisor records, what arrives by mail and webhook, what happens to the programs.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::cli::client::{Client, EventQuery};
-use crate::cli::print;
+use crate::cli::{self, print};
 
 /// Wait before the supervisor is asked for its events again after it went away.
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
@@ -29,7 +29,7 @@ pub(super) async fn lines(mut news: mpsc::Receiver<String>) {
 
 /// Hands on the supervisor's events as lines, without end; a supervisor that is started again continues where the other left off.
 pub(super) async fn events(client: Client, news: mpsc::Sender<String>) {
-    let color = std::io::stdout().is_terminal();
+    let color = cli::color();
     let mut last = 0;
     loop {
         let query = EventQuery { since_id: Some(last), ..EventQuery::default() };
