@@ -88,7 +88,8 @@ impl Cluster {
     /// If it has no readable pid file.
     pub fn pid(&self, program: &str) -> u32 {
         let file = self.folder().join("pids").join(format!("{program}.pid"));
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+        let text =
+            std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
         text.trim().parse().unwrap_or_else(|error| panic!("{file:?}: {text:?}: {error}"))
     }
 
@@ -239,7 +240,8 @@ impl Cluster {
             let events = self.events(since).await;
             let found = events.iter().find(|event| wanted(event)).cloned();
             found.ok_or_else(|| {
-                let line = |e: &Event| format!("{} {:?} {}: {}", e.id, e.kind, e.subject, e.message);
+                let line =
+                    |e: &Event| format!("{} {:?} {}: {}", e.id, e.kind, e.subject, e.message);
                 events.iter().map(line).collect::<Vec<_>>()
             })
         })

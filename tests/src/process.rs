@@ -100,7 +100,8 @@ impl Drop for Process {
 /// If there is no such process.
 pub fn signal_pid(pid: u32, signal: nix::sys::signal::Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("process ids are small"));
-    nix::sys::signal::kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {pid}: {error}"));
+    nix::sys::signal::kill(pid, signal)
+        .unwrap_or_else(|error| panic!("{signal} to {pid}: {error}"));
 }
 
 /// Whether a process exists and is not a zombie.

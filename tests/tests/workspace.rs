@@ -22,7 +22,9 @@ fn members_take_dependencies_and_lints_from_the_workspace() {
         let member = manifest(&path);
         assert_eq!(member["lints"]["workspace"].as_bool(), Some(true), "{path}: lints");
         for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
-            let Some(section) = member.get(section).and_then(toml::Value::as_table) else { continue };
+            let Some(section) = member.get(section).and_then(toml::Value::as_table) else {
+                continue;
+            };
             for (name, dependency) in section {
                 let inherited = dependency.get("workspace").and_then(toml::Value::as_bool);
                 assert_eq!(inherited, Some(true), "{path}: {name} is not declared at the root");

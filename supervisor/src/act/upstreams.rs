@@ -113,11 +113,8 @@ impl HoldfastBalancer {
             "weight": weight,
             "reason": format!("{OURS}{summary}"),
         });
-        let request = self
-            .client
-            .patch(url)
-            .header("X-Holdfast-Epoch", self.epoch.to_string())
-            .json(&body);
+        let request =
+            self.client.patch(url).header("X-Holdfast-Epoch", self.epoch.to_string()).json(&body);
         self.call::<Server>(&attempt, request).await.map(Observed::from)
     }
 

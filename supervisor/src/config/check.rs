@@ -31,6 +31,9 @@ pub(super) fn check(file: file::File, source: &Source) -> Result<Config, Faults>
     }
 }
 
+/// The value is missing because of a fault that was added.
+struct FaultAdded;
+
 /// Collects faults on the way. A method returns `None` only after it added a fault.
 struct Checker<'a> {
     source: &'a Source,
@@ -59,12 +62,13 @@ impl Checker<'_> {
         Secret::from_file(&path).map_err(|error| self.fault(key, error)).ok()
     }
 
-    /// An optional secret: the outer `None` is a fault, the inner one an absent key.
-    fn optional_secret(&mut self, key: &str, path: Option<PathBuf>) -> Option<Option<Secret>> {
-        match path {
-            Some(path) => self.secret(key, path).map(Some),
-            None => Some(None),
-        }
+    /// A secret that may be absent.
+    fn optional_secret(
+        &mut self,
+        key: &str,
+        path: Option<PathBuf>,
+    ) -> Result<Option<Secret>, FaultAdded> {
+        path.map(|path| self.secret(key, path).ok_or(FaultAdded)).transpose()
     }
 
     fn listen(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
@@ -98,7 +102,7 @@ impl Checker<'_> {
         let supervisor = self.supervisor(file.supervisor);
         let scrape = self.scrape(&file.scrape);
         let metrics = self.metrics(&file.metrics);
-        let rules = self.rules(file.rules);
+        let rules = self.rules(&file.rules);
         let nodes = self.nodes(file.node);
         let balancer = file.balancer.map(|balancer| self.balancer(balancer));
         if balancer.is_none() && !nodes.is_empty() {
@@ -190,7 +194,7 @@ impl Checker<'_> {
         Metrics { retention: written.retention, series_max: written.series_max }
     }
 
-    fn rules(&mut self, written: file::Rules) -> Rules {
+    fn rules(&mut self, written: &file::Rules) -> Rules {
         self.require(
             written.evaluation_interval.as_millis() >= 100,
             "rules.evaluation_interval",
@@ -267,7 +271,7 @@ impl Checker<'_> {
         if written.username.is_some() && written.password_file.is_none() {
             self.fault("redis.username", "expected redis.password_file beside it");
         }
-        let password = self.optional_secret("redis.password_file", written.password_file)?;
+        let password = self.optional_secret("redis.password_file", written.password_file).ok()?;
         let mut pid_files = written.pid_files.into_iter();
         let servers = written
             .servers
@@ -366,8 +370,7 @@ impl Checker<'_> {
             self.url(&key("url"), &webhook.url, &["http", "https"]);
             self.require(!webhook.timeout.is_zero(), &key("timeout"), "expected more than 0");
             self.require(webhook.retries_max <= 20, &key("retries_max"), "expected at most 20");
-            let token =
-                self.optional_secret(&key("bearer_token_file"), webhook.bearer_token_file);
+            let token = self.optional_secret(&key("bearer_token_file"), webhook.bearer_token_file);
             webhooks.push(token.map(|bearer_token| Webhook {
                 url: webhook.url,
                 bearer_token,
@@ -379,7 +382,7 @@ impl Checker<'_> {
             group_wait: written.group_wait,
             repeat_interval: written.repeat_interval,
             email: email.map_or(Some(None), |inner| inner.map(Some))?,
-            webhooks: webhooks.into_iter().collect::<Option<_>>()?,
+            webhooks: webhooks.into_iter().collect::<Result<_, _>>().ok()?,
         })
     }
 
@@ -393,7 +396,7 @@ impl Checker<'_> {
             self.fault("notify.email.username", "expected username and password_file together");
         }
         let password =
-            self.optional_secret("notify.email.password_file", written.password_file)?;
+            self.optional_secret("notify.email.password_file", written.password_file).ok()?;
         Some(Email {
             smtp: written.smtp,
             tls: written.tls,

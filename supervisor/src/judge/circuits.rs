@@ -83,9 +83,18 @@ enum Phase {
     #[default]
     Closed,
     /// Called for, but not yet for `open_after`.
-    Opening { since: DateTime<Utc> },
-    Open { action: Action, reason: String, calm_since: Option<DateTime<Utc>> },
-    HalfOpen { step: usize, since: DateTime<Utc> },
+    Opening {
+        since: DateTime<Utc>,
+    },
+    Open {
+        action: Action,
+        reason: String,
+        calm_since: Option<DateTime<Utc>>,
+    },
+    HalfOpen {
+        step: usize,
+        since: DateTime<Utc>,
+    },
 }
 
 impl Circuit {
@@ -105,19 +114,17 @@ impl Circuit {
         let calls = calls?;
         let strongest = calls.iter().max_by_key(|call| call.action);
         match (&mut self.phase, strongest) {
-            (Phase::Closed, None) => None,
-            (Phase::Closed, Some(call)) => self.begin_opening(now, call, guards),
-            (Phase::Opening { .. }, None) => {
+            (Phase::Closed | Phase::Opening { .. }, None) => {
                 self.phase = Phase::Closed;
                 None
             }
-            (Phase::Opening { since }, Some(call)) if lasted(*since, now, guards.open_after) => {
-                Some(self.open(call))
+            (Phase::Closed, Some(call)) => self.begin_opening(now, call, guards),
+            (Phase::Opening { since }, Some(call)) => {
+                lasted(*since, now, guards.open_after).then(|| self.open(call))
             }
-            (Phase::Opening { .. }, Some(_)) => None,
             (Phase::Open { action, calm_since, .. }, Some(call)) => {
                 *calm_since = None;
-                if call.action > *action { Some(self.open(call)) } else { None }
+                (call.action > *action).then(|| self.open(call))
             }
             (Phase::Open { calm_since, .. }, None) => {
                 let since = *calm_since.get_or_insert(now);
@@ -148,8 +155,7 @@ impl Circuit {
 
     fn open(&mut self, call: &Call) -> Change {
         let reason = format!("{}: {}", call.rule, call.summary);
-        self.phase =
-            Phase::Open { action: call.action, reason: reason.clone(), calm_since: None };
+        self.phase = Phase::Open { action: call.action, reason: reason.clone(), calm_since: None };
         Change { to: CircuitState::Open, reason }
     }
 
@@ -162,8 +168,10 @@ impl Circuit {
         }
         self.phase = Phase::HalfOpen { step, since: now };
         let calm = if step == 0 { guards.close_after } else { guards.return_step_every };
-        let reason =
-            format!("no rule called for action for {calm:?}; back with {:.0} % of its weight", share * 100.0);
+        let reason = format!(
+            "no rule called for action for {calm:?}; back with {:.0} % of its weight",
+            share * 100.0
+        );
         Change { to: CircuitState::HalfOpen, reason }
     }
 
@@ -245,7 +253,11 @@ mod tests {
         assert_eq!(circuit.demand(&guards()), Demand::Share(0.1));
         assert_eq!(
             feed(&mut circuit, 5..40, Some(&[])),
-            [(15, CircuitState::HalfOpen), (18, CircuitState::HalfOpen), (21, CircuitState::Closed)]
+            [
+                (15, CircuitState::HalfOpen),
+                (18, CircuitState::HalfOpen),
+                (21, CircuitState::Closed)
+            ]
         );
         assert_eq!(circuit.demand(&guards()), Demand::Full);
     }

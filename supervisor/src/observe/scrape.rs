@@ -139,6 +139,9 @@ impl Scraper {
     }
 
     /// Runs until `shutdown`.
+    ///
+    /// # Panics
+    /// Never: three lines of our own are well-formed.
     pub async fn run(self, shutdown: CancellationToken) {
         let labels = self.target.labels();
         let mut cache = ScrapeCache::new(&labels);
@@ -211,9 +214,10 @@ impl Scraper {
         self.metrics.scrapes.with_label_values(&[self.target.job, result]).inc();
         if *was_up != Some(error.is_none()) {
             let Target { job, instance, .. } = &self.target;
-            match error {
-                Some(error) => tracing::warn!(job, instance, error, "target down"),
-                None => tracing::info!(job, instance, "target up"),
+            if let Some(error) = error {
+                tracing::warn!(job, instance, error, "target down");
+            } else {
+                tracing::info!(job, instance, "target up");
             }
         }
         *was_up = Some(error.is_none());
@@ -244,7 +248,12 @@ impl Scraper {
             Err(error) => {
                 *cpu = None;
                 let scrape_seconds = Some(seconds);
-                NodeFacts { up: Some(false), error: Some(error), scrape_seconds, ..Default::default() }
+                NodeFacts {
+                    up: Some(false),
+                    error: Some(error),
+                    scrape_seconds,
+                    ..Default::default()
+                }
             }
         };
         self.facts.send_modify(|all| {
@@ -261,9 +270,9 @@ fn cores((before, after): ((i64, f64), (i64, f64))) -> Option<f64> {
 
 /// The value of a metric without labels.
 fn value_of(body: &str, name: &str) -> Option<f64> {
-    let line = body.lines().find(|line| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '\t']))
-    })?;
+    let line = body
+        .lines()
+        .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '\t'])))?;
     text::parse(line).next()?.ok().map(|sample| sample.value)
 }
 

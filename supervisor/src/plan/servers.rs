@@ -111,7 +111,11 @@ pub fn plan(inputs: &[Input<'_>], guards: &Guards, observe_only: bool) -> Plan {
                 change.reasons.push(against(format!(
                     "{after} of {total} servers would be out, above the guard of {:.0} %{}",
                     guards.max_out_share * 100.0,
-                    if out.is_empty() { String::new() } else { format!(" (out now: {})", out.join(", ")) },
+                    if out.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" (out now: {})", out.join(", "))
+                    },
                 )));
                 plan.withheld.push(change);
                 continue;
@@ -166,7 +170,11 @@ fn change(input: &Input<'_>) -> Option<Change> {
 /// A share of a weight: at least 1, so that "less" never becomes "none".
 fn scaled(weight: u16, share: f64) -> u16 {
     let scaled = (f64::from(weight) * share).round().clamp(0.0, 256.0);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=256")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=256"
+    )]
     let scaled = scaled as u16;
     scaled.max(u16::from(weight > 0))
 }
@@ -275,7 +283,10 @@ mod tests {
         let (a, b, c) = (server("a"), ours("b", ServerState::Drain, 100), server("c"));
         let inputs = [input(&a, Demand::Drain), input(&b, Demand::Full), input(&c, Demand::Full)];
         let now = plan(&inputs, &guards(), false);
-        assert_eq!((lines(&now.changes), lines(&now.withheld)), (vec!["b ready 100".to_owned()], vec!["a drain 100".to_owned()]));
+        assert_eq!(
+            (lines(&now.changes), lines(&now.withheld)),
+            (vec!["b ready 100".to_owned()], vec!["a drain 100".to_owned()])
+        );
         let b = ours("b", ServerState::Ready, 100);
         let inputs = [input(&a, Demand::Drain), input(&b, Demand::Full), input(&c, Demand::Full)];
         assert_eq!(lines(&plan(&inputs, &guards(), false).changes), ["a drain 100"]);

@@ -202,7 +202,12 @@ impl BackupScheduler {
             seconds,
         };
         self.metrics.backups.with_label_values(&["succeeded"]).inc();
-        tracing::info!(id = report.id, bytes = report.stored_bytes, keys = report.keys, "backup taken");
+        tracing::info!(
+            id = report.id,
+            bytes = report.stored_bytes,
+            keys = report.keys,
+            "backup taken"
+        );
         let proof = if report.verified {
             "it was loaded into a scratch server and had every key"
         } else {
@@ -240,8 +245,13 @@ impl BackupScheduler {
         tracing::warn!(by, error = text, "backup failed");
         self.metrics.backups.with_label_values(&["failed"]).inc();
         (self.sink)(
-            Draft::new(Kind::BackupFailed, Severity::Warning, SUBJECT, format!("backup failed: {text}"))
-                .opens(CAUSE),
+            Draft::new(
+                Kind::BackupFailed,
+                Severity::Warning,
+                SUBJECT,
+                format!("backup failed: {text}"),
+            )
+            .opens(CAUSE),
         );
         self.failed = Some(text.clone());
         text
@@ -258,7 +268,9 @@ impl BackupScheduler {
         let newest = backups.first();
         if let Some(newest) = newest {
             self.metrics.last_success.set(newest.manifest.taken_at.timestamp());
-            self.metrics.last_bytes.set(i64::try_from(newest.manifest.stored_bytes).unwrap_or(i64::MAX));
+            self.metrics
+                .last_bytes
+                .set(i64::try_from(newest.manifest.stored_bytes).unwrap_or(i64::MAX));
         }
         self.status.send_replace(BackupStatus {
             running,
@@ -279,8 +291,7 @@ pub(super) fn endpoint(redis: &config::Redis, address: &Address) -> Endpoint {
         username: redis.username.clone(),
         password: password.expose().to_owned(),
     });
-    Endpoint::new(holdfast_psync::Address::Tcp(address.to_string()))
-        .with_credentials(credentials)
+    Endpoint::new(holdfast_psync::Address::Tcp(address.to_string())).with_credentials(credentials)
 }
 
 fn to_progress(step: Progress) -> BackupProgress {
@@ -296,7 +307,9 @@ fn until(next: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
 }
 
 /// The backups of `store` for the operator API.
-pub(super) fn lister(store: BackupStore) -> Arc<dyn Fn() -> Result<serde_json::Value, String> + Send + Sync> {
+pub(super) fn lister(
+    store: BackupStore,
+) -> Arc<dyn Fn() -> Result<serde_json::Value, String> + Send + Sync> {
     Arc::new(move || {
         let listing = store.list().map_err(|error| Chain(&error).to_string())?;
         let backups: Vec<serde_json::Value> = listing
@@ -316,9 +329,10 @@ pub(super) fn lister(store: BackupStore) -> Arc<dyn Fn() -> Result<serde_json::V
                 })
             })
             .collect();
-        let damaged = listing.damaged.iter().map(|error| {
-            serde_json::json!({"damaged": Chain(error).to_string()})
-        });
+        let damaged = listing
+            .damaged
+            .iter()
+            .map(|error| serde_json::json!({"damaged": Chain(error).to_string()}));
         Ok(backups.into_iter().chain(damaged).collect())
     })
 }

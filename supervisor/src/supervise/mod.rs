@@ -48,7 +48,7 @@ const RETENTION: Retention = Retention { events_max: 100_000, incidents_max: 5_0
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// Causes that an earlier run left open count as over when this one has not found them again within this time: longer than any rule
 /// holds before it fires on something that has been wrong all along.
-const CONFIRM_WITHIN: Duration = Duration::from_secs(300);
+const CONFIRM_WITHIN: Duration = Duration::from_mins(5);
 /// The parts may take this long to end.
 const GRACE: Duration = Duration::from_secs(8);
 
@@ -151,7 +151,8 @@ impl Daemon {
         let (calls, calls_seen) = watch::channel(rules::Calls::default());
         let (alerts, alerts_seen) = watch::channel(Vec::new());
         let (described, rules_seen) = watch::channel(serde_json::Value::Null);
-        let sender = Sender { name: self.config.supervisor.name.clone(), external_url: self.external_url() };
+        let sender =
+            Sender { name: self.config.supervisor.name.clone(), external_url: self.external_url() };
         let (notifier, notices) =
             Notifier::new(&self.config.notify, sender, Arc::clone(&self.journal), &self.registry)?;
         self.tasks.spawn("notifier", |stop| notifier.run(stop));
@@ -227,7 +228,16 @@ impl Daemon {
         });
         started.met();
         tracing::info!(address = %self.address, "supervisor started");
+        self.wait(&readiness, &sink, &shutdown).await
+    }
 
+    /// Waits for the end, asked for or not, and ends in order.
+    async fn wait(
+        &mut self,
+        readiness: &Readiness,
+        sink: &Sink,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
         let ended = tokio::select! {
             () = shutdown.cancelled() => None,
             name = self.tasks.first_to_end() => Some(name),
@@ -335,7 +345,8 @@ impl Daemon {
         &mut self,
         control: &mut Control,
         sink: &Sink,
-    ) -> Option<(crate::act::backup::BackupStore, watch::Receiver<crate::cluster::BackupStatus>)> {
+    ) -> Option<(crate::act::backup::BackupStore, watch::Receiver<crate::cluster::BackupStatus>)>
+    {
         let (settings, redis) = self.config.backup.clone().zip(self.config.redis.as_ref())?;
         let (sender, commands) = mpsc::channel(QUEUE_MAX);
         control.backup = Some(sender);

@@ -23,7 +23,9 @@ use crate::cluster::{AlertState, AlertStatus};
 use crate::config::Rules;
 use crate::control::{ControlError, Reload};
 use crate::judge::circuits::{self, Call, Percent};
-use crate::judge::rules::{Action, Alert, AlertTransition, Engine, Evaluation, Rule, RuleSet, load};
+use crate::judge::rules::{
+    Action, Alert, AlertTransition, Engine, Evaluation, Rule, RuleSet, load,
+};
 use crate::record::{Draft, Kind, Severity, Sink};
 use crate::tell::{AlertNotice, subject_of};
 
@@ -165,9 +167,8 @@ pub fn read(settings: &Rules) -> Result<RuleSet, String> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for pattern in &settings.files {
         let found = glob::glob(pattern).map_err(|error| format!("{pattern}: {error}"))?;
-        let found: Vec<_> = found
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("{pattern}: {error}"))?;
+        let found: Vec<_> =
+            found.collect::<Result<_, _>>().map_err(|error| format!("{pattern}: {error}"))?;
         if found.is_empty() {
             return Err(format!("{pattern}: no such rule file (rules.files)"));
         }
@@ -260,10 +261,11 @@ impl RuleLoop {
             failing.insert(failure.rule.clone());
         }
         self.failing = failing;
-        let acting = self.engine.groups().flat_map(|group| &group.rules).filter_map(|rule| match rule {
-            Rule::Alert(alert) if alert.action.is_some() => Some(&alert.name),
-            _ => None,
-        });
+        let acting =
+            self.engine.groups().flat_map(|group| &group.rules).filter_map(|rule| match rule {
+                Rule::Alert(alert) if alert.action.is_some() => Some(&alert.name),
+                _ => None,
+            });
         acting.into_iter().all(|name| !self.failing.contains(name))
     }
 
@@ -327,7 +329,12 @@ impl RuleLoop {
                 self.metrics.set_rules(&self.engine);
                 self.metrics.reload_successful.set(1);
                 self.metrics.reload_at.set(chrono::Utc::now().timestamp());
-                (self.outputs.sink)(Draft::new(Kind::Reload, Severity::Info, "supervisor", text.clone()));
+                (self.outputs.sink)(Draft::new(
+                    Kind::Reload,
+                    Severity::Info,
+                    "supervisor",
+                    text.clone(),
+                ));
                 Ok(vec![text])
             }
             Err(faults) => {
@@ -363,7 +370,8 @@ fn describe(engine: &Engine, alerts: &[Alert]) -> serde_json::Value {
                 .map(|rule| match rule {
                     Rule::Alert(rule) => {
                         let own = alerts.iter().filter(|alert| {
-                            alert.name == rule.name && *alert.group == *group.name
+                            alert.name == rule.name
+                                && *alert.group == *group.name
                                 && alert.state != AlertState::Resolved
                         });
                         let own: Vec<_> = own.map(Alert::status).collect();

@@ -210,7 +210,8 @@ impl ServerController {
         let now = chrono::Utc::now();
         let calls = self.inputs.calls.borrow_and_update().clone();
         for (server, circuit) in &mut self.circuits {
-            let called = calls.known.then(|| calls.by_server.get(server).map_or(&[][..], Vec::as_slice));
+            let called =
+                calls.known.then(|| calls.by_server.get(server).map_or(&[][..], Vec::as_slice));
             let Some(change) = circuit.observe(now, called, &self.guards) else { continue };
             let (severity, verb) = match change.to {
                 CircuitState::Open => (Severity::Warning, "opened"),
@@ -245,7 +246,8 @@ impl ServerController {
             })
             .collect();
         let plan = plan(&inputs, &self.guards, self.observe_only);
-        self.withheld.retain(|server, _| plan.withheld.iter().any(|change| change.server == *server));
+        self.withheld
+            .retain(|server, _| plan.withheld.iter().any(|change| change.server == *server));
         for change in plan.withheld {
             if self.withheld.get(&change.server) != Some(&change) {
                 self.record(&change, Kind::ActionWithheld, "withheld", None);
@@ -343,7 +345,9 @@ impl ServerController {
                 let texts: Vec<_> = reasons.map(|reason| reason.text).collect();
                 ControlError::Refused(format!("withheld: {}", texts.join("; ")))
             }
-            None => ControlError::Failed(format!("the balancer did not take it; see `holdfast events list --subject {server}`")),
+            None => ControlError::Failed(format!(
+                "the balancer did not take it; see `holdfast events list --subject {server}`"
+            )),
         })
     }
 
@@ -371,7 +375,11 @@ impl ServerController {
             nodes: nodes.collect(),
             balancer: Some(BalancerStatus {
                 admin: self.balancer.admin.clone(),
-                up: if self.balancer_error.is_some() { Some(false) } else { self.observed.as_ref().map(|_| true) },
+                up: if self.balancer_error.is_some() {
+                    Some(false)
+                } else {
+                    self.observed.as_ref().map(|_| true)
+                },
                 error: self.balancer_error.clone(),
                 pool: self.balancer.pool.clone(),
             }),

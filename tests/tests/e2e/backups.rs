@@ -21,7 +21,8 @@ async fn contents(address: &str, pattern: &str) -> BTreeMap<String, (Vec<u8>, bo
         redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.unwrap();
     let mut contents = BTreeMap::new();
     for key in keys {
-        let value: Vec<u8> = redis::cmd("DUMP").arg(&key).query_async(&mut connection).await.unwrap();
+        let value: Vec<u8> =
+            redis::cmd("DUMP").arg(&key).query_async(&mut connection).await.unwrap();
         let ttl: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut connection).await.unwrap();
         contents.insert(key, (value, ttl >= 0));
     }
@@ -60,9 +61,19 @@ async fn a_backup_restores_key_by_key() {
     let dir = tempfile::tempdir().unwrap();
     let target = process::free_address();
     let (port, folder) = (target.port().to_string(), dir.path().to_str().unwrap());
-    let args = ["--port", &port, "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"];
-    let _scratch =
-        Process::start(Path::new("redis-server"), &args, &dir.path().join("redis.log"));
+    let args = [
+        "--port",
+        &port,
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        folder,
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ];
+    let _scratch = Process::start(Path::new("redis-server"), &args, &dir.path().join("redis.log"));
     wait::until("the empty server", Duration::from_secs(10), async || {
         tokio::net::TcpStream::connect(target).await.map(drop)
     })

@@ -16,7 +16,11 @@ async fn run(scenario: &str) {
     let by_kind = |kind: &str| reports.iter().find(|path| path.extension().unwrap() == kind);
     let json = std::fs::read_to_string(by_kind("json").expect("a JSON report")).unwrap();
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&report["verdict"], &report["rpo_messages"]), (&"pass".into(), &0.into()), "{json}");
+    assert_eq!(
+        (&report["verdict"], &report["rpo_messages"]),
+        (&"pass".into(), &0.into()),
+        "{json}"
+    );
     assert!(report["rto_seconds"].as_f64().unwrap() > 0.0, "{json}");
     let markdown = std::fs::read_to_string(by_kind("md").expect("a Markdown report")).unwrap();
     assert!(markdown.contains("RTO") && markdown.contains("RPO"), "{markdown}");
@@ -42,10 +46,14 @@ async fn a_drill_is_refused_while_something_is_wrong_and_the_exit_code_says_so()
         nix::sys::signal::Signal::SIGSTOP,
     )
     .unwrap();
-    holdfast_tests::wait::until("the node to be missed", std::time::Duration::from_secs(30), async || {
-        let nodes = cluster.status().await.servers.nodes;
-        if nodes[0].up == Some(false) { Ok(()) } else { Err(nodes) }
-    })
+    holdfast_tests::wait::until(
+        "the node to be missed",
+        std::time::Duration::from_secs(30),
+        async || {
+            let nodes = cluster.status().await.servers.nodes;
+            if nodes[0].up == Some(false) { Ok(()) } else { Err(nodes) }
+        },
+    )
     .await;
     let (status, output) = cluster.cli(&["drill", "run", "chatnode-crash"]).await;
     assert!(!status.success(), "{output}");

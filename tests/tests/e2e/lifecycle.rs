@@ -52,7 +52,19 @@ async fn killing_it_kills_everything_it_started() {
 async fn it_ends_by_itself_when_asked_to() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().to_str().unwrap();
-    let args = ["up", "--ports", "free", "--state-dir", state, "--nodes", "1", "--replicas", "0", "--exit-after", "1s"];
+    let args = [
+        "up",
+        "--ports",
+        "free",
+        "--state-dir",
+        state,
+        "--nodes",
+        "1",
+        "--replicas",
+        "0",
+        "--exit-after",
+        "1s",
+    ];
     let (status, output) = process::run(&process::binary("holdfast"), &args).await;
     assert!(status.success(), "{status}\n{output}");
 }

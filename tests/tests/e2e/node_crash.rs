@@ -48,13 +48,17 @@ async fn a_killed_node_loses_no_message_and_comes_back_gradually() {
     .await;
     let fired = cluster
         .event("the alert", before, SOON, |event| {
-            event.kind == Kind::AlertFiring && event.subject == victim && event.message.contains("NodeDown")
+            event.kind == Kind::AlertFiring
+                && event.subject == victim
+                && event.message.contains("NodeDown")
         })
         .await;
     let incident = fired.incident.expect("a critical alert belongs to an incident");
     wait::until("the mail", SOON, async || {
         let mails = cluster.mails();
-        let told = |mail: &String| mail.contains("FIRING") && mail.contains("NodeDown") && mail.contains(&victim);
+        let told = |mail: &String| {
+            mail.contains("FIRING") && mail.contains("NodeDown") && mail.contains(&victim)
+        };
         if mails.iter().any(told) { Ok(()) } else { Err((mails, cluster.output())) }
     })
     .await;
@@ -63,7 +67,8 @@ async fn a_killed_node_loses_no_message_and_comes_back_gradually() {
         let told = |alert: &holdfast_tests::cluster::HookAlert| {
             alert.labels["alertname"] == "NodeDown" && alert.labels["server"] == victim
         };
-        let found = hooks.iter().any(|hook| hook.status == "firing" && hook.alerts.iter().any(told));
+        let found =
+            hooks.iter().any(|hook| hook.status == "firing" && hook.alerts.iter().any(told));
         if found { Ok(()) } else { Err(hooks) }
     })
     .await;
@@ -71,7 +76,11 @@ async fn a_killed_node_loses_no_message_and_comes_back_gradually() {
     // It is started again as a service manager would, and gets its weight back over the slow start.
     let weight = wait::until("the node to be taken in again", SOON, async || {
         let server = server(&cluster, &victim).await;
-        if server["usable"] == true { Ok(server["effective_weight"].as_f64().unwrap()) } else { Err(server) }
+        if server["usable"] == true {
+            Ok(server["effective_weight"].as_f64().unwrap())
+        } else {
+            Err(server)
+        }
     })
     .await;
     assert!(weight < 100.0, "back with its full weight at once");
@@ -105,7 +114,12 @@ async fn a_killed_node_loses_no_message_and_comes_back_gradually() {
             if missing.is_empty() { Ok(()) } else { Err((member.name.clone(), missing)) }
         })
         .await;
-        assert_eq!(member.seen().unrecovered, 0, "{} was told that something is missing", member.name);
+        assert_eq!(
+            member.seen().unrecovered,
+            0,
+            "{} was told that something is missing",
+            member.name
+        );
     }
     let recovered: u64 = members.iter().map(|member| member.seen().recovered).sum();
     assert!(recovered > 0, "nobody reconnected, so nothing was tested");

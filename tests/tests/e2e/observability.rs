@@ -50,7 +50,8 @@ fn expressions() -> Vec<(String, String)> {
     for file in fs::read_dir(workspace().join("dashboards")).unwrap() {
         let path = file.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "json") {
-            let dashboard: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+            let dashboard: Value =
+                serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
             collect_expressions(&dashboard, &path.display().to_string(), &mut all);
         }
     }
@@ -83,7 +84,9 @@ async fn rules_and_dashboards_name_only_metrics_that_exist() {
         missing.clear();
         for (file, expression) in expressions() {
             let names = names_in(&expression).into_iter();
-            missing.extend(names.filter(|name| !stored.contains(name)).map(|name| (file.clone(), name)));
+            missing.extend(
+                names.filter(|name| !stored.contains(name)).map(|name| (file.clone(), name)),
+            );
         }
         missing.sort();
         missing.dedup();
@@ -100,7 +103,10 @@ async fn prometheus_scrapes_every_program_and_loads_the_rules() {
         let metrics = cluster.get(&format!("{url}/metrics")).await.unwrap();
         check_metrics(&program, &metrics);
         for path in ["health/live", "health/ready"] {
-            cluster.get(&format!("{url}/{path}")).await.unwrap_or_else(|e| panic!("{program}: {e}"));
+            cluster
+                .get(&format!("{url}/{path}"))
+                .await
+                .unwrap_or_else(|e| panic!("{program}: {e}"));
         }
     }
     let dir = tempfile::tempdir().unwrap();
@@ -175,7 +181,8 @@ async fn the_supervisor_answers_queries_as_prometheus_does() {
     let (status, output) =
         process::run(Path::new("promtool"), &["query", "instant", &base, "count(up == 1)"]).await;
     assert!(status.success() && output.contains("=> 8"), "{output}");
-    let (status, page) = (cluster.get(&base).await, cluster.get(&format!("{base}/runbooks/NodeDown")).await);
+    let (status, page) =
+        (cluster.get(&base).await, cluster.get(&format!("{base}/runbooks/NodeDown")).await);
     assert!(status.unwrap().contains("chatnode-3"));
     assert!(page.unwrap().contains("NodeDown"));
     cluster.stop().await;

@@ -25,12 +25,13 @@ async fn a_killed_primary_costs_no_acknowledged_message() {
 
     let done = cluster.event("the failover", before, SOON, |e| e.kind == Kind::FailoverDone).await;
     assert!(!done.reasons.is_empty(), "a failover without reasons: {done:#?}");
-    let status = wait::until("a healthy Redis with its old primary as a replica", SOON, async || {
-        let redis = cluster.status().await.redis.unwrap();
-        let linked = redis.servers.iter().filter(|server| server.link_up == Some(true)).count();
-        if redis.state == RedisState::Healthy && linked == 2 { Ok(redis) } else { Err(redis) }
-    })
-    .await;
+    let status =
+        wait::until("a healthy Redis with its old primary as a replica", SOON, async || {
+            let redis = cluster.status().await.redis.unwrap();
+            let linked = redis.servers.iter().filter(|server| server.link_up == Some(true)).count();
+            if redis.state == RedisState::Healthy && linked == 2 { Ok(redis) } else { Err(redis) }
+        })
+        .await;
     assert_ne!(status.primary.as_ref(), Some(&old));
     assert!(status.epoch >= 1);
 
@@ -78,6 +79,9 @@ async fn a_planned_switchover_costs_nothing_and_is_explained() {
     let stored = history(&members[0], ROOM).await;
     assert_eq!(not_once(&sent.acked, &stored), []);
     let (status, events) = cluster.cli(&["events", "list"]).await;
-    assert!(status.success() && events.contains(&report["to"].as_str().unwrap().to_owned()), "{events}");
+    assert!(
+        status.success() && events.contains(&report["to"].as_str().unwrap().to_owned()),
+        "{events}"
+    );
     cluster.stop().await;
 }

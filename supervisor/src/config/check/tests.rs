@@ -2,17 +2,17 @@ use std::path::Path;
 
 use super::*;
 
-/// A folder with the secrets that the fixture names, and the settings text with `patch` applied line by line.
-fn read(patch: &[(&str, &str)]) -> Result<Config, String> {
+/// A folder with the secrets that the fixture names, and the settings text with `changes` made to it.
+fn read(changes: &[(&str, &str)]) -> Result<Config, String> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("secret"), "s3cret\n").unwrap();
-    let mut text = SAMPLE.to_owned();
-    for (from, to) in patch {
-        assert!(text.contains(from), "the sample has no {from:?}");
-        text = text.replacen(from, to, 1);
+    let mut settings = SAMPLE.to_owned();
+    for (from, to) in changes {
+        assert!(settings.contains(from), "the sample has no {from:?}");
+        settings = settings.replacen(from, to, 1);
     }
     let path = dir.path().join("holdfast.toml");
-    std::fs::write(&path, text).unwrap();
+    std::fs::write(&path, settings).unwrap();
     let prefix = format!("{}/", dir.path().display());
     Config::read(&path).map_err(|faults| faults.to_string().replace(&prefix, ""))
 }
@@ -89,20 +89,63 @@ fn the_shipped_sample_is_accepted_once_its_secrets_exist() {
 #[test]
 fn each_fault_names_file_line_and_key() {
     for (from, to, expected) in [
-        ("pool = \"chat\"", "poll = \"chat\"", "holdfast.toml:13: balancer.poll: unknown field `poll`"),
-        ("\"127.0.0.1:9811\"", "\"9811\"", "holdfast.toml:8: node[0].metrics: expected host:port, found \"9811\""),
-        ("listen = \"127.0.0.1:0\"", "listen = \"here\"", "holdfast.toml:2: supervisor.listen: expected ip:port to listen on"),
-        ("token_file = \"secret\"", "token_file = \"none\"", "holdfast.toml:3: supervisor.token_file: cannot read the secret file"),
-        ("127.0.0.1:6380\"]", "127.0.0.1:6379\"]", "holdfast.toml:16: redis.servers[1]: 127.0.0.1:6379 is there twice"),
-        ("[\"127.0.0.1:6379\", \"127.0.0.1:6380\"]", "[]", "holdfast.toml:16: redis.servers: expected 1 to 16 addresses, found 0"),
-        ("0 */6 * * *", "0 */6", "holdfast.toml:27: backup.schedule: \"0 */6\" is not a cron expression"),
-        ("ops@example.org", "ops", "holdfast.toml:32: notify.email.to[0]: expected a mail address, found \"ops\""),
-        ("http://127.0.0.1:9999/hook", "9999", "holdfast.toml:35: notify.webhook[0].url: expected a URL (http, https)"),
-        ("chatnode-crash", "chatnode-fire", "holdfast.toml:38: drills.schedule[0].scenario: expected one of chatnode-crash, redis-primary-crash"),
+        (
+            "pool = \"chat\"",
+            "poll = \"chat\"",
+            "holdfast.toml:13: balancer.poll: unknown field `poll`",
+        ),
+        (
+            "\"127.0.0.1:9811\"",
+            "\"9811\"",
+            "holdfast.toml:8: node[0].metrics: expected host:port, found \"9811\"",
+        ),
+        (
+            "listen = \"127.0.0.1:0\"",
+            "listen = \"here\"",
+            "holdfast.toml:2: supervisor.listen: expected ip:port to listen on",
+        ),
+        (
+            "token_file = \"secret\"",
+            "token_file = \"none\"",
+            "holdfast.toml:3: supervisor.token_file: cannot read the secret file",
+        ),
+        (
+            "127.0.0.1:6380\"]",
+            "127.0.0.1:6379\"]",
+            "holdfast.toml:16: redis.servers[1]: 127.0.0.1:6379 is there twice",
+        ),
+        (
+            "[\"127.0.0.1:6379\", \"127.0.0.1:6380\"]",
+            "[]",
+            "holdfast.toml:16: redis.servers: expected 1 to 16 addresses, found 0",
+        ),
+        (
+            "0 */6 * * *",
+            "0 */6",
+            "holdfast.toml:27: backup.schedule: \"0 */6\" is not a cron expression",
+        ),
+        (
+            "ops@example.org",
+            "ops",
+            "holdfast.toml:32: notify.email.to[0]: expected a mail address, found \"ops\"",
+        ),
+        (
+            "http://127.0.0.1:9999/hook",
+            "9999",
+            "holdfast.toml:35: notify.webhook[0].url: expected a URL (http, https)",
+        ),
+        (
+            "chatnode-crash",
+            "chatnode-fire",
+            "holdfast.toml:38: drills.schedule[0].scenario: expected one of chatnode-crash, redis-primary-crash",
+        ),
         ("ws://127", "http://127", "holdfast.toml:22: canary.url: expected a URL (ws, wss)"),
     ] {
         let text = read(&[(from, to)]).unwrap_err();
-        assert!(text.starts_with(expected), "{from} -> {to}\nfound:    {text}\nexpected: {expected}");
+        assert!(
+            text.starts_with(expected),
+            "{from} -> {to}\nfound:    {text}\nexpected: {expected}"
+        );
     }
 }
 
@@ -114,12 +157,16 @@ fn all_faults_are_reported_together() {
     ])
     .unwrap_err();
     let keys: Vec<_> = text.lines().filter_map(|line| line.split(": ").nth(1)).collect();
-    assert_eq!(keys, ["scrape.timeout", "guards.max_out_share", "guards.return_steps", "notify.email.to[0]"]);
+    assert_eq!(
+        keys,
+        ["scrape.timeout", "guards.max_out_share", "guards.return_steps", "notify.email.to[0]"]
+    );
 }
 
 #[test]
 fn sections_that_need_each_other_say_so() {
-    let text = read(&[("[redis]\nservers = [\"127.0.0.1:6379\", \"127.0.0.1:6380\"]\n", "")]).unwrap_err();
+    let text =
+        read(&[("[redis]\nservers = [\"127.0.0.1:6379\", \"127.0.0.1:6380\"]\n", "")]).unwrap_err();
     assert!(text.contains("sentinel: expected a [redis] section"), "{text}");
     assert!(text.contains("backup: expected a [redis] section"), "{text}");
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long messages are remembered: longer than any drill.
-const KEPT: Duration = Duration::from_secs(600);
+const KEPT: Duration = Duration::from_mins(10);
 /// Messages remembered at most, whatever the interval.
 const MESSAGES_MAX: usize = 20_000;
 /// Figures of the status page look back this far.
-const RECENT: Duration = Duration::from_secs(60);
+const RECENT: Duration = Duration::from_mins(1);
 
 /// What became of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -40,7 +40,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// First wait between two attempts.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Lifetime of its connection tokens; each connection makes a new one.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+const TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 /// Cause under which the journal keeps a lost service.
 const CAUSE: &str = "canary";
 
@@ -304,7 +304,10 @@ impl Canary {
 
     fn looked_up(
         &self,
-        (missing, history): (Vec<u64>, Result<super::chat_client::History, super::chat_client::ChatError>),
+        (missing, history): (
+            Vec<u64>,
+            Result<super::chat_client::History, super::chat_client::ChatError>,
+        ),
     ) {
         let Ok(history) = history else {
             self.metrics.lookups_failed.inc();
