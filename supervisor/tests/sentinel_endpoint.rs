@@ -1,6 +1,9 @@
 //! The Sentinel-compatible endpoint as `redis-cli` and a subscriber see it, through a real failover.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
 #[path = "redis_failover/cluster.rs"]
+#[expect(dead_code, reason = "shared with the tests of the failover itself")]
 mod cluster;
 
 use std::net::SocketAddr;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::future::join_all;
 use holdfast_telemetry::Registry;
 use holdfast_telemetry::errors::Chain;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
@@ -14,16 +13,16 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::commands::{demote, demoted_at, keep_roles, repoint};
 use super::metrics::Metrics;
+use super::repair::Fenced;
 use super::{SentinelEvent, Topology, saved};
 use crate::cluster::{Address, RedisServerStatus, RedisState, RedisStatus};
 use crate::config;
 use crate::control::Failover;
-use crate::judge::redis::{Lineage, Link, ServerView, Verdict};
-use crate::observe::redis::{AskError, Login, RedisSamples, Settings as WatchSettings, Watch};
-use crate::plan::failover::{Action, Choice, Decision, Event, Planner, Repair, Settings, next};
-use crate::record::{Draft, Kind, Reason, Severity, Sink};
+use crate::judge::redis::{ServerView, Verdict};
+use crate::observe::redis::{Login, RedisSamples, Settings as WatchSettings, Watch};
+use crate::plan::failover::{Action, Choice, Event, Planner, Settings, next};
+use crate::record::{Draft, Kind, Severity, Sink};
 
 /// A look at least this often, whether or not a server has news: silence is no news.
 const TICK: Duration = Duration::from_millis(20);
@@ -53,12 +52,6 @@ pub struct Handles {
     pub events: broadcast::Sender<SentinelEvent>,
 }
 
-/// Something that was set going earlier and has ended.
-pub(super) enum Aftermath {
-    /// The queued fence of a former primary was answered.
-    Fence { server: Address, at: Option<(String, u64)> },
-}
-
 /// Watches one primary and its replicas and fails over.
 pub struct RedisController {
     pub(super) config: config::Redis,
@@ -69,7 +62,8 @@ pub struct RedisController {
     pub(super) metrics: Metrics,
     pub(super) sink: Sink,
     pub(super) events: broadcast::Sender<SentinelEvent>,
-    pub(super) aftermath: JoinSet<Aftermath>,
+    /// Fences that wait for their servers to run again; `None` if they never will.
+    pub(super) fences: JoinSet<Option<Fenced>>,
     pub(super) state: RedisState,
     pub(super) reason: Option<String>,
     pub(super) last_failover: Option<DateTime<Utc>>,
@@ -79,9 +73,9 @@ pub struct RedisController {
     saving: Option<JoinHandle<()>>,
     candidate: Option<Choice>,
     /// What was recorded last, so that nothing is recorded twice.
-    verdict: Option<Verdict>,
-    withheld: Option<String>,
-    up: HashMap<Address, bool>,
+    pub(super) verdict: Option<Verdict>,
+    pub(super) withheld: Option<String>,
+    pub(super) up: HashMap<Address, bool>,
     /// Silence before this was our own.
     forgiven: Option<Instant>,
     last_round: Instant,
@@ -159,7 +153,7 @@ impl RedisController {
             metrics,
             sink,
             events,
-            aftermath: JoinSet::new(),
+            fences: JoinSet::new(),
             state: RedisState::Unknown,
             reason: None,
             last_failover: None,
@@ -212,8 +206,10 @@ impl RedisController {
                     self.samples.send_replace(self.watches.iter().map(Watch::samples).collect());
                 }
                 Some(command) = self.commands.recv() => self.command(command).await,
-                Some(done) = self.aftermath.join_next() => match done {
-                    Ok(aftermath) => self.settle(aftermath),
+                Some(done) = self.fences.join_next() => match done {
+                    Ok(Some(fenced)) => self.note_fence(fenced),
+                    // The process died or the path broke: the next one at this address is dealt with when it is seen.
+                    Ok(None) => {}
                     Err(error) => tracing::error!(%error, "task of the Redis controller failed"),
                 },
                 Some(ended) = watchers.join_next() => {
@@ -279,19 +275,6 @@ impl RedisController {
         self.watches.iter().find(|watch| watch.address() == address)
     }
 
-    pub(super) fn subject(&self) -> String {
-        format!("redis/{}", self.config.name)
-    }
-
-    pub(super) fn draft(
-        &self,
-        kind: Kind,
-        severity: Severity,
-        message: impl Into<String>,
-    ) -> Draft {
-        Draft::new(kind, severity, self.subject(), message)
-    }
-
     /// Moves the state machine; says so once.
     pub(super) fn enter(&mut self, event: Event, reason: Option<String>) {
         let Some(state) = next(self.state, event) else {
@@ -313,99 +296,6 @@ impl RedisController {
             );
             self.state = state;
             self.metrics.set_state(state);
-        }
-    }
-
-    /// Records what is new about a decision.
-    fn note(&mut self, decision: &Decision, before: Option<&Lineage>) {
-        if let (Some(before), Some(after)) = (before, self.planner.lineage())
-            && before.replid != after.replid
-            && after.replid2.as_ref() != Some(&before.replid)
-        {
-            let message = "the primary's data begins anew, and no other server has the former data";
-            let draft = self.draft(Kind::RedisVerdict, Severity::Critical, message);
-            let text = format!("its history was {} up to offset {}", before.replid, before.offset);
-            (self.sink)(draft.because(text).despite("a backup may have it"));
-        }
-        if let Some(verdict) = decision.verdict.filter(|verdict| self.verdict != Some(*verdict)) {
-            let down = verdict.calls_for_failover();
-            let severity = match verdict {
-                _ if down => Severity::Critical,
-                Verdict::PrimaryHealthy | Verdict::Unknown => Severity::Info,
-                _ => Severity::Warning,
-            };
-            // At the start there is nothing to be told about a primary that is well.
-            if self.verdict.is_some()
-                || !matches!(verdict, Verdict::PrimaryHealthy | Verdict::Unknown)
-            {
-                let mut draft = self
-                    .draft(Kind::RedisVerdict, severity, verdict.to_string())
-                    .reasons(decision.reasons.iter().cloned())
-                    .detail(serde_json::json!({
-                        "verdict": verdict.name(),
-                        "primary": self.planner.primary(),
-                        "epoch": self.planner.epoch(),
-                    }));
-                if down {
-                    draft = draft.opens(CAUSE);
-                    self.is_incident_open = true;
-                } else if verdict.serves() && std::mem::take(&mut self.is_incident_open) {
-                    draft = draft.closes(CAUSE);
-                }
-                (self.sink)(draft);
-            }
-            self.tell_verdict(verdict);
-            self.verdict = Some(verdict);
-        }
-        if decision.withheld != self.withheld {
-            if let Some(why) = &decision.withheld {
-                let draft =
-                    self.draft(Kind::ActionWithheld, Severity::Warning, format!("withheld: {why}"));
-                (self.sink)(draft.reasons(decision.reasons.iter().cloned()));
-            }
-            self.withheld.clone_from(&decision.withheld);
-        }
-    }
-
-    /// Forgets what was recorded about the former primary: the next verdict is about another server.
-    pub(super) fn forget_verdict(&mut self) {
-        self.verdict = Some(Verdict::PrimaryHealthy);
-        self.withheld = None;
-    }
-
-    fn tell_verdict(&self, verdict: Verdict) {
-        let Some(primary) = self.planner.primary() else { return };
-        let down = self.verdict.is_some_and(Verdict::calls_for_failover);
-        if verdict.calls_for_failover() && !down {
-            self.tell("+sdown", self.primary_words(primary));
-            self.tell("+odown", format!("{} #quorum 1/1", self.primary_words(primary)));
-        } else if down && verdict.serves() {
-            self.tell("-odown", self.primary_words(primary));
-            self.tell("-sdown", self.primary_words(primary));
-        }
-    }
-
-    /// Says once when a replica goes or comes.
-    fn note_servers(&mut self, views: &[ServerView]) {
-        let now = Instant::now().into_std();
-        for view in views.iter().filter(|view| Some(&view.address) != self.planner.primary()) {
-            if view.link == Link::Untried || (view.link == Link::Open && view.answered_at.is_none())
-            {
-                continue;
-            }
-            let up = view.is_reachable(now, self.config.hang_after);
-            if self.up.insert(view.address.clone(), up).unwrap_or(true) == up {
-                continue;
-            }
-            self.tell(if up { "-sdown" } else { "+sdown" }, self.replica_words(&view.address));
-            let (severity, message) = if up {
-                (Severity::Info, format!("{} answers again", view.address))
-            } else {
-                (Severity::Warning, format!("{} does not answer", view.address))
-            };
-            let draft = self.draft(Kind::RedisVerdict, severity, message);
-            let fault = view.fault().unwrap_or_else(|| "its last probe is unanswered".to_owned());
-            (self.sink)(if up { draft } else { draft.because(fault) });
         }
     }
 
@@ -442,80 +332,6 @@ impl RedisController {
             tracing::error!(error, "cannot keep epoch and primary");
             failures.inc();
         }));
-    }
-
-    async fn repair(&mut self, repairs: &[Repair]) {
-        let Some(primary) = self.planner.primary().cloned() else { return };
-        let work = repairs.iter().filter_map(|repair| Some((repair, self.watch(&repair.server)?)));
-        let results = join_all(work.map(async |(repair, watch)| {
-            let done = if repair.demote {
-                demote(watch, &primary).await
-            } else {
-                repoint(watch, &primary).await.map(|()| None)
-            };
-            (repair, done.map_err(|error| Chain(&error).to_string()))
-        }))
-        .await;
-        for (repair, result) in results {
-            let server = &repair.server;
-            let verb = if repair.demote { "is a replica of" } else { "was pointed at" };
-            match result {
-                Ok(at) => {
-                    let diverged =
-                        at.and_then(|(id, offset)| self.planner.diverged_bytes(&id, offset));
-                    let message = format!("{server} {verb} {primary}");
-                    self.record_demotion(Kind::ActionTaken, message, &repair.reason, diverged);
-                    if repair.demote {
-                        self.tell("+convert-to-slave", self.replica_words(server));
-                    }
-                    keep_roles(self.watch(server).map(std::slice::from_ref).unwrap_or_default());
-                }
-                Err(error) => {
-                    let draft = self.draft(
-                        Kind::ActionFailed,
-                        Severity::Warning,
-                        format!("{server} could not be brought in line"),
-                    );
-                    let against = Reason { favours: false, text: error };
-                    (self.sink)(draft.because(repair.reason.clone()).reasons([against]));
-                }
-            }
-        }
-    }
-
-    fn record_demotion(&self, kind: Kind, message: String, reason: &str, diverged: Option<u64>) {
-        let severity = if diverged.unwrap_or(0) > 0 { Severity::Warning } else { Severity::Info };
-        let mut draft = self.draft(kind, severity, message).because(reason);
-        if let Some(bytes) = diverged {
-            self.metrics.add_diverged(bytes);
-            draft = draft
-                .because(format!("{bytes} bytes it had written never reached the present primary"))
-                .detail(serde_json::json!({"diverged_bytes": bytes}));
-        }
-        (self.sink)(draft);
-    }
-
-    fn settle(&mut self, aftermath: Aftermath) {
-        let Aftermath::Fence { server, at } = aftermath;
-        let diverged = at.and_then(|(replid, offset)| self.planner.diverged_bytes(&replid, offset));
-        self.record_demotion(
-            Kind::ActionTaken,
-            format!("{server} ran the fence that was queued for it and is a replica now"),
-            "it was the primary before the failover and runs again",
-            diverged,
-        );
-        self.tell("+convert-to-slave", self.replica_words(&server));
-    }
-
-    /// Waits in the background for a former primary to run the fence that was written to it.
-    pub(super) fn await_fence(&mut self, server: Address, answers: crate::observe::redis::Answers) {
-        self.aftermath.spawn(async move {
-            match answers.wait().await {
-                Ok(replies) => Aftermath::Fence { server, at: demoted_at(&replies) },
-                // The process died or the path broke: the next one at this address is dealt with when it is seen.
-                Err(AskError::Lost { .. } | _) => std::future::pending().await,
-            }
-        });
     }
 
     /// Publishes what is known now.
@@ -569,23 +385,5 @@ impl RedisController {
             *current = status;
             changed
         });
-    }
-
-    /// Sends a message to subscribers of the Sentinel-compatible endpoint.
-    pub(super) fn tell(&self, channel: &'static str, payload: String) {
-        // Nobody may be listening.
-        let _ = self.events.send(SentinelEvent { channel, payload });
-    }
-
-    pub(super) fn primary_words(&self, primary: &Address) -> String {
-        format!("master {} {} {}", self.config.name, primary.host(), primary.port())
-    }
-
-    pub(super) fn replica_words(&self, replica: &Address) -> String {
-        let (host, port) = (replica.host(), replica.port());
-        let of = self.planner.primary().map_or_else(String::new, |primary| {
-            format!(" @ {} {} {}", self.config.name, primary.host(), primary.port())
-        });
-        format!("slave {replica} {host} {port}{of}")
     }
 }

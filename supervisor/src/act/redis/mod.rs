@@ -7,9 +7,11 @@
 mod commands;
 mod controller;
 mod metrics;
+mod repair;
 mod run;
 mod saved;
 mod switchover;
+mod tell;
 
 use crate::cluster::RedisStatus;
 use crate::judge::redis::ServerView;

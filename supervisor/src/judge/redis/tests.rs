@@ -1,1 +1,315 @@
+use super::*;
 
+const PRIMARY: u16 = 1;
+
+#[expect(clippy::disallowed_methods, reason = "tests begin at some instant")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn address(port: u16) -> Address {
+    Address::new("h", port)
+}
+
+fn sample(at: Instant, role: RedisRole) -> Sample {
+    let is_replica = role == RedisRole::Replica;
+    Sample {
+        at,
+        role,
+        run_id: "run".to_owned(),
+        replid: "history".to_owned(),
+        replid2: None,
+        offset: 100,
+        link_up: is_replica.then_some(true),
+        syncing: false,
+        follows: is_replica.then(|| address(PRIMARY)),
+        quiet_seconds: Some(0),
+        priority: 100,
+        loading: false,
+        replicas: if is_replica { 0 } else { 2 },
+        version: "7.0.15".to_owned(),
+    }
+}
+
+/// A primary and two replicas that are well, and changes to them.
+struct World {
+    now: Instant,
+    views: Vec<ServerView>,
+    lineage: Lineage,
+    confirmed: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let past = start();
+        let now = past + Duration::from_millis(100);
+        let view = |port, role| ServerView {
+            link: Link::Open,
+            answered_at: Some(now),
+            sample: Some(sample(now, role)),
+            moved: Some((past, now)),
+            ..ServerView::new(address(port), past)
+        };
+        let views = vec![
+            view(PRIMARY, RedisRole::Primary),
+            view(2, RedisRole::Replica),
+            view(3, RedisRole::Replica),
+        ];
+        let lineage = Lineage::of(views[0].sample.as_ref().unwrap());
+        Self { now, views, lineage, confirmed: true }
+    }
+
+    fn sample(&mut self, index: usize) -> &mut Sample {
+        self.views[index].sample.as_mut().unwrap()
+    }
+
+    /// The primary has been silent for this long, and a fresh connection found that.
+    fn silent(mut self, milliseconds: u64, fresh: Option<Fresh>) -> Self {
+        let since = self.now;
+        self.now += Duration::from_millis(milliseconds);
+        self.views[0].waiting_since = Some(since);
+        self.views[0].fresh = fresh.map(|fresh| (self.now, fresh));
+        for index in [1, 2] {
+            self.views[index].sample.as_mut().unwrap().at = self.now;
+        }
+        self
+    }
+
+    fn link(mut self, link: Link, milliseconds: u64) -> Self {
+        self.views[0].link = link;
+        self.views[0].link_since = self.now;
+        self.now += Duration::from_millis(milliseconds);
+        for index in [1, 2] {
+            self.views[index].sample.as_mut().unwrap().at = self.now;
+        }
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    fn judge(&self) -> Judgement {
+        let primary = address(PRIMARY);
+        judge(
+            &self.views,
+            &Context {
+                now: self.now,
+                primary: &primary,
+                lineage: Some(&self.lineage),
+                confirmed: self.confirmed,
+                probe_timeout: Duration::from_millis(500),
+                hang_after: Duration::from_secs(1),
+            },
+        )
+    }
+}
+
+fn silent_replicas(world: &mut World) {
+    for index in [1, 2] {
+        world.sample(index).link_up = Some(false);
+    }
+}
+
+fn moving_replica(world: &mut World) {
+    let before = world.now;
+    world.now += Duration::from_millis(50);
+    world.views[2].moved = Some((before, world.now));
+}
+
+fn without_answers() -> Vec<(&'static str, World, Verdict)> {
+    use Verdict as V;
+    let unreachable = || Link::Unreachable("no route".to_owned());
+    vec![
+        ("all is well", World::new(), V::PrimaryHealthy),
+        (
+            "connection lost, nothing else known",
+            World::new().link(Link::Closed("reset".into()), 0),
+            V::PrimarySuspect,
+        ),
+        ("refused: dead at once", World::new().link(Link::Refused, 0), V::PrimaryDead),
+        (
+            "refused, replicas have not noticed yet",
+            World::new().link(Link::Refused, 100),
+            V::PrimaryDead,
+        ),
+        (
+            "refused, replicas still hear it later",
+            World::new().link(Link::Refused, 400),
+            V::PrimaryUnreachableFromHere,
+        ),
+        (
+            "refused, replicas lost it",
+            World::new().link(Link::Refused, 400).with(silent_replicas),
+            V::PrimaryDead,
+        ),
+        ("a probe under way", World::new().silent(300, None), V::PrimaryHealthy),
+        ("a probe late", World::new().silent(600, None), V::PrimarySuspect),
+        (
+            "silent for long, not tried otherwise yet",
+            World::new().silent(1500, None),
+            V::PrimarySuspect,
+        ),
+        (
+            "silent, host accepts, replicas still",
+            World::new().silent(1000, Some(Fresh::Silent)),
+            V::PrimaryHung,
+        ),
+        (
+            "silent, host accepts, a replica receives",
+            World::new().silent(1500, Some(Fresh::Silent)).with(moving_replica),
+            V::PrimaryUnreachableFromHere,
+        ),
+        (
+            "silent, but answers others",
+            World::new().silent(1500, Some(Fresh::Answered)),
+            V::PrimaryBusy,
+        ),
+        (
+            "silent, then refuses",
+            World::new().silent(600, Some(Fresh::Refused)).with(silent_replicas),
+            V::PrimaryDead,
+        ),
+        (
+            "silent before it ever answered as primary",
+            World::new().silent(1500, Some(Fresh::Silent)).with(|w| w.confirmed = false),
+            V::PrimarySuspect,
+        ),
+        (
+            "host gone, stream had been moving",
+            World::new().silent(1500, Some(Fresh::Unreachable("no answer".into()))),
+            V::PrimaryHung,
+        ),
+        (
+            "path gone, primary idle, replicas linked",
+            World::new().silent(1500, Some(Fresh::Unreachable("no answer".into()))).with(|w| {
+                for view in &mut w.views {
+                    view.moved = None;
+                }
+            }),
+            V::PrimaryUnreachableFromHere,
+        ),
+        (
+            "no connection, replicas lost it too",
+            World::new().link(unreachable(), 1500).with(silent_replicas),
+            V::PrimaryHung,
+        ),
+        ("no connection for a moment", World::new().link(unreachable(), 300), V::PrimarySuspect),
+        (
+            "no connection, nobody to ask",
+            World::new().link(unreachable(), 1500).with(|w| {
+                w.views[1].link = Link::Refused;
+                w.views[2].link = Link::Refused;
+            }),
+            V::PrimaryUnreachableFromHere,
+        ),
+    ]
+}
+
+fn with_answers() -> Vec<(&'static str, World, Verdict)> {
+    use Verdict as V;
+    vec![
+        (
+            "a long script",
+            World::new().with(|w| w.views[0].complaint = Some("BUSY Redis is busy".into())),
+            V::PrimaryBusy,
+        ),
+        (
+            "loading as the process it was",
+            World::new().with(|w| w.views[0].complaint = Some("LOADING".into())),
+            V::PrimaryBusy,
+        ),
+        (
+            "our password is wrong",
+            World::new().with(|w| w.views[0].complaint = Some("NOAUTH".into())),
+            V::Unknown,
+        ),
+        (
+            "restarted with all its data",
+            World::new().with(|w| {
+                w.sample(0).run_id = "other".into();
+                w.sample(0).replid = "new".into();
+                w.sample(0).replid2 = Some("history".into());
+            }),
+            V::PrimaryHealthy,
+        ),
+        (
+            "restarted with older data",
+            World::new().with(|w| {
+                w.sample(0).run_id = "other".into();
+                w.sample(0).replid = "new".into();
+                w.sample(0).replid2 = Some("history".into());
+                w.sample(0).offset = 99;
+            }),
+            V::EmptyRestart,
+        ),
+        (
+            "restarted empty",
+            World::new().with(|w| {
+                w.sample(0).run_id = "other".into();
+                w.sample(0).replid = "new".into();
+                w.sample(0).offset = 0;
+            }),
+            V::EmptyRestart,
+        ),
+        (
+            "restarted and loading",
+            World::new().with(|w| {
+                w.sample(0).run_id = "other".into();
+                w.sample(0).loading = true;
+                w.views[0].complaint = Some("LOADING".into());
+            }),
+            V::EmptyRestart,
+        ),
+        (
+            "restarted empty, and its replicas have copied that",
+            World::new().with(|w| {
+                for index in 0..3 {
+                    w.sample(index).replid = "new".into();
+                }
+                w.sample(0).run_id = "other".into();
+            }),
+            V::PrimaryHealthy,
+        ),
+        (
+            "made a replica by somebody",
+            World::new().with(|w| w.sample(0).role = RedisRole::Replica),
+            V::PrimaryDemoted,
+        ),
+        (
+            "a second primary",
+            World::new().with(|w| w.sample(2).role = RedisRole::Primary),
+            V::TwoPrimaries,
+        ),
+        ("no replica", World::new().with(|w| w.sample(0).replicas = 0), V::ReplicationBroken),
+        ("not tried yet", World::new().link(Link::Untried, 0), V::Unknown),
+    ]
+}
+
+#[test]
+fn verdicts_follow_the_evidence() {
+    for (name, world, expected) in without_answers().into_iter().chain(with_answers()) {
+        let judgement = world.judge();
+        assert_eq!(judgement.verdict, expected, "{name}: {:#?}", judgement.reasons);
+    }
+}
+
+#[test]
+fn a_hang_is_explained() {
+    let judgement = World::new().silent(1234, Some(Fresh::Silent)).judge();
+    let texts: Vec<_> = judgement
+        .reasons
+        .iter()
+        .map(|r| format!("{} {}", if r.favours { '+' } else { '-' }, r.text))
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "+ h:1 has been silent for 1234 ms, the limit is 1000 ms",
+            "+ its host accepts a fresh connection, it says nothing",
+            "+ h:2 has received nothing from it since",
+            "+ h:3 has received nothing from it since",
+        ]
+    );
+}

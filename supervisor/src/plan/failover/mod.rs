@@ -413,8 +413,13 @@ impl Planner {
             };
             let server = &view.address;
             let recent = self.repaired.get(server).is_some_and(|at| now < *at + REPAIR_EVERY);
-            // A replica that gets the primary's stream by another road or under another name is fine as it is.
-            let is_fed = sample.link_up == Some(true) && Some(&sample.replid) == replid.as_ref();
+            // A replica that is fed by a server we do not know follows the primary under another name. A chain among our own is
+            // straightened: it stems from a change that somebody could not be told of.
+            let is_chained =
+                views.iter().any(|other| Some(&other.address) == sample.follows.as_ref());
+            let is_fed = sample.link_up == Some(true)
+                && Some(&sample.replid) == replid.as_ref()
+                && !is_chained;
             let (demote, reason) = match sample.role {
                 RedisRole::Primary => {
                     (true, format!("{server} says it is a primary, {primary} is"))

@@ -1,1 +1,356 @@
+use super::*;
+use crate::judge::redis::{Link, Sample};
 
+#[expect(clippy::disallowed_methods, reason = "tests begin at some instant")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn address(port: u16) -> Address {
+    Address::new("h", port)
+}
+
+pub(super) fn settings() -> Settings {
+    Settings {
+        manage: true,
+        observe_only: false,
+        probe_timeout: Duration::from_millis(500),
+        hang_after: Duration::from_secs(1),
+        failover_cooldown: Duration::from_secs(30),
+    }
+}
+
+/// A server that answers. Port 1 is the primary unless changed.
+fn view(port: u16, offset: u64, now: Instant) -> ServerView {
+    let is_replica = port != 1;
+    let sample = Sample {
+        at: now,
+        role: if is_replica { RedisRole::Replica } else { RedisRole::Primary },
+        run_id: format!("run{port}"),
+        replid: "history".to_owned(),
+        replid2: None,
+        offset,
+        link_up: is_replica.then_some(true),
+        syncing: false,
+        follows: is_replica.then(|| address(1)),
+        quiet_seconds: Some(0),
+        priority: 100,
+        loading: false,
+        replicas: if is_replica { 0 } else { 2 },
+        version: String::new(),
+    };
+    ServerView {
+        link: Link::Open,
+        answered_at: Some(now),
+        sample: Some(sample),
+        ..ServerView::new(address(port), now)
+    }
+}
+
+fn three(now: Instant) -> Vec<ServerView> {
+    vec![view(1, 100, now), view(2, 100, now), view(3, 90, now)]
+}
+
+fn sample(view: &mut ServerView) -> &mut Sample {
+    view.sample.as_mut().unwrap()
+}
+
+/// A planner that has adopted port 1 and seen it healthy.
+fn settled(now: Instant, settings: Settings) -> Planner {
+    let mut planner = Planner::new(settings, None, now);
+    let views = three(now);
+    let decision = planner.decide(now, &views);
+    assert!(matches!(decision.action, Action::Adopt { .. }), "{decision:?}");
+    planner.adopted(address(1), &views);
+    let decision = planner.decide(now, &views);
+    assert_eq!((decision.event, decision.action), (Event::Answered, Action::Nothing));
+    planner
+}
+
+fn refuse(views: &mut [ServerView]) {
+    views[0].link = Link::Refused;
+    views[0].answered_at = None;
+}
+
+/// A decision as text, to be read by people.
+fn told(decision: &Decision) -> String {
+    let mut lines =
+        vec![format!("{:?}: {}", decision.event, decision.summary.as_deref().unwrap_or("-"))];
+    lines.extend(
+        decision
+            .reasons
+            .iter()
+            .map(|r| format!("{} {}", if r.favours { '+' } else { '-' }, r.text)),
+    );
+    lines.join("\n")
+}
+
+#[test]
+fn a_death_is_acted_on_and_explained() {
+    let now = start();
+    let mut planner = settled(now, settings());
+    let mut views = three(now);
+    refuse(&mut views);
+    let decision = planner.decide(now, &views);
+    assert_eq!(decision.action, Action::FailOver);
+    assert_eq!(
+        told(&decision),
+        "Down: the primary is dead\n\
+         + h:1 refuses connections: nobody listens there\n\
+         + h:2 has the most data: offset 100\n\
+         - h:3 lacks 10 bytes more"
+    );
+}
+
+/// What is different from the usual settings.
+type Setting = fn(&mut Settings);
+
+#[test]
+fn what_is_held_back_says_why() {
+    let now = start();
+    let no_candidate = |views: &mut Vec<ServerView>| {
+        sample(&mut views[1]).priority = 0;
+        sample(&mut views[2]).replid = "another".to_owned();
+    };
+    let cases: [(Setting, bool, &str); 3] = [
+        (|s| s.manage = false, true, "the primary is dead, but `redis.manage` is false"),
+        (
+            |s| s.observe_only = true,
+            true,
+            "the primary is dead, but this supervisor is set to observe only",
+        ),
+        (|_| {}, false, "the primary is dead, but no server can take its place"),
+    ];
+    for (change, has_candidate, expected) in cases {
+        let mut settings = settings();
+        change(&mut settings);
+        let mut planner = settled(now, settings);
+        let mut views = three(now);
+        refuse(&mut views);
+        if !has_candidate {
+            no_candidate(&mut views);
+        }
+        let decision = planner.decide(now, &views);
+        assert_eq!(decision.action, Action::Nothing);
+        assert_eq!(decision.summary.as_deref(), Some(expected));
+        assert_eq!(decision.event, Event::Withheld);
+    }
+}
+
+#[test]
+fn the_cooldown_holds_for_silence_and_not_for_proof() {
+    let now = start();
+    let mut planner = settled(now, settings());
+    planner.succeeded(now);
+    let later = now + Duration::from_secs(5);
+    let mut views = three(later);
+    views[0].waiting_since = Some(now + Duration::from_secs(3));
+    views[0].fresh = Some((later, crate::judge::redis::Fresh::Silent));
+    let decision = planner.decide(later, &views);
+    assert_eq!(decision.verdict, Some(Verdict::PrimaryHung));
+    assert!(decision.withheld.unwrap().contains("less than 30 s ago"));
+    refuse(&mut views);
+    assert_eq!(planner.decide(later, &views).action, Action::FailOver);
+}
+
+#[test]
+fn a_failed_attempt_is_repeated_with_growing_pauses() {
+    let now = start();
+    let mut planner = settled(now, settings());
+    let mut at = now;
+    for milliseconds in [500, 1000, 2000] {
+        planner.failed(at, "no route".to_owned());
+        let mut views = three(at);
+        refuse(&mut views);
+        assert!(planner.decide(at, &views).withheld.unwrap().contains("no route"));
+        at += Duration::from_millis(milliseconds);
+        let mut views = three(at);
+        refuse(&mut views);
+        assert_eq!(planner.decide(at, &views).action, Action::FailOver, "after {milliseconds} ms");
+    }
+}
+
+#[test]
+fn offset_comes_before_priority_and_history_before_offset() {
+    let now = start();
+    let lineage = Lineage {
+        run_id: None,
+        replid: "history".to_owned(),
+        replid2: Some("former".to_owned()),
+        offset: 120,
+    };
+    let pick = |change: &dyn Fn(&mut Vec<ServerView>)| {
+        let mut views = three(now);
+        change(&mut views);
+        let from = address(1);
+        let search = Search {
+            now,
+            patience: Duration::from_millis(500),
+            from: Some(&from),
+            lineage: Some(&lineage),
+            wanted: None,
+        };
+        choose(&views, &search).map(|choice| (choice.address.port(), choice.lacks_bytes))
+    };
+    assert_eq!(pick(&|_| {}), Ok((2, Some(20))));
+    let prefers_three = |views: &mut Vec<ServerView>| sample(&mut views[2]).priority = 1;
+    assert_eq!(pick(&prefers_three), Ok((2, Some(20))));
+    let equals = |views: &mut Vec<ServerView>| {
+        sample(&mut views[1]).offset = 90;
+        sample(&mut views[2]).priority = 1;
+    };
+    assert_eq!(pick(&equals), Ok((3, Some(30))));
+    let tie = |views: &mut Vec<ServerView>| sample(&mut views[1]).offset = 90;
+    assert_eq!(pick(&tie), Ok((2, Some(30))), "run2 sorts before run3");
+    let former = |views: &mut Vec<ServerView>| sample(&mut views[1]).replid = "former".to_owned();
+    assert_eq!(pick(&former), Ok((3, Some(30))));
+    let promoted = |views: &mut Vec<ServerView>| {
+        sample(&mut views[2]).role = RedisRole::Primary;
+        sample(&mut views[2]).replid = "next".to_owned();
+        sample(&mut views[2]).replid2 = Some("history".to_owned());
+        sample(&mut views[2]).offset = 110;
+    };
+    assert_eq!(pick(&promoted), Ok((3, Some(10))), "an interrupted promotion is completed");
+    let none = |views: &mut Vec<ServerView>| {
+        sample(&mut views[1]).loading = true;
+        views[2].waiting_since = Some(now.checked_sub(Duration::from_secs(1)).unwrap());
+    };
+    assert_eq!(
+        pick(&none).unwrap_err().into_iter().map(|reason| reason.text).collect::<Vec<_>>(),
+        ["h:2 is loading a dataset", "h:3 does not answer"]
+    );
+}
+
+#[test]
+fn stragglers_are_brought_in_line_once_in_a_while() {
+    let now = start();
+    let mut planner = settled(now, settings());
+    planner.fork = Some(Fork { replid: "older".to_owned(), offset: 70 });
+    let mut views = three(now);
+    sample(&mut views[1]).role = RedisRole::Primary;
+    sample(&mut views[1]).link_up = None;
+    sample(&mut views[1]).replid = "older".to_owned();
+    sample(&mut views[2]).follows = Some(address(9));
+    sample(&mut views[2]).link_up = Some(false);
+    let Action::Repair(repairs) = planner.decide(now, &views).action else { panic!("repairs") };
+    let told: Vec<_> =
+        repairs.iter().map(|r| (r.server.port(), r.demote, r.diverged_bytes)).collect();
+    assert_eq!(told, [(2, true, Some(30)), (3, false, None)]);
+    assert_eq!(planner.decide(now, &views).action, Action::Nothing, "they need a moment");
+    let later = now + REPAIR_EVERY;
+    assert!(matches!(planner.decide(later, &views).action, Action::Repair(_)));
+}
+
+#[test]
+fn a_replica_that_knows_the_primary_by_another_name_is_left_alone() {
+    let now = start();
+    let mut planner = settled(now, settings());
+    let mut views = three(now);
+    sample(&mut views[2]).follows = Some(Address::new("alias", 1));
+    assert_eq!(planner.decide(now, &views).action, Action::Nothing);
+    sample(&mut views[2]).follows = Some(address(2));
+    assert!(matches!(planner.decide(now, &views).action, Action::Repair(_)), "chains are undone");
+}
+
+fn saved(primary: u16) -> Saved {
+    Saved {
+        name: "main".to_owned(),
+        epoch: 7,
+        reserved: 8,
+        primary: address(primary),
+        replid: "history".to_owned(),
+        replid2: None,
+        offset: 95,
+        fork: None,
+    }
+}
+
+fn both(views: &mut [ServerView]) {
+    sample(&mut views[1]).role = RedisRole::Primary;
+    sample(&mut views[1]).replicas = 1;
+}
+/// What is different from three servers that are well.
+type Change = fn(&mut [ServerView]);
+
+#[test]
+fn the_primary_is_found_or_nothing_is_done() {
+    let now = start();
+    let settled = now + Duration::from_secs(2);
+    let cases: Vec<(&str, Option<Saved>, Change, &str)> = vec![
+        ("one", None, |_| {}, "h:1"),
+        (
+            "two, one with replicas",
+            None,
+            |v| {
+                both(v);
+                sample(&mut v[1]).replicas = 0;
+            },
+            "h:1",
+        ),
+        ("two with replicas", None, both, "h:1, h:2 all say they are the primary"),
+        ("two, we know", Some(saved(2)), both, "h:2"),
+        (
+            "none",
+            None,
+            |v| sample(&mut v[0]).role = RedisRole::Replica,
+            "no server that answers is a primary",
+        ),
+        (
+            "none up",
+            None,
+            |v| v.iter_mut().for_each(|v| v.link = Link::Refused),
+            "no server answers",
+        ),
+        ("dead while we were away", Some(saved(1)), |v| v[0].link = Link::Refused, "h:1"),
+        (
+            "replaced while we were away",
+            Some(saved(1)),
+            |v| {
+                v[0].link = Link::Refused;
+                sample(&mut v[1]).role = RedisRole::Primary;
+                sample(&mut v[1]).replid2 = Some("history".to_owned());
+            },
+            "h:2",
+        ),
+        ("saved one is not ours any more", Some(saved(9)), |_| {}, "h:1"),
+    ];
+    for (name, saved, change, expected) in cases {
+        let mut views = three(settled);
+        change(&mut views);
+        let found = match find(&views, saved.as_ref(), &settings(), now, settled) {
+            Found::Primary { address, .. } => address.to_string(),
+            Found::Doubt(why) => why,
+            Found::Waiting => "waiting".to_owned(),
+        };
+        assert_eq!(found, expected, "{name}");
+    }
+    let views = vec![view(1, 100, now), ServerView::new(address(2), now)];
+    assert_eq!(find(&views, None, &settings(), now, now), Found::Waiting);
+}
+
+#[test]
+fn no_epoch_is_used_twice_over_a_restart() {
+    let now = start();
+    let mut planner = Planner::new(settings(), Some(saved(1)), now);
+    planner.adopted(address(1), &three(now));
+    assert_eq!((planner.epoch(), planner.next_epoch()), (7, 9), "8 may have been used");
+    assert_eq!(planner.to_save("main").unwrap().reserved, 9);
+    let mut planner = Planner::new(settings(), Some(saved(1)), now);
+    planner.adopted(address(2), &three(now));
+    assert_eq!((planner.epoch(), planner.next_epoch()), (9, 10));
+}
+
+#[test]
+fn data_lost_everywhere_is_accepted_in_the_end() {
+    let now = start();
+    let mut planner = settled(now, settings());
+    let mut views = three(now);
+    for view in &mut views {
+        sample(view).replid = "new".to_owned();
+        sample(view).offset = 5;
+    }
+    sample(&mut views[0]).run_id = "again".to_owned();
+    let decision = planner.decide(now, &views);
+    assert_eq!((decision.event, decision.action), (Event::Answered, Action::Nothing));
+    assert_eq!(planner.lineage().unwrap().replid, "new");
+}
