@@ -11,6 +11,7 @@ mod cluster;
 mod context;
 mod drill;
 mod events;
+pub(crate) mod http;
 pub mod print;
 mod restore;
 mod status;

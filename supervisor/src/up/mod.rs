@@ -23,6 +23,7 @@ mod folder;
 mod mail;
 mod ports;
 mod probe;
+mod programs;
 mod rules;
 mod scenario;
 mod settings;
@@ -44,6 +45,7 @@ pub use scenario::Scenario;
 use crate::cli::client::Client;
 use children::{Children, Program, Stage};
 use folder::Run;
+use programs::{Binaries, require_program};
 
 /// From the first program's start until everything is ready: two seconds on an idle machine, more on one that compiles beside it.
 const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -142,14 +144,6 @@ struct NodePlan {
 struct RedisPlan {
     name: String,
     address: SocketAddr,
-}
-
-/// Where the programs are.
-#[derive(Debug, Clone)]
-struct Binaries {
-    holdfast: PathBuf,
-    balancer: PathBuf,
-    chatnode: PathBuf,
 }
 
 /// Runs a local cluster until it is told to stop.
@@ -358,7 +352,7 @@ async fn begin(
     let others = [("balancer", plan.balancer_admin), ("supervisor", plan.supervisor)];
     for (name, address) in nodes.chain(others) {
         let url = format!("http://{address}/health/ready");
-        let ready = async || crate::cli::client::readiness(&http, &url).await;
+        let ready = async || crate::cli::http::readiness(&http, &url).await;
         children.wait_for(name, deadline, ready).await?;
     }
     let client = run.client(plan);
@@ -369,43 +363,4 @@ async fn bind(address: SocketAddr, purpose: &str) -> Result<tokio::net::TcpListe
     tokio::net::TcpListener::bind(address)
         .await
         .map_err(|error| UpError::Ports(format!("{purpose}: cannot listen on {address}: {error}")))
-}
-
-impl Binaries {
-    /// The programs beside this one.
-    fn find() -> Result<Self, UpError> {
-        let holdfast = std::env::current_exe().map_err(|error| {
-            UpError::Missing(format!("cannot tell where this program is: {error}"))
-        })?;
-        let folder = holdfast.parent().map(Path::to_owned).unwrap_or_default();
-        let beside = |name: &str| {
-            let path = folder.join(name);
-            if path.is_file() {
-                return Ok(path);
-            }
-            let text = format!(
-                "{name} is not beside {} in {}: build all three programs (`make dev` or `make build`)",
-                holdfast.file_name().unwrap_or_default().display(),
-                folder.display()
-            );
-            Err(UpError::Missing(text))
-        };
-        let (balancer, chatnode) = (beside("holdfast-balancer")?, beside("holdfast-chatnode")?);
-        Ok(Self { holdfast, balancer, chatnode })
-    }
-}
-
-/// Makes sure that a program of the system is there.
-async fn require_program(name: &str, package: &str) -> Result<(), UpError> {
-    let mut command = tokio::process::Command::new(name);
-    command.arg("--version").stdin(std::process::Stdio::null()).kill_on_drop(true);
-    match tokio::time::timeout(Duration::from_secs(10), command.output()).await {
-        Ok(Ok(output)) if output.status.success() => Ok(()),
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(UpError::Missing(format!("{name} is not installed: apt-get install {package}")))
-        }
-        Ok(Err(error)) => Err(UpError::Missing(format!("{name} cannot be run: {error}"))),
-        Ok(Ok(output)) => Err(UpError::Missing(format!("{name} --version: {}", output.status))),
-        Err(_) => Err(UpError::Missing(format!("{name} --version does not end"))),
-    }
 }

@@ -131,7 +131,7 @@ period = "1s"
 [channels]
 presence = true
 join_leave = true
-history_size = 10000
+history_size = 20000
 history_ttl = "1h"
 force_positioning = true
 force_recovery = true
