@@ -68,7 +68,7 @@ pub fn subject_of(labels: &BTreeMap<String, String>) -> String {
         ("Backup", "backup"),
         ("Balancer", "balancer"),
         ("Canary", "canary"),
-        ("Drill", "drills"),
+        ("Drill", "drill"),
         ("Pool", "balancer"),
     ];
     let label = |name: &str| labels.get(name).filter(|value| !value.is_empty()).cloned();
