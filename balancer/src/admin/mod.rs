@@ -76,6 +76,9 @@ pub(crate) fn router(
         .route("/pools/{pool}/servers/{server}", patch(pools::change).delete(pools::remove))
         .route("/reload", post(reload))
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "there is no such path"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+        })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(Arc::new(token), authenticate))
         .with_state(balancer);

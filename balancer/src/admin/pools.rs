@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{ApiError, epoch};
-use crate::config::{Address, Algorithm, ServerConfig, Weight, is_name};
+use crate::config::{Address, Algorithm, EXPECTED_NAME, ServerConfig, Weight, is_name};
 use crate::control::Balancer;
 use crate::pool::Pool;
 use crate::pool::server::Server;
@@ -20,7 +20,7 @@ use crate::pool::state::{AdminState, Health, Passive};
 /// As in the settings file: the choice looks at every server for each connection.
 const SERVERS_MAX: usize = 256;
 /// Weight of a server that is added without one, as in the settings file.
-const WEIGHT: u16 = 100;
+const WEIGHT: i64 = 100;
 /// A reason is a sentence, not a document.
 const REASON_BYTES_MAX: usize = 1_000;
 
@@ -88,7 +88,7 @@ impl From<&Server> for ServerView {
 #[serde(deny_unknown_fields)]
 struct ServerChange {
     state: Option<AdminState>,
-    weight: Option<u16>,
+    weight: Option<i64>,
     reason: Option<String>,
 }
 
@@ -97,7 +97,7 @@ struct ServerChange {
 struct NewServer {
     name: String,
     address: String,
-    weight: Option<u16>,
+    weight: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,7 +133,7 @@ pub(super) async fn change(
     let change: ServerChange = read(&body)?;
     let weight = change.weight.map(read_weight).transpose()?;
     if change.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
-        let text = format!("expected a reason of at most {REASON_BYTES_MAX} bytes");
+        let text = format!("reason: expected at most {REASON_BYTES_MAX} bytes");
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text));
     }
     let _entered = balancer.enter(epoch(&headers)?)?;
@@ -165,10 +165,10 @@ pub(super) async fn add(
     let pool = find_pool(&balancer, &pool)?;
     let new: NewServer = read(&body)?;
     if !is_name(&new.name) {
-        return Err(invalid(format!("{:?} is not a name", new.name)));
+        return Err(invalid(format!("name: {EXPECTED_NAME} {:?}", new.name)));
     }
     let address = Address::try_new(&new.address)
-        .ok_or_else(|| invalid(format!("expected host:port, found {:?}", new.address)))?;
+        .ok_or_else(|| invalid(format!("address: expected host:port, found {:?}", new.address)))?;
     let weight = read_weight(new.weight.unwrap_or(WEIGHT))?;
     let _entered = balancer.enter(epoch(&headers)?)?;
     if pool.member(&new.name).is_some() {
@@ -224,21 +224,31 @@ fn find_server(pool: &Pool, name: &str) -> Result<Arc<Server>, ApiError> {
     })
 }
 
-fn read_weight(weight: u16) -> Result<Weight, ApiError> {
-    Weight::try_new(weight).ok_or_else(|| {
-        let text = format!("expected a weight of 0 to {}, found {weight}", Weight::MAX);
+fn read_weight(weight: i64) -> Result<Weight, ApiError> {
+    u16::try_from(weight).ok().and_then(Weight::try_new).ok_or_else(|| {
+        let text = format!("weight: expected 0 to {}, found {weight}", Weight::MAX);
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text)
     })
 }
 
 /// Reads a JSON body; one that is no JSON is the caller's mistake in form, one of another shape in content.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| {
-        let status = if error.is_data() {
+    // A list would be taken for the fields in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "expected a JSON object"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let status = if error.inner().is_data() {
             StatusCode::UNPROCESSABLE_ENTITY
         } else {
             StatusCode::BAD_REQUEST
         };
-        ApiError::new(status, error.to_string())
-    })
+        let at = error.path().to_string();
+        let error = error.into_inner();
+        let at_root = at == ".";
+        ApiError::new(status, if at_root { error.to_string() } else { format!("{at}: {error}") })
+    })?;
+    json.end().map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    Ok(value)
 }

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 
 use super::file::{self, CheckType, Mode};
 use super::{
-    Address, CheckKind, CheckRules, Config, ListenerConfig, PoolConfig, PoolRules, ServerConfig,
-    Weight, is_name,
+    Address, CheckKind, CheckRules, Config, EXPECTED_NAME, ListenerConfig, PoolConfig, PoolRules,
+    ServerConfig, Weight, is_name,
 };
 
 /// Threads beyond this number only add wake-ups.
@@ -24,7 +24,6 @@ const HEADER_BYTES_MAX: usize = 1_048_576;
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Servers in a pool: the choice looks at each of them for every connection.
 const SERVERS_MAX: usize = 256;
-const EXPECTED_NAME: &str = "expected 1 to 64 characters of A-Z, a-z, 0-9, '-', '.', '_', found";
 
 /// Collects faults on the way down the file.
 struct Checker<'a> {

@@ -190,6 +190,10 @@ impl fmt::Display for Address {
     }
 }
 
+/// What [`is_name`] asks for; what was found follows.
+pub(crate) const EXPECTED_NAME: &str =
+    "expected 1 to 64 characters of A-Z, a-z, 0-9, '-', '.', '_', found";
+
 /// Names are metric labels and parts of URLs: short, and of characters that need no quoting anywhere.
 pub fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
