@@ -145,7 +145,9 @@ impl Server {
     /// Shows what `record` says to the data path and in the metrics.
     pub(crate) fn publish(&self, record: &Record, rules: &PoolRules, now: Instant) {
         let state = &record.state;
-        let usable = state.is_usable(rules);
+        // What still goes on at a server that was taken out must not show it as usable again.
+        let member = !self.removed.is_cancelled();
+        let usable = member && state.is_usable(rules);
         let weight = state.effective_weight(now, rules);
         // At most 256,000, and at least 1 where there is any weight.
         #[expect(
@@ -155,7 +157,7 @@ impl Server {
         )]
         let share = (weight * SHARE_UNIT).ceil() as u32;
         self.share.store(if usable { share } else { 0 }, Ordering::Relaxed);
-        let in_panic = if state.may_be_tried() { share } else { 0 };
+        let in_panic = if member && state.may_be_tried() { share } else { 0 };
         self.share_in_panic.store(in_panic, Ordering::Relaxed);
         self.failing.store(state.is_failing(), Ordering::Relaxed);
 

@@ -91,3 +91,16 @@ fn the_series_of_a_removed_server_go_with_its_last_connection() {
     assert!(!text.contains("server=\"s0\"") && text.contains("server=\"s1\""), "{text}");
     assert_eq!(names(&pool, 2), ["s1", "s1"]);
 }
+
+#[test]
+fn a_server_that_was_taken_out_is_not_shown_as_usable_again() {
+    let (_, pool) = pool(Algorithm::RoundRobin, &[100]);
+    let lease = pool.pick(0, &Tried::default()).unwrap();
+    let server = Arc::clone(&pool.members()[0]);
+    pool.remove(&server);
+    // A request that was under way fails, and a late change arrives.
+    pool.handle_failure(&lease);
+    pool.change(&server, |record, _| record.state.set_weight(Weight::try_new(7).unwrap()));
+    assert!(!server.is_usable());
+    assert_eq!(server.metrics.usable.get(), 0);
+}
