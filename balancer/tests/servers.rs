@@ -6,7 +6,7 @@ mod support;
 use std::sync::atomic::Ordering;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use support::{Balancer, CHECKED, DEADLINE, TOKEN, Upstream, request, settings, until};
+use support::{Balancer, CHECKED, DEADLINE, TOKEN, Upstream, raw, request, settings, until};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
@@ -82,6 +82,20 @@ async fn a_server_that_takes_too_long_is_given_up() {
         Balancer::start(&settings("response_timeout = \"200ms\"", &[("a", a.address)])).await;
     a.shared.hung.store(true, Ordering::SeqCst);
     assert_eq!(request(balancer.address("l"), "GET", "/", &[], b"").await.status, 504);
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_does_not_cost_a_server_its_place() {
+    let a = Upstream::start("a");
+    let balancer =
+        Balancer::start(&settings("response_timeout = \"200ms\"", &[("a", a.address)])).await;
+    let stalled = b"POST /upload HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nsome";
+    let answer = raw(balancer.address("l"), stalled).await;
+    let answer = String::from_utf8_lossy(&answer).to_lowercase();
+    assert!(answer.starts_with("http/1.1 408 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    let server = balancer.server("a").await;
+    assert_eq!((&server["passive"], &server["usable"]), (&"closed".into(), &true.into()));
 }
 
 #[tokio::test]
@@ -247,6 +261,29 @@ async fn the_api_knows_its_operators_and_their_epochs() {
         assert_eq!(found, status, "{method} {path} {body}");
         assert!(answer["error"].is_string(), "{method} {path} {body}: {answer}");
     }
+    for (method, path, body, expected) in [
+        ("PATCH", path, r#"{"weight":"heavy"}"#, "weight: invalid type: string \"heavy\""),
+        ("PATCH", path, r#"{"weight":70000}"#, "weight: expected 0 to 256, found 70000"),
+        ("PATCH", path, r#"{"weight":-1}"#, "weight: expected 0 to 256, found -1"),
+        ("PATCH", path, r#"{"state":"off"}"#, "state: unknown variant `off`, expected one of"),
+        ("PATCH", path, r#"{"wieght":1}"#, "wieght: unknown field `wieght`, expected one of"),
+        ("PATCH", path, "[]", "expected a JSON object"),
+        ("POST", "/pools/p/servers", r#"{"name":"b"}"#, "missing field `address`"),
+        ("POST", "/pools/p/servers", r#"{"name":"b c","address":"a:1"}"#, "name: expected 1 to 64"),
+        (
+            "POST",
+            "/pools/p/servers",
+            r#"{"name":"b","address":"a"}"#,
+            "address: expected host:port",
+        ),
+    ] {
+        let (_, answer) = balancer.api(method, path, body).await;
+        let error = answer["error"].as_str().unwrap();
+        assert!(error.starts_with(expected), "{method} {path} {body}: {error}");
+    }
+    let (status, answer) = balancer.api("PUT", "/pools", "").await;
+    assert_eq!(status, 405);
+    assert!(answer["error"].is_string(), "{answer}");
     let token = format!("Bearer {TOKEN}");
     let change = r#"{"weight":7}"#;
     for (epoch, status) in

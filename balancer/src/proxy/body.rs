@@ -15,8 +15,8 @@ use crate::pool::server::Lease;
 /// A request's body towards a server.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
-    /// As the client sends it.
-    Streamed(Incoming),
+    /// As the client sends it; the session hears whether the client is waited for.
+    Streamed(Incoming, Rc<Session>),
     /// None; such a request can be repeated.
     Empty,
 }
@@ -30,21 +30,25 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Streamed(body) => Pin::new(body).poll_frame(cx),
+            Self::Streamed(body, session) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                session.await_client(polled.is_pending());
+                polled
+            }
             Self::Empty => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Streamed(body) => body.is_end_stream(),
+            Self::Streamed(body, _) => body.is_end_stream(),
             Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Streamed(body) => body.size_hint(),
+            Self::Streamed(body, _) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

@@ -36,6 +36,8 @@ pub(crate) enum Failure {
     Timeout,
     /// The client's own body broke.
     Client,
+    /// The client stopped sending in the middle of its body.
+    ClientTimeout,
 }
 
 /// A way to a server.
@@ -55,6 +57,7 @@ enum Attempt {
         reused: bool,
     },
     ClientBroken,
+    ClientTimedOut,
     TimedOut,
 }
 
@@ -96,7 +99,7 @@ pub(crate) async fn forward(
         Err(Failure::Connect) => pool.metrics.error(PoolError::Connect),
         Err(Failure::NoResponse) => pool.metrics.error(PoolError::NoResponse),
         Err(Failure::Timeout) => pool.metrics.error(PoolError::Timeout),
-        Err(Failure::Client) | Ok(_) => {}
+        Err(Failure::Client | Failure::ClientTimeout) | Ok(_) => {}
     }
     outcome
 }
@@ -113,7 +116,9 @@ async fn attempts(
     let repeatable = body.is_end_stream() && is_idempotent(&head.method);
     let spare = repeatable.then(|| head.clone());
     let again = || spare.clone().map(|head| Request::from_parts(head, RequestBody::Empty));
-    let body = if repeatable { RequestBody::Empty } else { RequestBody::Streamed(body) };
+    connection.session.await_client(false);
+    let streamed = |body| RequestBody::Streamed(body, Rc::clone(&connection.session));
+    let body = if repeatable { RequestBody::Empty } else { streamed(body) };
     let mut request = Request::from_parts(head, body);
     let mut tried = Tried::default();
     // Once a kept connection has failed us, the others of its age are not asked.
@@ -155,6 +160,8 @@ async fn attempts(
                 }
             }
             Attempt::ClientBroken => return Err(Failure::Client),
+            // The server waits as we do, so its silence says nothing about it.
+            Attempt::ClientTimedOut => return Err(Failure::ClientTimeout),
             Attempt::TimedOut => {
                 pool.handle_failure(&lease);
                 return Err(Failure::Timeout);
@@ -203,6 +210,7 @@ async fn send(
             Ok(outcome) => break outcome,
             // A long upload is no slow server.
             Err(_) if connection.session.received() != received => {}
+            Err(_) if connection.session.awaits_client() => return Attempt::ClientTimedOut,
             Err(_) => return Attempt::TimedOut,
         }
     };

@@ -88,7 +88,8 @@ pub(crate) fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
         .flat_map(|value| value.as_bytes().split(|b| *b == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|token| {
-            [&b"close"[..], b"keep-alive", b"upgrade"]
+            // `Host` belongs to the whole way (RFC 9110 7.2); a request without it is malformed.
+            [&b"close"[..], b"keep-alive", b"upgrade", b"host"]
                 .iter()
                 .all(|known| !token.eq_ignore_ascii_case(known))
         })

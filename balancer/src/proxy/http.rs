@@ -145,8 +145,11 @@ fn refuse(session: &Session, refused: Refused) -> Response<ResponseBody> {
         }
     };
     session.listener.metrics.reject(reason);
-    let mut response = plain(status, text);
-    // What follows on this connection cannot be trusted to begin where we think.
+    closing(plain(status, text))
+}
+
+/// What follows on this connection cannot be trusted to begin where we think.
+fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
     response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     response
 }
@@ -158,6 +161,9 @@ fn failed(failure: Failure) -> Response<ResponseBody> {
         Failure::NoResponse => plain(StatusCode::BAD_GATEWAY, "the server gave no response\n"),
         Failure::Timeout => plain(StatusCode::GATEWAY_TIMEOUT, "the server took too long\n"),
         Failure::Client => plain(StatusCode::BAD_REQUEST, "the request ended early\n"),
+        Failure::ClientTimeout => {
+            closing(plain(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time\n"))
+        }
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Session {
     clock: Rc<Cell<u64>>,
     /// Bytes received, for telling a slow upload from a stalled one.
     received: Cell<u64>,
+    /// Whether a server would take more of the request than the client has sent.
+    awaits_client: Cell<bool>,
     /// Server this session is bound to while it relays, else 0.
     server: Cell<u64>,
     stop: Cell<Option<Close>>,
@@ -65,6 +67,7 @@ impl Session {
             since: Cell::new(clock.get()),
             clock,
             received: Cell::new(0),
+            awaits_client: Cell::new(false),
             server: Cell::new(0),
             stop: Cell::new(None),
             finish: Cell::new(false),
@@ -92,6 +95,15 @@ impl Session {
 
     pub(crate) fn received(&self) -> u64 {
         self.received.get()
+    }
+
+    /// Notes whether the client is waited for in the middle of a request.
+    pub(crate) fn await_client(&self, waiting: bool) {
+        self.awaits_client.set(waiting);
+    }
+
+    pub(crate) fn awaits_client(&self) -> bool {
+        self.awaits_client.get()
     }
 
     /// Notes that bytes came from the client.

@@ -79,7 +79,7 @@ fn the_hop_ends_here() {
         &[
             ("host", "a"),
             ("connection", "keep-alive, X-Secret"),
-            ("connection", "te"),
+            ("connection", "te, Host"),
             ("x-secret", "1"),
             ("keep-alive", "timeout=5"),
             ("proxy-connection", "close"),
