@@ -1,6 +1,6 @@
 //! Chat clients that send numbered messages into a room and remember what they saw, so that a test can say what was lost.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::cluster::Cluster;
 
 /// Connection tokens of a test live longer than any test.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+const TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 /// Time between two messages of one client.
 const SEND_EVERY: Duration = Duration::from_millis(20);
 /// Messages read back from a history at most.
@@ -148,14 +148,14 @@ async fn send(client: ChatClient, name: String, room: String, stop: Cancellation
 ///
 /// # Panics
 /// If the history cannot be read.
-pub async fn history(member: &Member, room: &str) -> HashMap<String, usize> {
+pub async fn history(member: &Member, room: &str) -> BTreeMap<String, usize> {
     let history = member.client.whole_history(room, HISTORY_MAX).await.expect("read the history");
     count(history.publications.iter().filter_map(|publication| id_of(&publication.data)))
 }
 
 /// How often each id is there.
-pub fn count(ids: impl IntoIterator<Item = String>) -> HashMap<String, usize> {
-    let mut counts = HashMap::new();
+pub fn count(ids: impl IntoIterator<Item = String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
     for id in ids {
         *counts.entry(id).or_default() += 1;
     }
@@ -163,7 +163,7 @@ pub fn count(ids: impl IntoIterator<Item = String>) -> HashMap<String, usize> {
 }
 
 /// The acknowledged ids that are not there exactly once, with how often they are.
-pub fn not_once(acked: &[String], counts: &HashMap<String, usize>) -> Vec<(String, usize)> {
+pub fn not_once(acked: &[String], counts: &BTreeMap<String, usize>) -> Vec<(String, usize)> {
     let times = |id: &String| counts.get(id).copied().unwrap_or(0);
     acked.iter().filter(|id| times(id) != 1).map(|id| (id.clone(), times(id))).collect()
 }

@@ -13,7 +13,7 @@ use crate::process::{self, Process, binary};
 use crate::wait;
 
 /// From the start of `holdfast up` until the cluster is ready. It takes seconds; the machine may be compiling beside it.
-const READY_WITHIN: Duration = Duration::from_secs(120);
+const READY_WITHIN: Duration = Duration::from_mins(2);
 /// From SIGTERM until everything has ended.
 const STOPPED_WITHIN: Duration = Duration::from_secs(40);
 
@@ -88,9 +88,9 @@ impl Cluster {
     /// If it has no readable pid file.
     pub fn pid(&self, program: &str) -> u32 {
         let file = self.folder().join("pids").join(format!("{program}.pid"));
-        let text =
-            std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
-        text.trim().parse().unwrap_or_else(|error| panic!("{file:?}: {text:?}: {error}"))
+        let text = std::fs::read_to_string(&file)
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        text.trim().parse().unwrap_or_else(|error| panic!("{}: {text:?}: {error}", file.display()))
     }
 
     /// Process ids of all programs of the cluster.
@@ -114,6 +114,9 @@ impl Cluster {
     }
 
     /// WebSocket address of the chat, through the balancer.
+    ///
+    /// # Panics
+    /// If the settings are not as expected.
     pub fn chat_url(&self) -> String {
         let listener = &self.balancer["listener"][0]["listen"];
         format!("ws://{}/connection/websocket", listener.as_str().expect("an address"))
@@ -326,8 +329,9 @@ pub fn is_firing(alerts: &[AlertStatus], name: &str) -> bool {
 }
 
 fn settings(file: &Path) -> toml::Table {
-    let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
-    text.parse().unwrap_or_else(|error| panic!("{file:?}: {error}"))
+    let text =
+        std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    text.parse().unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 fn path(path: &Path) -> &str {

@@ -1,5 +1,7 @@
 //! The workspace keeps its own rules: dependencies and lints are declared once, at the root.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeSet;
 use std::fs;
 

@@ -2,6 +2,8 @@
 //!
 //! Each test starts a cluster of its own on free ports and leaves nothing behind, even when it is killed.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod backups;
 mod drills;
 mod lifecycle;

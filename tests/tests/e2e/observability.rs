@@ -110,7 +110,7 @@ async fn prometheus_scrapes_every_program_and_loads_the_rules() {
         }
     }
     let dir = tempfile::tempdir().unwrap();
-    let jobs: String = cluster
+    let jobs: Vec<_> = cluster
         .admins()
         .into_iter()
         .map(|(program, url)| {
@@ -119,6 +119,7 @@ async fn prometheus_scrapes_every_program_and_loads_the_rules() {
         })
         .collect();
     let rules = workspace().join("alerts").canonicalize().unwrap();
+    let jobs = jobs.concat();
     let config = format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
          rule_files: ['{}/*.yml']\nscrape_configs:\n{jobs}",

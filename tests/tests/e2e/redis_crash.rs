@@ -49,7 +49,7 @@ async fn a_killed_primary_costs_no_acknowledged_message() {
     assert!(sent.acked.len() > 100, "only {} messages were acknowledged", sent.acked.len());
     let stored = history(&members[0], ROOM).await;
     assert_eq!(not_once(&sent.acked, &stored), [], "acknowledged, but not once in the history");
-    cluster.healthy(Duration::from_secs(60)).await;
+    cluster.healthy(Duration::from_mins(1)).await;
     cluster.stop().await;
 }
 

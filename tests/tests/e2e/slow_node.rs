@@ -11,7 +11,7 @@ use holdfast_tests::process::signal_pid;
 use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
 use tokio_util::task::AbortOnDropHandle;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 /// How long the node runs between two pauses.
 const RUNS: Duration = Duration::from_millis(120);
 

@@ -142,7 +142,7 @@ async fn unreachable_targets_do_not_keep_it_from_starting_and_are_shown() {
     let url = wait::until("the address", SOON, async || {
         let output = supervisor.output();
         let line = output.lines().find_map(|line| line.strip_prefix("listening http "));
-        line.map(|address| format!("http://{address}")).ok_or(output.clone())
+        line.map(|address| format!("http://{address}")).ok_or_else(|| output.clone())
     })
     .await;
     let client = process::http_client();
