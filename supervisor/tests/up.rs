@@ -1,6 +1,8 @@
 //! `holdfast up` with the real programs beside it: what it generates, what it restarts, what it refuses. Whole-cluster behaviour is tested
 //! from the outside in the workspace's end-to-end tests.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// `up` is ready within seconds; the machine may be compiling beside it.
-const READY_WITHIN: Duration = Duration::from_secs(120);
-const SOON: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(2);
+const SOON: Duration = Duration::from_mins(1);
 
 fn holdfast() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_holdfast"))
