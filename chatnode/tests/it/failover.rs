@@ -196,3 +196,29 @@ async fn a_publish_without_a_primary_is_held_for_a_moment() {
     assert_eq!(ada.reply(held).await["publish"], json!({}));
     assert_eq!(numbers(&ada.history("room").await), [1, 2]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_takes_connections_and_refuses_commands_is_not_hammered() {
+    let primary = Redis::primary().await;
+    let redis = format!("address = \"{}\"\nconfirm_replicas = 0", primary.address());
+    let node = Node::with(&redis, "").await;
+    let mut ada = Client::connect(node.client, "ada").await;
+    primary.command(&["ACL", "SETUSER", "default", "-evalsha"]).await;
+    let before = node.metric("chatnode_redis_failures_total").await;
+    for number in 0..3 {
+        let reply = ada.publish("room", json!(number)).await;
+        assert_eq!(reply["error"]["code"], 100, "{reply}");
+    }
+    let failures = node.metric("chatnode_redis_failures_total").await - before;
+    assert!(failures >= 1.0, "the refusal is a failure of the connection");
+    // Three seconds of retries: with growing pauses some dozen on each connection, without them thousands.
+    assert!(failures < 100.0, "{failures} connections were tried");
+
+    primary.command(&["ACL", "SETUSER", "default", "+evalsha"]).await;
+    eventually("an acknowledgement", async || {
+        ada.publish("room", json!(9)).await.get("publish").map(drop)
+    })
+    .await;
+    let history = ada.history("room").await;
+    assert_eq!(numbers(&history), [9], "what was refused was not done");
+}
