@@ -134,6 +134,8 @@ struct Channel {
     subscribers: HashMap<u64, Arc<Mailbox>>,
     /// When a publication last came or the stream was last looked at.
     heard_at: Instant,
+    /// The stream could not be looked at when that was due.
+    overdue: bool,
 }
 
 /// All channels followed on this node.
@@ -156,6 +158,7 @@ impl Hub {
             name: Arc::clone(channel),
             subscribers: HashMap::new(),
             heard_at: Instant::now(),
+            overdue: false,
         });
         if entry.subscribers.insert(connection, Arc::clone(mailbox)).is_none() {
             self.metrics.subscriptions.inc();
@@ -180,14 +183,23 @@ impl Hub {
         self.deliver(channel, |_| kind);
     }
 
-    /// Channels that nothing was heard of for `quiet`; they count as heard of now.
+    /// A look at the stream failed; the channel is among the next quiet ones.
+    pub fn not_heard(&self, channel: &str) {
+        if let Some(entry) = self.lock().get_mut(channel) {
+            entry.overdue = true;
+        }
+    }
+
+    /// Channels that nothing was heard of for `quiet`, or whose last look failed; they count as heard of now.
     pub fn quiet_channels(&self, quiet: Duration) -> Vec<Arc<str>> {
         let now = Instant::now();
         let mut channels = self.lock();
-        let quiet = channels.values_mut().filter(|channel| now - channel.heard_at >= quiet);
+        let quiet = channels
+            .values_mut()
+            .filter(|channel| now - channel.heard_at >= quiet || channel.overdue);
         quiet
             .map(|channel| {
-                channel.heard_at = now;
+                (channel.heard_at, channel.overdue) = (now, false);
                 Arc::clone(&channel.name)
             })
             .collect()
@@ -271,6 +283,22 @@ mod tests {
         hub.leave("a", 2, || emptied = true);
         assert!(emptied);
         assert_eq!(metrics.subscriptions.get(), 0);
+    }
+
+    #[test]
+    fn a_channel_whose_look_failed_is_due_again() {
+        let metrics = Metrics::register(&Registry::new());
+        let hub = Hub::new(metrics.clone());
+        let (mailbox, _inbox) = mailbox(1000, &metrics);
+        hub.join(&"a".into(), 1, &mailbox);
+        hub.join(&"b".into(), 1, &mailbox);
+        let quiet = Duration::from_hours(1);
+        assert!(hub.quiet_channels(quiet).is_empty());
+        hub.not_heard("a");
+        // A publication proves nothing of those before it.
+        hub.publication("a", &publication("1"), None);
+        assert_eq!(hub.quiet_channels(quiet), ["a".into()]);
+        assert!(hub.quiet_channels(quiet).is_empty());
     }
 
     #[test]

@@ -67,9 +67,10 @@ impl Watch {
     }
 
     async fn look(&self, channel: Arc<str>) {
-        // A failure is seen and counted where the connection is kept; the interruption behind it brings us here again.
-        if let Ok(page) = self.broker.read(&channel, Range::STATE).await {
-            self.hub.looked(&channel, EventKind::Looked(page.state));
+        match self.broker.read(&channel, Range::STATE).await {
+            Ok(page) => self.hub.looked(&channel, EventKind::Looked(page.state)),
+            // Seen and counted where the connection is kept.
+            Err(_) => self.hub.not_heard(&channel),
         }
     }
 }

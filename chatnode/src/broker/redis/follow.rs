@@ -57,6 +57,39 @@ impl Entry {
     }
 }
 
+impl Table {
+    /// As [`Interest::commands`].
+    fn commands(&mut self) -> BytesMut {
+        let Self { channels, dirty } = self;
+        let (mut subscribe, mut unsubscribe) = (Vec::new(), Vec::new());
+        for channel in dirty.drain(..) {
+            let Some(entry) = channels.get_mut(&channel) else { continue };
+            if entry.wanted && !entry.sent {
+                entry.sent = true;
+                entry.unconfirmed += 1;
+                subscribe.push(format!("{PREFIX}{channel}"));
+            } else if !entry.wanted {
+                if std::mem::replace(&mut entry.sent, false) {
+                    unsubscribe.push(format!("{PREFIX}{channel}"));
+                }
+                if entry.unconfirmed == 0 {
+                    channels.remove(&channel);
+                }
+            }
+        }
+        let mut out = BytesMut::new();
+        // Unsubscribing first: a channel is in one of the lists only, and the confirmations then come in the order of the entries.
+        for (command, names) in [("UNSUBSCRIBE", unsubscribe), ("SUBSCRIBE", subscribe)] {
+            for batch in names.chunks(BATCH_MAX) {
+                let words: Vec<&str> =
+                    std::iter::once(command).chain(batch.iter().map(String::as_str)).collect();
+                resp::encode(&mut out, &words);
+            }
+        }
+        out
+    }
+}
+
 impl Interest {
     /// Wants `channel`; the receiver hears when it is followed.
     pub(super) fn want(&self, channel: &str) -> oneshot::Receiver<()> {
@@ -88,8 +121,8 @@ impl Interest {
         }
     }
 
-    /// Starts over on a new connection; returns how many channels are to be confirmed.
-    fn restart(&self) -> usize {
+    /// Starts over on a new connection: commands that follow all that is wanted, and how many confirmations they will have.
+    fn restart(&self) -> (BytesMut, usize) {
         let mut table = self.lock();
         let Table { channels, dirty } = &mut *table;
         channels.retain(|_, entry| {
@@ -98,39 +131,14 @@ impl Interest {
             entry.wanted
         });
         *dirty = channels.keys().cloned().collect();
-        dirty.len()
+        // Under the same lock: a channel that is left in between would be counted and never confirmed.
+        let count = dirty.len();
+        (table.commands(), count)
     }
 
     /// Commands that bring the connection in line, empty if it is.
     fn commands(&self) -> BytesMut {
-        let mut table = self.lock();
-        let Table { channels, dirty } = &mut *table;
-        let (mut subscribe, mut unsubscribe) = (Vec::new(), Vec::new());
-        for channel in dirty.drain(..) {
-            let Some(entry) = channels.get_mut(&channel) else { continue };
-            if entry.wanted && !entry.sent {
-                entry.sent = true;
-                entry.unconfirmed += 1;
-                subscribe.push(format!("{PREFIX}{channel}"));
-            } else if !entry.wanted {
-                if std::mem::replace(&mut entry.sent, false) {
-                    unsubscribe.push(format!("{PREFIX}{channel}"));
-                }
-                if entry.unconfirmed == 0 {
-                    channels.remove(&channel);
-                }
-            }
-        }
-        let mut out = BytesMut::new();
-        // Unsubscribing first: a channel is in one of the lists only, and the confirmations then come in the order of the entries.
-        for (command, names) in [("UNSUBSCRIBE", unsubscribe), ("SUBSCRIBE", subscribe)] {
-            for batch in names.chunks(BATCH_MAX) {
-                let words: Vec<&str> =
-                    std::iter::once(command).chain(batch.iter().map(String::as_str)).collect();
-                resp::encode(&mut out, &words);
-            }
-        }
-        out
+        self.lock().commands()
     }
 
     /// A `SUBSCRIBE` was confirmed.
@@ -183,9 +191,8 @@ impl Follower {
     /// Follows over one connection until it fails or the primary moves.
     async fn serve(&mut self, mut connection: Connection) -> Result<(), ConnectionError> {
         let started = Instant::now();
-        let mut to_confirm = self.interest.restart();
+        let (mut commands, mut to_confirm) = self.interest.restart();
         loop {
-            let commands = self.interest.commands();
             if !commands.is_empty() {
                 let write = timeout(self.write_timeout, connection.write(&commands));
                 write.await.map_err(|_| ConnectionError::Timeout)??;
@@ -203,6 +210,7 @@ impl Follower {
                 () = self.interest.changed.notified() => {}
                 () = self.link.moved() => return Ok(()),
             }
+            commands = self.interest.commands();
         }
     }
 
@@ -285,8 +293,13 @@ mod tests {
         commands(&interest);
         interest.confirmed("a");
         interest.forget("b");
-        assert_eq!(interest.restart(), 1);
-        assert_eq!(commands(&interest), "SUBSCRIBE a");
+        let (mut first, count) = interest.restart();
+        assert_eq!(count, 1);
+        let first = resp::decode(&mut first).unwrap().unwrap();
+        assert_eq!(first.array().unwrap()[1].text(), Some("holdfast:channel:a"));
+        // Whoever leaves now is unsubscribed from what was just subscribed to, so that the count still comes true.
+        interest.forget("a");
+        assert_eq!(commands(&interest), "UNSUBSCRIBE a");
         assert!(interest.want("a").try_recv().is_err());
     }
 }
