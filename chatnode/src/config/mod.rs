@@ -214,6 +214,9 @@ impl Check<'_> {
                 Primary::Sentinels { endpoints: endpoints.clone(), name }
             }
         };
+        if file.username.is_some() && file.password_file.is_none() {
+            self.fault("redis.username", "needs redis.password_file");
+        }
         let short = Duration::from_millis(10);
         self.at_least("redis.confirm_timeout", file.confirm_timeout, short);
         self.at_least("redis.command_timeout", file.command_timeout, short);
@@ -230,6 +233,9 @@ impl Check<'_> {
     fn client(&mut self, file: &file::Client) -> Client {
         // The client is told whole seconds; less than one would tell it that there are no pings.
         self.at_least("client.ping_interval", file.ping_interval, Duration::from_secs(1));
+        let short = Duration::from_millis(10);
+        self.at_least("client.pong_timeout", file.pong_timeout, short);
+        self.at_least("client.stale_timeout", file.stale_timeout, short);
         if file.pong_timeout >= file.ping_interval {
             self.fault("client.pong_timeout", "expected less than client.ping_interval");
         }
@@ -241,8 +247,13 @@ impl Check<'_> {
                 self.fault(key, "expected at least 1024");
             }
         }
-        if file.connections_max == 0 {
-            self.fault("client.connections_max", "expected at least 1");
+        for (key, value) in [
+            ("client.connections_max", file.connections_max),
+            ("client.channels_max", file.channels_max),
+        ] {
+            if value == 0 {
+                self.fault(key, "expected at least 1, found 0");
+            }
         }
         Client {
             ping_interval: file.ping_interval,
@@ -333,6 +344,25 @@ mod tests {
             "redis.sentinels[0]: expected host:port, found \"127.0.0.1\"",
             "client.pong_timeout: expected less than client.ping_interval",
             "namespace[0].force_recovery: needs history_size and history_ttl above 0",
+        ] {
+            assert!(faults.contains(expected), "{expected} not in\n{faults}");
+        }
+    }
+
+    #[test]
+    fn values_that_would_turn_every_client_away_are_refused() {
+        let text = SAMPLE
+            .replace("pong_timeout = \"8s\"", "pong_timeout = \"0s\"")
+            .replace("stale_timeout = \"10s\"", "stale_timeout = \"0s\"")
+            .replace("channels_max = 128", "channels_max = 0")
+            .replace("[redis]", "[redis]\nusername = \"chat\"")
+            .replace("password_file", "# password_file");
+        let faults = load(&text).unwrap_err();
+        for expected in [
+            "client.pong_timeout: expected at least 10ms",
+            "client.stale_timeout: expected at least 10ms",
+            "client.channels_max: expected at least 1, found 0",
+            "redis.username: needs redis.password_file",
         ] {
             assert!(faults.contains(expected), "{expected} not in\n{faults}");
         }
