@@ -3,19 +3,22 @@
 mod calls;
 mod socket;
 
-use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use subtle::ConstantTimeEq as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -34,6 +37,9 @@ const READ_BUFFER_BYTES: usize = 1024;
 
 /// Bytes gathered before the socket is written to; several frames leave together.
 const WRITE_BUFFER_BYTES: usize = 4096;
+
+/// Accepting fails for want of file descriptors; some become free when connections end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// When a refused client may come again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -61,27 +67,65 @@ pub struct Node {
 }
 
 /// Serves clients until `shutdown`.
+///
+/// Not by `axum::serve`, which waits for ever for a request: whoever connects and says nothing would hold a file descriptor that no
+/// limit counts. The time to ask for the upgrade is that to send a connect command after it.
 pub async fn serve_clients(
     listener: TcpListener,
     node: Arc<Node>,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(node.shared.limits.stale_timeout);
+    let tasks = TaskTracker::new();
     let health = holdfast_telemetry::http::router(Registry::new(), readiness);
     let router = Router::new()
         .route("/connection/websocket", get(connect))
         .with_state(node)
         // The registry given is an empty one: figures are for the admin listener.
         .merge(health);
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "cannot switch off delays of a connection");
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let shutdown = shutdown.clone();
+                tasks.spawn(serve_client(http.clone(), stream, router.clone(), shutdown));
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept a client");
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
-    });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let serve = axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned());
-    if let Err(error) = serve.await {
-        warn!(%error, "client listener ended");
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// Speaks HTTP with one client until it is upgraded or ends.
+async fn serve_client(
+    http: http1::Builder,
+    stream: TcpStream,
+    router: Router,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "cannot switch off delays of a connection");
+    }
+    let service = TowerToHyperService::new(router);
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a client's HTTP connection ended");
     }
 }
 
@@ -127,7 +171,6 @@ async fn drain(
 
 async fn connect(
     State(node): State<Arc<Node>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -144,7 +187,7 @@ async fn connect(
         .max_message_size(limit)
         .max_frame_size(limit)
         .protocols([JSON])
-        .on_failed_upgrade(move |error| debug!(%peer, %error, "upgrade failed"))
+        .on_failed_upgrade(|error| debug!(%error, "upgrade failed"))
         .on_upgrade(move |socket| {
             let tasks = node.tasks.clone();
             tasks.track_future(socket::serve(socket, node))

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::client::{Client, Incoming, token};
-use crate::kit::{Node, Redis, raw_http};
+use crate::kit::{DEADLINE, Node, Redis, raw_http};
 
 fn connect(claims: &Value) -> String {
     json!({"id": 1, "connect": {"token": token(claims)}}).to_string()
@@ -155,6 +155,14 @@ async fn silent_clients_are_closed() {
     let timers =
         "[client]\nstale_timeout = \"200ms\"\nping_interval = \"1s\"\npong_timeout = \"200ms\"";
     let node = Node::with(&redis, timers).await;
+    // Also whoever does not even ask, or not to the end.
+    for request in ["", "GET /connection/websocket HTTP/1.1\r\nHost: node\r\n"] {
+        let mut stream = tokio::net::TcpStream::connect(node.client).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let end = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer);
+        tokio::time::timeout(DEADLINE, end).await.expect("the connection is closed").unwrap();
+    }
     assert_eq!(Client::open(node.client).await.closed().await, 3502);
     let mut ada = Client::connect(node.client, "ada").await;
     assert_eq!(ada.next().await, Incoming::Document(json!({})));
