@@ -155,6 +155,7 @@ impl BackupScheduler {
         next.ok().map(|next| next.with_timezone(&Utc))
     }
 
+    #[tracing::instrument(name = "backup", skip_all, fields(by))]
     async fn take(
         &mut self,
         by: &str,

@@ -54,6 +54,7 @@ impl RedisController {
     }
 
     /// Replaces a primary that does not serve; `wanted` is an operator's choice of the next one.
+    #[tracing::instrument(name = "redis failover", skip_all, fields(redis = self.config.name))]
     pub(super) async fn fail_over(
         &mut self,
         decision: &Decision,
@@ -128,6 +129,7 @@ impl RedisController {
     }
 
     /// Keeps the old primary from taking writes: now if it runs, as the first thing it does if it hangs.
+    #[tracing::instrument(name = "redis fence", skip_all)]
     async fn fence(&mut self, from: &Address, to: &Address, dead: bool) -> String {
         if dead {
             return format!("{from} is dead and takes no writes");

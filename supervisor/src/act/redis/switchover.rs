@@ -87,6 +87,7 @@ impl RedisController {
         }
     }
 
+    #[tracing::instrument(name = "redis switchover", skip_all, fields(redis = self.config.name))]
     async fn switch_over(
         &mut self,
         primary: &Address,
