@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use axum::http::Uri;
 use holdfast_settings::{Faults, Secret, Source};
 use holdfast_telemetry::logs::{Format, Level};
 
@@ -118,7 +119,17 @@ fn check(file: &File, source: &Source) -> Result<Config, Faults> {
     let redis = check.redis(&file.redis);
     let client = check.client(&file.client);
     let namespaces = check.namespaces(file);
+    if listen == admin_listen && listen.port() != 0 {
+        check.fault(
+            "node.admin_listen",
+            format!("expected another address than node.listen, found {listen}"),
+        );
+    }
     let otlp_endpoint = Some(&file.traces.otlp_endpoint).filter(|e| !e.is_empty()).cloned();
+    if let Some(endpoint) = otlp_endpoint.as_deref().filter(|endpoint| !is_url(endpoint)) {
+        let expected = "expected a URL such as \"http://127.0.0.1:4318\"";
+        check.fault("traces.otlp_endpoint", format!("{expected}, found {endpoint:?}"));
+    }
     let none = Secret::new("");
     check.faults.finish(Config {
         name: file.node.name.clone(),
@@ -134,6 +145,13 @@ fn check(file: &File, source: &Source) -> Result<Config, Faults> {
         client,
         drain_period: file.drain.period,
         namespaces,
+    })
+}
+
+fn is_url(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| {
+        uri.authority().is_some()
+            && uri.scheme().is_some_and(|s| ["http", "https"].contains(&s.as_str()))
     })
 }
 
@@ -344,6 +362,20 @@ mod tests {
             "redis.sentinels[0]: expected host:port, found \"127.0.0.1\"",
             "client.pong_timeout: expected less than client.ping_interval",
             "namespace[0].force_recovery: needs history_size and history_ttl above 0",
+        ] {
+            assert!(faults.contains(expected), "{expected} not in\n{faults}");
+        }
+    }
+
+    #[test]
+    fn an_address_used_twice_and_an_endpoint_that_is_none_are_refused() {
+        let text = SAMPLE
+            .replace("admin_listen = \"127.0.0.1:9811\"", "admin_listen = \"0.0.0.0:8100\"")
+            .replace("otlp_endpoint = \"\"", "otlp_endpoint = \"collector:4318\"");
+        let faults = load(&text).unwrap_err();
+        for expected in [
+            "node.admin_listen: expected another address than node.listen, found 0.0.0.0:8100",
+            "traces.otlp_endpoint: expected a URL such as \"http://127.0.0.1:4318\", found \"collector:4318\"",
         ] {
             assert!(faults.contains(expected), "{expected} not in\n{faults}");
         }
