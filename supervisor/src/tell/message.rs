@@ -255,7 +255,8 @@ pub(super) mod tests {
         assert_eq!(of(&[("server", "chatnode-1"), ("instance", "x")]), "chatnode-1");
         assert_eq!(of(&[("redis", "main"), ("instance", "x")]), "redis/main");
         assert_eq!(of(&[("instance", "x"), ("server", "")]), "x");
-        assert_eq!(of(&[("alertname", "BackupTooOld")]), "BackupTooOld");
+        assert_eq!(of(&[("alertname", "BackupTooOld"), ("instance", "x")]), "backup");
+        assert_eq!(of(&[("alertname", "SupervisorDown"), ("instance", "x")]), "x");
         assert_eq!(of(&[]), "cluster");
     }
 
