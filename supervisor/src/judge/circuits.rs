@@ -98,9 +98,9 @@ enum Phase {
 }
 
 impl Circuit {
-    /// The circuit of a server that an earlier run of the supervisor drained or down-weighted: open until it has been calm.
-    pub fn resumed(reason: impl Into<String>) -> Self {
-        let (action, reason) = (Action::Drain, reason.into());
+    /// The circuit of a server that an earlier run of the supervisor drained or down-weighted: open, as it was, until it has been calm.
+    pub fn resumed(action: Action, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
         Self { phase: Phase::Open { action, reason, calm_since: None } }
     }
 
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_resumed_circuit_waits_for_calm() {
-        let mut circuit = Circuit::resumed("drained by an earlier run");
+        let mut circuit = Circuit::resumed(Action::Drain, "drained by an earlier run");
         assert_eq!(circuit.demand(&guards()), Demand::Drain);
         assert_eq!(feed(&mut circuit, 0..11, Some(&[])), [(10, CircuitState::HalfOpen)]);
     }

@@ -9,11 +9,14 @@
 
 use crate::cluster::{ServerState, ServerStatus};
 use crate::config::Guards;
-use crate::judge::circuits::Demand;
+use crate::judge::circuits::{Action, Demand, Percent};
 use crate::record::Reason;
 
 /// Reasons of changes made by the supervisor begin with this, at the balancer.
 pub const OURS: &str = "holdfast: ";
+
+/// After [`OURS`]: an operator asked for it, whose name follows.
+const OPERATORS: &str = "set by ";
 
 /// A server as the balancer reports it, with what only the plan needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,8 +35,24 @@ impl Observed {
         self.reason.as_deref().is_some_and(|reason| reason.starts_with(OURS))
     }
 
+    /// Who asked for its present setting through the supervisor, if an operator did.
+    pub fn operator(&self) -> Option<&str> {
+        self.reason.as_deref()?.strip_prefix(OURS)?.strip_prefix(OPERATORS)
+    }
+
+    /// What keeps its present setting as it is.
+    pub fn as_action(&self) -> Action {
+        let (weight, full) = (u32::from(self.status.weight), u32::from(self.configured_weight));
+        match u8::try_from(weight * 100 / full.max(1)) {
+            Ok(percent @ 1..=100) if self.status.state == ServerState::Ready => {
+                Action::Weight(Percent(percent))
+            }
+            _ => Action::Drain,
+        }
+    }
+
     /// Whether it is as its settings have it.
-    fn is_untouched(&self) -> bool {
+    pub fn is_untouched(&self) -> bool {
         self.status.state == ServerState::Ready && self.status.weight == self.configured_weight
     }
 }
@@ -140,7 +159,7 @@ fn change(input: &Input<'_>) -> Option<Change> {
         (Some(operator), _) => (
             operator.state,
             operator.weight.unwrap_or(*configured_weight),
-            format!("set by {}", operator.by),
+            format!("{OPERATORS}{}", operator.by),
             format!("{} asked for it", operator.by),
         ),
         (None, _) if !input.observed.is_ours() && !input.observed.is_untouched() => return None,
@@ -318,6 +337,38 @@ mod tests {
         assert_eq!(lines(&make(&operator).withheld), ["a drain 100"]);
         operator.force = true;
         assert_eq!(lines(&make(&operator).changes), ["a drain 100"]);
+    }
+
+    #[test]
+    fn an_operators_setting_is_known_again_by_its_reason() {
+        let a = server("a");
+        let wish = Override {
+            state: ServerState::Drain,
+            weight: None,
+            by: "10.0.0.9".to_owned(),
+            force: false,
+        };
+        let asked = [Input { operator: Some(&wish), ..input(&a, Demand::Full) }];
+        let guards = Guards { max_out_share: 1.0, ..guards() };
+        let mut change = plan(&asked, &guards, false).changes.remove(0);
+        let mut seen = server("a");
+        seen.reason = Some(format!("{OURS}{}", std::mem::take(&mut change.summary)));
+        assert_eq!(seen.operator(), Some("10.0.0.9"));
+        for other in [ours("a", ServerState::Drain, 100), server("a")] {
+            assert_eq!(other.operator(), None);
+        }
+    }
+
+    #[test]
+    fn the_action_that_keeps_a_server_as_it_is() {
+        for (state, weight, action) in [
+            (ServerState::Drain, 100, Action::Drain),
+            (ServerState::Ready, 0, Action::Drain),
+            (ServerState::Ready, 10, Action::Weight(Percent(10))),
+            (ServerState::Ready, 100, Action::Weight(Percent(100))),
+        ] {
+            assert_eq!(ours("a", state, weight).as_action(), action);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! supervisor that is half alive is worse than one that is restarted.
 
 mod backups;
+mod epoch;
 mod rules;
 mod servers;
 mod tasks;
@@ -17,10 +18,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use holdfast_series::{Store, StoreConfig};
 use holdfast_telemetry::health::Readiness;
 use holdfast_telemetry::{Registry, announce, metrics};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -169,6 +172,9 @@ impl Daemon {
             &self.registry,
         );
 
+        // Installed here so that a hang-up sent at any time from now on reloads and does not end us.
+        let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        self.tasks.spawn("hang-ups", |stop| rules::reload_on(hangups, reload.clone(), stop));
         let mut control = Control { reload: Some(reload), ..Control::default() };
         let servers = self.servers(&client, calls_seen, &facts, &mut control, &sink);
         let redis = self.redis(sentinel, &mut control, &sink);
@@ -243,11 +249,13 @@ impl Daemon {
             name = self.tasks.first_to_end() => Some(name),
         };
         readiness.begin_shutdown();
-        let text = match ended {
-            None => "supervisor ends as asked".to_owned(),
-            Some(name) => format!("supervisor ends because its part {name} ended"),
+        let (severity, text) = match ended {
+            None => (Severity::Info, "supervisor ends as asked".to_owned()),
+            Some(name) => {
+                (Severity::Critical, format!("supervisor ends because its part {name} ended"))
+            }
         };
-        sink(Draft::new(Kind::Stopped, Severity::Info, "supervisor", text));
+        sink(Draft::new(Kind::Stopped, severity, "supervisor", text));
         let left = self.tasks.stop(GRACE).await;
         if !left.is_empty() {
             tracing::warn!(parts = left.join(", "), "parts did not end in time and were aborted");
@@ -288,8 +296,7 @@ impl Daemon {
             // Nothing to control. The sender may go: the receiver keeps the value.
             return watch::channel(ServersStatus::default()).1;
         };
-        // A single supervisor: the later start is the later epoch, also after a new installation.
-        let epoch = u64::try_from(chrono::Utc::now().timestamp()).unwrap_or_default();
+        let epoch = epoch::begin(&self.config.supervisor.state_dir, chrono::Utc::now());
         let driver = HoldfastBalancer::new(balancer.clone(), epoch, client.clone());
         let (sender, commands) = mpsc::channel(QUEUE_MAX);
         control.servers = Some(sender);

@@ -15,7 +15,8 @@ use holdfast_telemetry::{
     Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, metrics,
 };
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -175,6 +176,23 @@ pub fn read(settings: &Rules) -> Result<RuleSet, String> {
         paths.extend(found);
     }
     load(&paths, settings.evaluation_interval).map_err(|faults| faults.to_string())
+}
+
+/// Reads the rule files again at each hang-up, as `systemctl reload` sends it.
+pub(super) async fn reload_on(
+    mut hangups: Signal,
+    reloads: mpsc::Sender<Reload>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = hangups.recv() => {}
+        }
+        let (reply, _answer) = oneshot::channel();
+        // A full queue means that the files are about to be read anyway; what comes of it is in the journal.
+        let _full = reloads.try_send(Reload { reply });
+    }
 }
 
 /// Evaluates the rules.

@@ -3,7 +3,7 @@
 //!
 //! It holds one circuit per server ([`crate::judge::circuits`]), lets [`crate::plan::servers`] decide and [`crate::act::upstreams`] act.
 //! A balancer that does not answer stops nothing else: its servers' state is then unknown, nothing is changed, and the next tick tries
-//! again. A withheld action is recorded once, not at every tick.
+//! again. An action withheld, or failed for the same cause, is recorded once, not at every tick; each attempt is counted.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::rules::Calls;
-use crate::act::upstreams::HoldfastBalancer;
+use crate::act::upstreams::{HoldfastBalancer, UpstreamError};
 use crate::cluster::{
     BalancerStatus, CircuitState, NodeStatus, ServerState, ServerStatus, ServersStatus,
 };
@@ -28,10 +28,15 @@ use crate::record::{Draft, Kind, Reason, Severity, Sink};
 
 /// Time between two looks at the balancer when nothing else wakes the controller.
 const TICK: Duration = Duration::from_secs(1);
+/// What the journal calls the balancer.
+const SUBJECT: &str = "balancer";
+/// Cause under which the journal keeps a balancer that refuses us.
+const CAUSE: &str = "balancer-refuses";
 
 /// Figures of the controller.
 struct Metrics {
     actions: IntCounterVec,
+    looks: IntCounterVec,
     circuits: IntGaugeVec,
 }
 
@@ -48,13 +53,22 @@ impl Metrics {
                 actions.with_label_values(&[action, result]);
             }
         }
+        let looks = metrics::counter_vec(
+            registry,
+            "supervisor_balancer_looks_total",
+            "Times the balancer was asked for its servers, by result",
+            &["result"],
+        );
+        for result in ["succeeded", "refused", "unreachable"] {
+            looks.with_label_values(&[result]);
+        }
         let circuits = metrics::gauge_vec(
             registry,
             "supervisor_circuit_state",
             "State of a server's circuit, 1 for the state it is in",
             &["server", "state"],
         );
-        let metrics = Self { actions, circuits };
+        let metrics = Self { actions, looks, circuits };
         for node in nodes {
             metrics.set_circuit(&node.name, CircuitState::Closed);
         }
@@ -107,6 +121,8 @@ pub(super) struct ServerController {
     overrides: HashMap<String, Override>,
     /// Withheld changes already recorded, by server.
     withheld: HashMap<String, Change>,
+    /// Failed changes already recorded, by server, with the cause.
+    failed: HashMap<String, (Change, String)>,
     /// The pool as last seen; `None` while the balancer does not answer.
     observed: Option<Vec<Observed>>,
     balancer_error: Option<String>,
@@ -136,6 +152,7 @@ impl ServerController {
             circuits: HashMap::new(),
             overrides: HashMap::new(),
             withheld: HashMap::new(),
+            failed: HashMap::new(),
             observed: None,
             balancer_error: None,
             metrics: Metrics::register(registry, &config.nodes),
@@ -168,40 +185,71 @@ impl ServerController {
     async fn step(&mut self) {
         match self.driver.list().await {
             Ok(observed) => {
+                self.metrics.looks.with_label_values(&["succeeded"]).inc();
                 if self.balancer_error.take().is_some() {
                     tracing::info!(balancer = %self.balancer.admin, "balancer answers again");
+                    (self.sink)(
+                        Draft::new(
+                            Kind::ActionTaken,
+                            Severity::Info,
+                            SUBJECT,
+                            "can be controlled again",
+                        )
+                        .closes(CAUSE),
+                    );
                 }
-                self.resume_circuits(&observed);
+                self.resume(&observed);
                 self.observed = Some(observed);
             }
-            Err(error) => {
-                let text = Chain(&error).to_string();
-                if self.balancer_error.as_ref() != Some(&text) {
-                    tracing::warn!(balancer = %self.balancer.admin, error = %text, "balancer does not answer");
-                }
-                self.balancer_error = Some(text);
-                self.observed = None;
-            }
+            Err(error) => self.lost_sight(&error),
         }
         self.observe_circuits();
         self.act().await;
     }
 
-    /// Servers that an earlier run of ours changed begin with an open circuit, so that they come back step by step.
-    fn resume_circuits(&mut self, observed: &[Observed]) {
+    fn lost_sight(&mut self, error: &UpstreamError) {
+        let (refused, result) = match error {
+            UpstreamError::Refused { .. } => (true, "refused"),
+            UpstreamError::Unreachable { .. } => (false, "unreachable"),
+        };
+        self.metrics.looks.with_label_values(&[result]).inc();
+        let text = Chain(error).to_string();
+        if self.balancer_error.as_ref() != Some(&text) {
+            tracing::warn!(balancer = %self.balancer.admin, error = text, "balancer cannot be controlled");
+            // One that does not answer is what the scrapes are for; one that refuses us is seen by nobody else.
+            if refused {
+                let message = "cannot be controlled: it refuses to show its servers";
+                let draft = Draft::new(Kind::ActionFailed, Severity::Warning, SUBJECT, message);
+                (self.sink)(draft.because(text.clone()).opens(CAUSE));
+            }
+        }
+        self.balancer_error = Some(text);
+        self.observed = None;
+    }
+
+    /// Takes up what an earlier run of ours left: an operator's setting stands, and what a circuit changed begins with an open
+    /// circuit, so that it comes back step by step.
+    fn resume(&mut self, observed: &[Observed]) {
         for server in observed {
             let name = &server.status.name;
-            if !self.circuits.contains_key(name) {
-                let untouched = server.status.state == ServerState::Ready
-                    && server.status.weight == server.configured_weight;
-                let circuit = match &server.reason {
-                    Some(reason) if server.is_ours() && !untouched => {
-                        Circuit::resumed(reason.trim_start_matches(OURS))
-                    }
-                    _ => Circuit::default(),
-                };
-                self.circuits.insert(name.clone(), circuit);
+            if self.circuits.contains_key(name) {
+                continue;
             }
+            let circuit = match (server.operator(), &server.reason) {
+                _ if server.is_untouched() => Circuit::default(),
+                (Some(by), _) => {
+                    let (state, weight) = (server.status.state, Some(server.status.weight));
+                    let wish = Override { state, weight, by: by.to_owned(), force: false };
+                    self.overrides.entry(name.clone()).or_insert(wish);
+                    Circuit::default()
+                }
+                (None, Some(reason)) if server.is_ours() => {
+                    Circuit::resumed(server.as_action(), reason.trim_start_matches(OURS))
+                }
+                (None, _) => Circuit::default(),
+            };
+            self.metrics.set_circuit(name, circuit.state());
+            self.circuits.insert(name.clone(), circuit);
         }
         self.circuits.retain(|name, _| observed.iter().any(|server| server.status.name == *name));
     }
@@ -248,8 +296,10 @@ impl ServerController {
         let plan = plan(&inputs, &self.guards, self.observe_only);
         self.withheld
             .retain(|server, _| plan.withheld.iter().any(|change| change.server == *server));
+        self.failed.retain(|server, _| plan.changes.iter().any(|change| change.server == *server));
         for change in plan.withheld {
             if self.withheld.get(&change.server) != Some(&change) {
+                self.metrics.count(&change, "withheld");
                 self.record(&change, Kind::ActionWithheld, "withheld", None);
                 self.withheld.insert(change.server.clone(), change);
             }
@@ -257,12 +307,20 @@ impl ServerController {
         for change in plan.changes {
             match self.driver.set(&change).await {
                 Ok(server) => {
+                    self.failed.remove(&change.server);
+                    self.metrics.count(&change, "taken");
                     self.record(&change, Kind::ActionTaken, "taken", None);
                     self.replace(server);
                 }
                 Err(error) => {
                     let text = Chain(&error).to_string();
-                    self.record(&change, Kind::ActionFailed, "failed", Some(text));
+                    self.metrics.count(&change, "failed");
+                    let failure = (change, text);
+                    if self.failed.get(&failure.0.server) != Some(&failure) {
+                        let (change, text) = &failure;
+                        self.record(change, Kind::ActionFailed, "failed", Some(text.clone()));
+                        self.failed.insert(failure.0.server.clone(), failure);
+                    }
                 }
             }
         }
@@ -276,7 +334,6 @@ impl ServerController {
     }
 
     fn record(&self, change: &Change, kind: Kind, result: &str, error: Option<String>) {
-        self.metrics.count(change, result);
         let Change { server, state, weight, summary, reasons } = change;
         let severity = match kind {
             Kind::ActionTaken => Severity::Info,
