@@ -360,7 +360,8 @@ impl RuleLoop {
                 tracing::warn!(faults, "rule files refused, the old rules stay in force");
                 let text = "rule files refused, the old rules stay in force";
                 let draft = Draft::new(Kind::Reload, Severity::Warning, "supervisor", text);
-                (self.outputs.sink)(draft.detail(json!({"faults": faults})));
+                let detail = json!({"faults": faults});
+                (self.outputs.sink)(draft.because(faults.clone()).detail(detail));
                 Err(ControlError::Refused(faults))
             }
         };

@@ -61,8 +61,8 @@ pub(super) struct Line {
     pub(super) reasons: Vec<String>,
 }
 
-/// The journal's name for what an alert with these labels is about: the server, `redis/<name>`, the part its rule is named after, or
-/// else the instance.
+/// The journal's name for what an alert with these labels is about: the server, `redis/<name>`, the part its rule is named after or
+/// whose scrapes it is about, or else the instance.
 pub fn subject_of(labels: &BTreeMap<String, String>) -> String {
     const PARTS: [(&str, &str); 5] = [
         ("Backup", "backup"),
@@ -80,6 +80,7 @@ pub fn subject_of(labels: &BTreeMap<String, String>) -> String {
     label("server")
         .or_else(|| label("redis").map(|name| format!("redis/{name}")))
         .or_else(named_after)
+        .or_else(|| label("job").filter(|job| matches!(job.as_str(), "balancer" | "supervisor")))
         .or_else(|| label("instance"))
         .unwrap_or_else(|| "cluster".to_owned())
 }
@@ -254,6 +255,12 @@ pub(super) mod tests {
         };
         assert_eq!(of(&[("server", "chatnode-1"), ("instance", "x")]), "chatnode-1");
         assert_eq!(of(&[("redis", "main"), ("instance", "x")]), "redis/main");
+        let refused =
+            |job| of(&[("alertname", "ConfigReloadFailed"), ("job", job), ("instance", "x")]);
+        assert_eq!(
+            ["supervisor", "balancer", "other"].map(refused),
+            ["supervisor", "balancer", "x"]
+        );
         assert_eq!(of(&[("instance", "x"), ("server", "")]), "x");
         assert_eq!(of(&[("alertname", "BackupTooOld"), ("instance", "x")]), "backup");
         assert_eq!(of(&[("alertname", "SupervisorDown"), ("instance", "x")]), "x");
