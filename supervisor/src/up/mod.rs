@@ -208,7 +208,7 @@ async fn run_until(
         () = expired => Ok(()),
         result = demonstrate(options.scenario, &cluster, &client, news) => result,
     };
-    show::say(news, "stopping; once more kills".to_owned());
+    show::say(news, "stopping; a second Ctrl-C kills at once".to_owned());
     // The mail and webhook receivers end last: what the stop itself causes is still received.
     tokio::select! {
         () = cluster.children.stop() => {}
