@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::chat_client::{ChatClient, Event, Options, mint};
+use super::chat_client::{ChatClient, ChatError, Event, History, Options, State, mint};
 use crate::cluster::CanaryStatus;
 use crate::config::Canary as Settings;
 use crate::record::{Draft, Kind, Severity, Sink};
@@ -176,8 +176,8 @@ impl Canary {
 
     /// Runs until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let (publisher, _) = ChatClient::start(self.options());
-        let (receiver, mut events) = ChatClient::start(self.options());
+        let (mut publisher, _) = ChatClient::start(self.options());
+        let (mut receiver, mut events) = ChatClient::start(self.options());
         let mut tasks = JoinSet::new();
         tasks.spawn(stay_subscribed(receiver.clone(), self.settings.channel.clone()));
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
@@ -201,6 +201,13 @@ impl Canary {
                 }
                 Some(_) = tasks.join_next() => {}
                 _ = report.tick() => {
+                    if has_ended(&publisher) {
+                        (publisher, _) = ChatClient::start(self.options());
+                    }
+                    if has_ended(&receiver) {
+                        (receiver, events) = ChatClient::start(self.options());
+                        tasks.spawn(stay_subscribed(receiver.clone(), self.settings.channel.clone()));
+                    }
                     let missing = lock(&self.log).missing(Instant::now(), DELIVERY_PATIENCE);
                     if !missing.is_empty() && !is_looking {
                         is_looking = true;
@@ -302,13 +309,7 @@ impl Canary {
         data.get("number").and_then(Value::as_u64).filter(|_| is_ours)
     }
 
-    fn looked_up(
-        &self,
-        (missing, history): (
-            Vec<u64>,
-            Result<super::chat_client::History, super::chat_client::ChatError>,
-        ),
-    ) {
+    fn looked_up(&self, (missing, history): (Vec<u64>, Result<History, ChatError>)) {
         let Ok(history) = history else {
             self.metrics.lookups_failed.inc();
             return;
@@ -345,7 +346,19 @@ impl Canary {
 
 /// Subscribes, and tries again until it works; afterwards the client keeps the subscription by itself.
 async fn stay_subscribed(client: ChatClient, channel: String) {
-    while client.subscribe(&channel, None).await.is_err() {
+    while let Err(error) = client.subscribe(&channel, None).await {
+        if matches!(error, ChatError::Ended(_)) {
+            return;
+        }
         tokio::time::sleep(BACKOFF_MAX).await;
     }
 }
+
+/// Whether a node told the client never to come back, as with a token it does not accept. A user would give up; the canary has to see
+/// the day the node's settings are repaired.
+fn has_ended(client: &ChatClient) -> bool {
+    matches!(*client.state().borrow(), State::Ended { .. })
+}
+
+#[cfg(test)]
+mod tests;
