@@ -51,29 +51,48 @@ fn table(plan: &Plan, children: &Children) -> Table {
     table
 }
 
+/// The program as it was called, so that a line can be pasted into another terminal in the same folder.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "holdfast".to_owned())
+}
+
+/// Whether the command line finds this run by itself from the folder `up` was started in.
+fn is_found_from_here(run: &Run) -> bool {
+    let found = std::path::Path::new(".holdfast/latest").canonicalize();
+    found.is_ok_and(|found| found == run.folder())
+}
+
 fn hints(plan: &Plan, run: &Run, children: &Children) -> String {
     let pid = |name: &str| children.pid(name).map_or_else(|| "?".to_owned(), |pid| pid.to_string());
     let node = plan.nodes.first().map_or("chatnode-1", |node| node.name.as_str());
     let redis = plan.redis.first().map_or("redis-1", |redis| redis.name.as_str());
-    let folder = run.folder().display();
+    let holdfast = program();
     let mut text = String::new();
-    let lines = [
-        (format!("http://{}", plan.supervisor), "the status page, in a browser"),
-        ("holdfast status".to_owned(), "the same in a terminal"),
-        ("holdfast chat --user ann".to_owned(), "chat; in another terminal as bob"),
-        (format!("kill -9 {}", pid(node)), "crash a chat node, and watch what happens below"),
-        (format!("kill -9 {}", pid(redis)), "crash the Redis primary"),
-        (format!("kill -STOP {}", pid(node)), "make a chat node hang; -CONT ends it"),
-        (format!("holdfast drain {node}"), "take a node out; `holdfast ready` brings it back"),
-        ("holdfast failover".to_owned(), "move the Redis primary without losing a write"),
-        ("holdfast backup".to_owned(), "take a backup and prove that it restores"),
-        ("holdfast drill run redis-primary-crash".to_owned(), "rehearse a disaster, with a report"),
-    ];
     writeln!(text, "What to try, in another terminal in this folder:").expect("a String takes it");
-    for (command, what) in lines {
-        writeln!(text, "  {command:<42} {what}").expect("a String takes it");
+    let mut line = |command: String, what: &str| {
+        writeln!(text, "  {command:<52} {what}").expect("a String takes it");
+    };
+    if is_found_from_here(run) {
+        line(format!("{holdfast} chat --user ann"), "chat; in another terminal as bob");
+    } else {
+        line(format!("export HOLDFAST_SERVER=http://{}", plan.supervisor), "so that it is found");
+        let token = run.secret("supervisor.token");
+        line(format!("export HOLDFAST_TOKEN_FILE={}", token.display()), "");
     }
-    write!(text, "Everything this run writes is in {folder}\nCtrl-C stops it all.\n")
-        .expect("a String takes it");
+    line(format!("http://{}", plan.supervisor), "the status page, in a browser");
+    line(format!("{holdfast} status"), "the same in a terminal");
+    line(format!("kill -9 {}", pid(node)), "crash a chat node, and watch what happens below");
+    line(format!("kill -9 {}", pid(redis)), "crash the Redis primary");
+    line(format!("kill -STOP {}", pid(node)), "make a chat node hang; -CONT ends it");
+    line(format!("{holdfast} drain {node}"), "take a node out; `ready` brings it back");
+    line(format!("{holdfast} failover"), "move the Redis primary without losing a write");
+    line(format!("{holdfast} backup"), "take a backup and prove that it restores");
+    line(format!("{holdfast} drill run redis-primary-crash"), "rehearse a disaster, with a report");
+    write!(
+        text,
+        "Everything this run writes is in {}\nCtrl-C stops it all.\n",
+        run.folder().display()
+    )
+    .expect("a String takes it");
     text
 }

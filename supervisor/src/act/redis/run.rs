@@ -249,8 +249,10 @@ impl RedisController {
             .collect();
         let message =
             format!("{what} from {} to {to}: first write after {:.1} ms", run.from, seconds * 1e3);
+        // A switchover was asked for; a failover is a sign that something broke.
+        let severity = if *what == "failover" { Severity::Warning } else { Severity::Info };
         let mut draft = self
-            .draft(Kind::FailoverDone, Severity::Warning, message)
+            .draft(Kind::FailoverDone, severity, message)
             .reasons(reasons)
             .closes(CAUSE)
             .detail(serde_json::json!({
