@@ -58,8 +58,9 @@ fn program() -> String {
 
 /// Whether the command line finds this run by itself from the folder `up` was started in.
 fn is_found_from_here(run: &Run) -> bool {
-    let found = std::path::Path::new(".holdfast/latest").canonicalize();
-    found.is_ok_and(|found| found == run.folder())
+    // `latest` in it is set once this is printed.
+    let searched = std::path::Path::new(".holdfast").canonicalize();
+    searched.is_ok_and(|searched| run.folder().parent() == Some(&searched))
 }
 
 fn hints(plan: &Plan, run: &Run, children: &Children) -> String {
@@ -70,7 +71,7 @@ fn hints(plan: &Plan, run: &Run, children: &Children) -> String {
     let mut text = String::new();
     writeln!(text, "What to try, in another terminal in this folder:").expect("a String takes it");
     let mut line = |command: String, what: &str| {
-        writeln!(text, "  {command:<52} {what}").expect("a String takes it");
+        writeln!(text, "  {command:<54} {what}").expect("a String takes it");
     };
     if is_found_from_here(run) {
         line(format!("{holdfast} chat --user ann"), "chat; in another terminal as bob");
