@@ -202,7 +202,8 @@ impl BackupScheduler {
             verified: backup.verified(),
             seconds,
         };
-        self.metrics.backups.with_label_values(&["succeeded"]).inc();
+        let result = if manifest.suspicious.is_none() { "succeeded" } else { "failed" };
+        self.metrics.backups.with_label_values(&[result]).inc();
         tracing::info!(
             id = report.id,
             bytes = report.stored_bytes,
@@ -267,7 +268,8 @@ impl BackupScheduler {
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
         let newest = backups.first();
-        if let Some(newest) = newest {
+        // A backup of a data set that has collapsed must not hide that there is no newer good one.
+        if let Some(newest) = backups.iter().find(|backup| backup.good()) {
             self.metrics.last_success.set(newest.manifest.taken_at.timestamp());
             self.metrics
                 .last_bytes

@@ -54,7 +54,7 @@ impl Backup {
     }
 
     /// Neither suspicious nor found damaged.
-    fn good(&self) -> bool {
+    pub fn good(&self) -> bool {
         let failed = self.verification.as_ref().is_some_and(|verification| !verification.passed);
         self.manifest.suspicious.is_none() && !failed
     }
