@@ -20,7 +20,11 @@ use crate::observe::redis::{Watch, command};
 use crate::plan::failover::{Choice, Event};
 use crate::record::{Kind, Reason, Severity};
 
-/// How long the target may take to catch up. It lacks what is under way, usually nothing.
+/// How long the target may take to have what the primary has before writes are paused: an acknowledgement comes once a second. The
+/// controller waits in it, so it bounds how late a crash in these moments is noticed.
+const PREPARE_LIMIT: Duration = Duration::from_millis(1_500);
+
+/// How long the target may take to catch up with the paused primary. It lacks what is under way, usually nothing.
 const CATCH_UP_LIMIT: Duration = Duration::from_millis(500);
 
 /// Writes are paused at most this long, whatever happens to us: catching up, promotion and demotion at their limits.
@@ -129,8 +133,12 @@ impl RedisController {
         new: &Watch,
         mut choice: Choice,
     ) -> Result<Option<bool>, Stop> {
+        // A replica that has just been loaded gets the stream only after its next acknowledgement, up to a second later. That is waited
+        // for before the pause, not in it.
+        let present = offset(old, "see how far the primary is").await.map_err(Stop::Failed)?;
+        catch_up(new, present, PREPARE_LIMIT).await.map_err(Stop::Failed)?;
         let offset = pause(old).await.map_err(Stop::Failed)?;
-        let reached = catch_up(new, offset).await.map_err(Stop::Failed)?;
+        let reached = catch_up(new, offset, CATCH_UP_LIMIT).await.map_err(Stop::Failed)?;
         choice.offset = reached;
         self.step(attempt, Event::Drained, format!("writes are paused at offset {offset}"));
         self.tell_election(attempt, &choice);
@@ -167,23 +175,27 @@ async fn pause(primary: &Watch) -> Result<u64, ActError> {
     let ask = |source| ActError::Ask { what: what.clone(), source };
     let reply = primary.order(order, ORDER_LIMIT).await.map_err(ask)?;
     debug_assert!(matches!(reply, Reply::Simple(_)), "CLIENT PAUSE answers OK");
-    Ok(primary.sample(ORDER_LIMIT).await.map_err(ask)?.offset)
+    offset(primary, &what).await
 }
 
-/// Waits until the target has everything up to `offset`.
-async fn catch_up(target: &Watch, offset: u64) -> Result<u64, ActError> {
-    let deadline = Instant::now() + CATCH_UP_LIMIT;
+/// A server's replication offset now; `what` says what for.
+async fn offset(server: &Watch, what: &str) -> Result<u64, ActError> {
+    let sample = server.sample(ORDER_LIMIT).await;
+    Ok(sample.map_err(|source| ActError::Ask { what: what.to_owned(), source })?.offset)
+}
+
+/// Waits at most `limit` until the target has everything up to `wanted`; returns how far it is then.
+async fn catch_up(target: &Watch, wanted: u64, limit: Duration) -> Result<u64, ActError> {
+    let deadline = Instant::now() + limit;
+    let what = format!("see how far {} is", target.address());
     loop {
-        let sample = target.sample(ORDER_LIMIT).await.map_err(|source| ActError::Ask {
-            what: format!("see how far {} is", target.address()),
-            source,
-        })?;
-        if sample.offset >= offset {
-            return Ok(sample.offset);
+        let reached = offset(target, &what).await?;
+        if reached >= wanted {
+            return Ok(reached);
         }
         if Instant::now() >= deadline {
             let address = target.address().clone();
-            return Err(ActError::NotCaughtUp { address, after: CATCH_UP_LIMIT });
+            return Err(ActError::NotCaughtUp { address, after: limit });
         }
         sleep(POLL_EVERY).await;
     }
