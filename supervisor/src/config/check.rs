@@ -323,7 +323,7 @@ impl Checker<'_> {
     }
 
     fn canary(&mut self, written: file::Canary) -> Option<Canary> {
-        self.url("canary.url", &written.url, &["ws", "wss"]);
+        self.url("canary.url", &written.url, &["ws"]);
         self.require(
             written.interval.as_millis() >= 10,
             "canary.interval",

@@ -139,7 +139,7 @@ fn each_fault_names_file_line_and_key() {
             "chatnode-fire",
             "holdfast.toml:38: drills.schedule[0].scenario: expected one of chatnode-crash, redis-primary-crash",
         ),
-        ("ws://127", "http://127", "holdfast.toml:22: canary.url: expected a URL (ws, wss)"),
+        ("ws://127", "http://127", "holdfast.toml:22: canary.url: expected a URL (ws)"),
     ] {
         let text = read(&[(from, to)]).unwrap_err();
         assert!(
