@@ -86,6 +86,11 @@ impl Listener {
         drop(self.socket.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    /// Whether nothing more is to be accepted.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.stopped.is_cancelled()
+    }
+
     /// Returns once nothing more is to be accepted.
     pub(crate) async fn closed(&self) {
         self.stopped.cancelled().await;

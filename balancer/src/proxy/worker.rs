@@ -177,6 +177,8 @@ impl Worker {
     async fn accept(self: Rc<Self>, listener: Arc<Listener>) {
         let socket = match listener.socket().and_then(TcpListener::from_std) {
             Ok(socket) => socket,
+            // The program ended, or a reload dropped the listener, before this worker came to it.
+            Err(_) if listener.is_closed() => return,
             Err(error) => {
                 listener.metrics.accept_failures.inc();
                 return tracing::error!(address = %listener.address(), %error, "cannot listen");
