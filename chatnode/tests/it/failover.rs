@@ -31,8 +31,7 @@ fn numbers(history: &[(u64, Value)]) -> Vec<i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_sentinel_is_followed_and_no_acknowledged_message_is_lost() {
     let mut primary = Redis::primary().await;
-    let _replica = Redis::replica_of(&primary).await;
-    let _second = Redis::replica_of(&primary).await;
+    let replicas = [Redis::replica_of(&primary).await, Redis::replica_of(&primary).await];
     let sentinel = Sentinel::watching(&primary).await;
     let redis = format!(
         "sentinels = [\"127.0.0.1:1\", \"127.0.0.1:{}\"]\nprimary_name = \"main\"\ncommand_timeout = \"300ms\"",
@@ -46,6 +45,15 @@ async fn redis_sentinel_is_followed_and_no_acknowledged_message_is_lost() {
     for number in 0..10 {
         assert!(ada.publish("room", json!(number)).await.get("publish").is_some());
         acknowledged.push(number);
+    }
+    // An acknowledgement means one replica. Sentinel may promote the other, whose offset it asked for seconds ago: a loss no node can
+    // prevent, and not what is tested here.
+    for replica in &replicas {
+        eventually("every replica to have everything", async || {
+            let reply = replica.command(&["XLEN", "holdfast:{room}:log"]).await;
+            (reply == ":10\r\n").then_some(())
+        })
+        .await;
     }
     primary.process.kill();
     let tried = publish_until_acknowledged(&mut ada, 10).await;
