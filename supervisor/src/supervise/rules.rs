@@ -28,6 +28,7 @@ use crate::judge::rules::{
     Action, Alert, AlertTransition, Engine, Evaluation, Rule, RuleSet, load,
 };
 use crate::record::{Draft, Kind, Severity, Sink};
+use crate::serve::http::alert_json;
 use crate::tell::{AlertNotice, subject_of};
 
 /// What the rules call for, by server.
@@ -395,7 +396,7 @@ fn describe(engine: &Engine, alerts: &[Alert]) -> serde_json::Value {
                         });
                         let own: Vec<_> = own.map(Alert::status).collect();
                         let firing = own.iter().any(|alert| alert.state == AlertState::Firing);
-                        let alerts: Vec<_> = own.iter().map(as_prometheus).collect();
+                        let alerts: Vec<_> = own.iter().map(alert_json).collect();
                         json!({
                             "type": "alerting",
                             "name": rule.name,
@@ -428,17 +429,6 @@ fn describe(engine: &Engine, alerts: &[Alert]) -> serde_json::Value {
         })
         .collect();
     json!({ "groups": groups })
-}
-
-/// An alert in the shape of Prometheus' API.
-fn as_prometheus(alert: &AlertStatus) -> serde_json::Value {
-    json!({
-        "labels": alert.labels,
-        "annotations": alert.annotations,
-        "state": alert.state,
-        "activeAt": alert.active_at,
-        "value": alert.value.to_string(),
-    })
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ use crate::cluster::{
 use crate::control::Control;
 use crate::record::Journal;
 
+pub(crate) use prometheus::alert_json;
 pub use status::{Parts, assemble};
 
 /// Largest request body: commands are a few hundred bytes, a query of Grafana's a few thousand.

@@ -225,7 +225,8 @@ async fn alerts(State(shared): State<Handle>) -> Response {
     data(&json!({ "alerts": list }))
 }
 
-fn alert_json(alert: &AlertStatus) -> serde_json::Value {
+/// An alert in the shape of Prometheus' API.
+pub(crate) fn alert_json(alert: &AlertStatus) -> serde_json::Value {
     json!({
         "labels": alert.labels,
         "annotations": alert.annotations,
