@@ -96,7 +96,7 @@ impl Families {
     /// Drops the series of a listener that is gone.
     pub(crate) fn forget(&self, listener: &str) {
         let labels = &[listener];
-        // As in `forget_server`.
+        // An absent series is what is wanted, so the result of each removal carries no news.
         let _ = self.connections.remove_label_values(labels);
         let _ = self.active.remove_label_values(labels);
         let _ = self.received.remove_label_values(labels);

@@ -49,7 +49,7 @@ impl Families {
 
     /// Drops the series of a pool that is gone.
     pub(crate) fn forget(&self, pool: &str) {
-        // As in `forget_server`.
+        // An absent series is what is wanted, so the result of each removal carries no news.
         let _ = self.retries.remove_label_values(&[pool]);
         let _ = self.panic.remove_label_values(&[pool]);
         for cause in PoolError::TEXTS {
