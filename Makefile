@@ -1,7 +1,7 @@
 # Holdfast: one command per chore, the same here and in CI. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps run demo-failover demo-node-crash build dev test lint fmt docs-check alerts-check console bench-supervisor clean
+.PHONY: help deps run demo-failover demo-node-crash build dev test lint fmt docs-check alerts-check console bench-supervisor fuzz clean
 
 CARGO ?= cargo
 UP_ARGS ?=
@@ -46,6 +46,9 @@ console: ## install and check the web console's packages
 
 bench-supervisor: build ## CPU and memory of the supervisor on a local cluster
 	tests/bench/supervisor
+
+fuzz: ## every fuzz target for a bounded time (SECONDS_EACH=30)
+	tests/scripts/fuzz
 
 clean: ## remove what was built
 	$(CARGO) clean

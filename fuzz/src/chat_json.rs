@@ -1,0 +1,15 @@
+//! What a chat client may send: the JSON form.
+
+use holdfast_chatnode::protocol::command::{decode, documents};
+
+/// Decodes a frame as the session does.
+pub fn run(input: &[u8]) {
+    let Ok(frame) = std::str::from_utf8(input) else { return };
+    for document in documents(frame) {
+        if let Ok(command) = decode(document) {
+            // A request has a name of the closed set that metrics know.
+            let name = command.request.as_ref().map(|request| request.name());
+            assert!(name.is_none_or(|name| !name.is_empty()));
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Fuzz targets: each takes any bytes and must not panic, hang or use memory without bound.
+//!
+//! To add one: a module here with `pub fn run(input: &[u8])`, its line in [`TARGETS`], three lines in `fuzz_targets/`, a `[[bin]]` in
+//! `Cargo.toml`, and at least one seed in `seeds/<name>/`: a file with an input of the kind that is expected. What is found goes into the
+//! seeds once it is repaired. A target may assert more than survival: what is decoded must encode to the same again, for example.
+
+pub mod chat_json;
+pub mod chat_token;
+
+/// A target: its name, which is also that of its folder of seeds, and what to run.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[("chat_json", chat_json::run), ("chat_token", chat_token::run)];
