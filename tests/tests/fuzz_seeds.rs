@@ -2,12 +2,11 @@
 //!
 //! It also keeps the targets compiling, since `fuzz/` is built on demand only.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
 use std::fs;
 
 use holdfast_tests::process::workspace;
 
+#[expect(unreachable_pub, reason = "the targets are a library of their own")]
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
 
