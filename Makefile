@@ -1,10 +1,12 @@
 # Holdfast: one command per chore, the same here and in CI. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps run demo-failover demo-node-crash build dev test lint fmt docs-check alerts-check console bench-supervisor fuzz clean
+# Every target is a chore, none is a file.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(MAKEFILE_LIST))
 
 CARGO ?= cargo
 UP_ARGS ?=
+BENCH_ARGS ?=
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +51,10 @@ bench-supervisor: build ## CPU and memory of the supervisor on a local cluster
 
 fuzz: ## every fuzz target for a bounded time (SECONDS_EACH=30)
 	tests/scripts/fuzz
+
+bench-failover: build ## Redis failover beside Redis Sentinel, fault by fault (network namespaces: needs root; BENCH_ARGS=--runs 1)
+	python3 -m venv target/bench-python && target/bench-python/bin/pip install --quiet -r tests/bench/failover/requirements.txt
+	target/bench-python/bin/python tests/bench/failover $(BENCH_ARGS)
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -1,0 +1,89 @@
+"""The two managers under test. Each is started on a world of one primary and two replicas and found through the Sentinel protocol."""
+
+import subprocess
+from pathlib import Path
+
+from world import PORT, SENTINEL_PORT, address, wait_for
+from resp import Connection
+
+NAME = "main"
+REDIS_HOSTS = ("h1", "h2", "h3")
+
+
+class Sentinel:
+    """Redis Sentinel as its documentation recommends: one on each of the three hosts, quorum 2."""
+
+    name = "sentinel"
+
+    def __init__(self, down_after_ms=1000):
+        self._down_after_ms = down_after_ms
+
+    def start(self, world):
+        for host in REDIS_HOSTS:
+            path = world.folder / f"sentinel-{host}.conf"
+            path.write_text(
+                f"port {SENTINEL_PORT}\nbind {address(host)}\nprotected-mode no\n"
+                f"sentinel monitor {NAME} {address('h1')} {PORT} 2\n"
+                f"sentinel down-after-milliseconds {NAME} {self._down_after_ms}\n"
+            )
+            world.start(host, f"sentinel-{host}", ["redis-server", str(path), "--sentinel"])
+
+    def endpoints(self):
+        return [(address(host), SENTINEL_PORT) for host in ("h2", "h3", "h1")]
+
+    def is_ready(self):
+        """All three know of each other and of both replicas."""
+        for host, port in self.endpoints():
+            fields = _fields(Connection(host, port).call("SENTINEL", "MASTER", NAME))
+            if fields["num-other-sentinels"] != "2" or fields["num-slaves"] != "2" or fields["flags"] != "master":
+                return False
+            for replica in Connection(host, port).call("SENTINEL", "REPLICAS", NAME):
+                if _fields(replica)["flags"] != "slave":
+                    return False
+        return True
+
+
+class Holdfast:
+    """Holdfast's supervisor on a host of the replicas, everything at its defaults but the hang time-out."""
+
+    name = "holdfast"
+
+    def __init__(self, program, hang_after_ms=300):
+        self._program = Path(program).resolve()
+        self._hang_after_ms = hang_after_ms
+
+    def start(self, world):
+        token = world.folder / "token"
+        token.write_text("bench-failover-bench-failover-bench\n")
+        token.chmod(0o600)
+        servers = ", ".join(f'"{address(host)}:{PORT}"' for host in REDIS_HOSTS)
+        host = "h2"
+        path = world.folder / f"holdfast-{host}.toml"
+        path.write_text(
+            f'[supervisor]\nname = "{host}"\nlisten = "{address(host)}:9700"\ntoken_file = "{token}"\n'
+            f'state_dir = "{world.folder / host}"\n'
+            f'[redis]\nname = "{NAME}"\nservers = [{servers}]\nprobe_interval = "50ms"\nprobe_timeout = "150ms"\n'
+            f'hang_after = "{self._hang_after_ms}ms"\n'
+            f'[sentinel]\nlisten = "{address(host)}:{SENTINEL_PORT}"\n'
+        )
+        subprocess.run([self._program, "check-config", path], check=True, stdout=subprocess.DEVNULL)
+        world.start(host, f"holdfast-{host}", [str(self._program), "supervise", "--config", str(path)])
+
+    def endpoints(self):
+        return [(address("h2"), SENTINEL_PORT)]
+
+    def is_ready(self):
+        for host, port in self.endpoints():
+            fields = _fields(Connection(host, port).call("SENTINEL", "MASTER", NAME))
+            if fields["num-slaves"] != "2" or fields["flags"] != "master":
+                return False
+        return True
+
+
+def wait_until_ready(manager):
+    wait_for(f"{manager.name} knows the primary and its replicas", manager.is_ready)
+
+
+def _fields(flat):
+    words = [word.decode() for word in flat]
+    return dict(zip(words[::2], words[1::2], strict=True))
