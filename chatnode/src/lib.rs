@@ -4,7 +4,7 @@
 //! - [`server`]: HTTP and `WebSocket`s; one task for each client.
 //! - [`protocol`]: what is on the wire. Pure.
 //! - [`session`]: one client connection as a state machine. Pure.
-//! - [`tokens`], [`channels`]: who a client is and what channels offer. Pure.
+//! - [`tokens`], [`namespaces`]: who a client is and what channels offer. Pure.
 //! - [`broker`]: where publications are kept and how they reach the other nodes.
 //! - [`stream`]: positions, and when one may be continued. Pure.
 //! - [`hub`]: which connections on this node get an event.
@@ -13,11 +13,11 @@
 //! - [`config`], [`metrics`]: settings and figures.
 
 pub mod broker;
-pub mod channels;
 pub mod config;
 pub mod drain;
 pub mod hub;
 pub mod metrics;
+pub mod namespaces;
 pub mod probe;
 pub mod protocol;
 mod run;

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::drain::Connections;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::namespaces::Namespaces;
 use crate::probe::Probe;
 use crate::server::{self, LISTENER_GRACE, Node};
 use crate::session::Shared;
@@ -84,14 +85,18 @@ pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output 
     let probe = Probe::new(Arc::clone(&broker), Arc::clone(&hub), metrics.clone(), condition);
     tasks.spawn(probe.run(shutdown.clone()));
     let broker: Arc<dyn Broker> = broker;
-    let namespaces = config.namespaces.clone();
-    let watch = Watch { hub: Arc::clone(&hub), broker: Arc::clone(&broker), namespaces };
+    let namespaces = Namespaces::new(config.namespaces);
+    let watch = Watch {
+        hub: Arc::clone(&hub),
+        broker: Arc::clone(&broker),
+        namespaces: namespaces.clone(),
+    };
     tasks.spawn(watch.run(shutdown.clone()));
 
     let connections = Arc::new(Connections::new(config.client.connections_max, metrics.clone()));
     let client_tasks = TaskTracker::new();
     let tokens = Verifier::hmac(&config.token_secret);
-    let shared = Shared { limits: config.client, namespaces: config.namespaces, tokens };
+    let shared = Shared { limits: config.client, namespaces, tokens };
     let node = Arc::new(Node {
         shared: Arc::new(shared),
         broker,

@@ -13,8 +13,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Range};
-use crate::channels::Namespaces;
 use crate::hub::Hub;
+use crate::namespaces::Namespaces;
 use crate::session::EventKind;
 
 /// After this long without a publication a channel is looked at.
@@ -63,7 +63,7 @@ impl Watch {
     }
 
     fn has_stream(&self, channel: &str) -> bool {
-        self.namespaces.options(channel).is_ok_and(|options| options.keeps_history())
+        self.namespaces.of(channel).is_ok_and(|options| options.keeps_history())
     }
 
     async fn look(&self, channel: Arc<str>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use holdfast_telemetry::logs::{Format, Level};
 use serde::Deserialize;
 
-use crate::channels::Options;
+use crate::namespaces::Options;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -26,7 +26,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) channels: Options,
     #[serde(default)]
-    pub(super) namespace: Vec<Namespace>,
+    pub(super) namespace: Vec<Options>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -127,49 +127,5 @@ impl Default for Drain {
     fn default() -> Self {
         // Long enough for a balancer that checks every 500 ms, and for the other nodes to take 10,000 clients at 2,000 a second.
         Self { period: Duration::from_secs(5) }
-    }
-}
-
-/// A namespace: its name, and the options of [`Options`]. Not `#[serde(flatten)]`, which would give up refusing unknown keys.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "one switch for each documented option")]
-pub(super) struct Namespace {
-    pub(super) name: String,
-    presence: bool,
-    join_leave: bool,
-    force_push_join_leave: bool,
-    history_size: u32,
-    #[serde(with = "holdfast_settings::duration")]
-    history_ttl: Duration,
-    force_positioning: bool,
-    allow_positioning: bool,
-    force_recovery: bool,
-    allow_recovery: bool,
-    allow_subscribe_for_client: bool,
-    allow_publish_for_client: bool,
-    allow_presence_for_client: bool,
-    allow_history_for_client: bool,
-    allow_user_limited_channels: bool,
-}
-
-impl Namespace {
-    pub(super) fn options(&self) -> Options {
-        Options {
-            presence: self.presence,
-            join_leave: self.join_leave,
-            force_push_join_leave: self.force_push_join_leave,
-            history_size: self.history_size,
-            history_ttl: self.history_ttl,
-            force_positioning: self.force_positioning,
-            allow_positioning: self.allow_positioning,
-            force_recovery: self.force_recovery,
-            allow_recovery: self.allow_recovery,
-            allow_subscribe_for_client: self.allow_subscribe_for_client,
-            allow_publish_for_client: self.allow_publish_for_client,
-            allow_presence_for_client: self.allow_presence_for_client,
-            allow_history_for_client: self.allow_history_for_client,
-            allow_user_limited_channels: self.allow_user_limited_channels,
-        }
     }
 }

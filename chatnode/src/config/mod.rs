@@ -12,7 +12,7 @@ use axum::http::Uri;
 use holdfast_settings::{Faults, Secret, Source};
 use holdfast_telemetry::logs::{Format, Level};
 
-use crate::channels::Namespaces;
+use crate::namespaces::{Options, Table};
 use file::File;
 
 /// Checked settings.
@@ -41,7 +41,7 @@ pub struct Config {
     /// Time over which connections are closed on shutdown.
     pub drain_period: Duration,
     /// What channels offer.
-    pub namespaces: Namespaces,
+    pub namespaces: Table,
 }
 
 /// Where the primary is found.
@@ -285,34 +285,42 @@ impl Check<'_> {
         }
     }
 
-    fn namespaces(&mut self, file: &File) -> Namespaces {
-        for (key, message) in file.channels.faults() {
-            self.fault(&format!("channels.{key}"), message);
+    fn namespaces(&mut self, file: &File) -> Table {
+        if !file.channels.name.is_empty() {
+            self.fault(
+                "channels.name",
+                "expected none: these are the channels without a namespace",
+            );
         }
-        let mut named = std::collections::HashMap::new();
-        for (index, namespace) in file.namespace.iter().enumerate() {
-            let name = &namespace.name;
+        self.options("channels", &file.channels);
+        let mut names = std::collections::HashSet::new();
+        for (index, options) in file.namespace.iter().enumerate() {
+            let (key, name) = (format!("namespace[{index}]"), &options.name);
             if name.is_empty()
                 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
             {
                 let expected = "expected letters, digits, '-', '_' or '.'";
-                self.fault(&format!("namespace[{index}].name"), expected);
+                self.fault(&format!("{key}.name"), expected);
             }
-            let options = namespace.options();
-            for (key, message) in options.faults() {
-                self.fault(&format!("namespace[{index}].{key}"), message);
+            if !names.insert(name) {
+                self.fault(&format!("{key}.name"), format!("{name:?} is used twice"));
             }
-            if named.insert(name.clone(), options).is_some() {
-                self.fault(&format!("namespace[{index}].name"), format!("{name:?} is used twice"));
-            }
+            self.options(&key, options);
         }
-        Namespaces::new(file.channels.clone(), named)
+        Table::new(file.channels.clone(), file.namespace.iter().cloned())
+    }
+
+    fn options(&mut self, key: &str, options: &Options) {
+        for (option, message) in options.faults() {
+            self.fault(&format!("{key}.{option}"), message);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::namespaces::Namespaces;
 
     const SAMPLE: &str = include_str!("../../../deploy/config/chatnode.toml");
 
@@ -333,8 +341,9 @@ mod tests {
         let config = load(SAMPLE).unwrap();
         assert_eq!(config.name, "chatnode-1");
         assert!(matches!(config.redis.primary, Primary::Sentinels { .. }));
-        assert_eq!(config.namespaces.options("a").unwrap().history_size, 1000);
-        assert!(config.namespaces.options("canary:probe").unwrap().force_recovery);
+        let namespaces = Namespaces::new(config.namespaces.clone());
+        assert_eq!(namespaces.of("a").unwrap().history_size, 1000);
+        assert!(namespaces.of("canary:probe").unwrap().force_recovery);
         let bare = load(
             "[node]\nname = \"n\"\nlisten = \"0.0.0.0:1\"\nadmin_listen = \"0.0.0.0:2\"\n\
              [tokens]\nhmac_secret_file = \"/etc/holdfast/chat.secret\"\n[redis]\naddress = \"r:1\"\n",

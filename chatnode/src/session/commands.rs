@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Call, Note, Now, Output, Session, State};
 use crate::broker::{BrokerError, Members, Range, Retention};
-use crate::channels::Options;
+use crate::namespaces::{Asker, Options};
 use crate::protocol::command::{self, Command, Request};
 use crate::protocol::{Disconnect, ErrorCode, reply};
 use crate::stream::Page;
@@ -70,7 +70,13 @@ impl Session {
     }
 
     fn options(&self, channel: &str) -> Result<Arc<Options>, ErrorCode> {
-        self.shared.namespaces.options(channel).cloned()
+        self.shared.namespaces.of(channel)
+    }
+
+    fn asker(&self, channel: &str) -> Asker<'_> {
+        let subscription = self.subscriptions.get(channel);
+        let subscribed = subscription.is_some_and(|subscription| !subscription.is_pending());
+        Asker { user: &self.user, subscribed }
     }
 
     fn publish(
@@ -81,7 +87,7 @@ impl Session {
     ) -> Result<(), ErrorCode> {
         let options = self.options(&request.channel)?;
         let data = request.data.ok_or(ErrorCode::BAD_REQUEST)?;
-        if !options.allow_publish_for_client {
+        if !options.may_publish(self.asker(&request.channel)) {
             return Err(ErrorCode::PERMISSION_DENIED);
         }
         let size = if options.keeps_history() { options.history_size } else { 0 };
@@ -101,7 +107,7 @@ impl Session {
         if !options.keeps_history() {
             return Err(ErrorCode::NOT_AVAILABLE);
         }
-        if !options.allow_history_for_client {
+        if !options.may_read_history(self.asker(&request.channel)) {
             return Err(ErrorCode::PERMISSION_DENIED);
         }
         let command::History { channel, limit, since, reverse } = request;
@@ -126,7 +132,7 @@ impl Session {
         if !options.presence {
             return Err(ErrorCode::NOT_AVAILABLE);
         }
-        if !options.allow_presence_for_client {
+        if !options.may_see_presence(self.asker(channel)) {
             return Err(ErrorCode::PERMISSION_DENIED);
         }
         self.call(Call::Presence { id, channel: channel.into(), stats }, out);

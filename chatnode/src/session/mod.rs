@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::broker::{BrokerError, Members, Range, Retention};
-use crate::channels::Namespaces;
 use crate::config;
+use crate::namespaces::Namespaces;
 use crate::protocol::command::{self, Command, Request};
 use crate::protocol::{Disconnect, ErrorCode, reply};
 use crate::stream::{Lineage, Page, StreamState};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::position::{Position, Standing, Verdict, recovers};
 use super::{Call, Event, EventKind, Note, Now, Output, Session};
 use crate::broker::{BrokerError, Range};
-use crate::channels::{Options, may_subscribe};
+use crate::namespaces::{Asker, Options};
 use crate::protocol::command::Subscribe;
 use crate::protocol::reply::{self, SubscribeResult};
 use crate::protocol::{Disconnect, ErrorCode, UnsubscribeCode};
@@ -84,19 +84,20 @@ impl Session {
         request: Subscribe,
         out: &mut Output,
     ) -> Result<(), ErrorCode> {
-        let options = Arc::clone(self.shared.namespaces.options(&request.channel)?);
+        let options = self.shared.namespaces.of(&request.channel)?;
         if self.subscriptions.contains_key(request.channel.as_str()) {
             return Err(ErrorCode::ALREADY_SUBSCRIBED);
         }
         if self.subscriptions.len() >= self.shared.limits.channels_max {
             return Err(ErrorCode::LIMIT_EXCEEDED);
         }
-        let allowed = id.is_none() || may_subscribe(&options, &request.channel, &self.user);
+        let allowed = id.is_none() || options.may_subscribe(&request.channel, &self.user);
         if request.kind != 0 || !allowed {
             return Err(ErrorCode::PERMISSION_DENIED);
         }
         let channel: Arc<str> = request.channel.as_str().into();
-        let asked = request.join_leave && options.allow_presence_for_client;
+        let asker = Asker { user: &self.user, subscribed: true };
+        let asked = request.join_leave && options.may_see_presence(asker);
         let join_leave = options.join_leave && (options.force_push_join_leave || asked);
         let mut subscription = Subscription {
             server_side: id.is_none(),

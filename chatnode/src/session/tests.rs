@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::{Call, Event, EventKind, Note, Now, Outcome, Output, Session, Shared};
 use crate::broker::BrokerError;
-use crate::channels::{Namespaces, Options};
 use crate::config::Client;
+use crate::namespaces::{Namespaces, Options, Table};
 use crate::protocol::Disconnect;
 use crate::stream::{Lineage, Page, Publication, StreamState};
 use crate::tokens::Verifier;
@@ -74,7 +74,7 @@ impl World {
             connections_max: 1,
             allowed_origins: Vec::new(),
         };
-        let namespaces = Namespaces::new(options(), []);
+        let namespaces = Namespaces::new(Table::new(options(), []));
         let tokens = Verifier::hmac(&Secret::new("secret"));
         let shared = Arc::new(Shared { limits, namespaces, tokens });
         let now = start();

@@ -27,9 +27,9 @@ use self::pipeline::{Confirmation, Pipeline, QUEUE_MAX, Request, Work};
 use self::resp::Value;
 use self::scripts::Script;
 use crate::broker::{Audience, Broker, BrokerError, Members, Pending, Range, Retention};
-use crate::channels::META_TTL;
 use crate::config;
 use crate::metrics::Metrics;
+use crate::namespaces::META_TTL;
 use crate::stream::{Page, Publication};
 
 /// How long a member stays without being refreshed: what a node's death costs. Connections refresh theirs every 27 s, so one refresh
