@@ -105,7 +105,11 @@ impl Server {
         let journal =
             Journal::open(&dir.path().join("journal.redb"), Retention::default()).unwrap();
         let journal = Arc::new(journal);
-        let store = StoreConfig { retention: Duration::from_hours(1), series_max: 100 };
+        let store = StoreConfig {
+            retention: Duration::from_hours(1),
+            series_max: 100,
+            ..StoreConfig::default()
+        };
         let store = Arc::new(Store::new(store));
         let nodes = vec![node("chatnode-1", None), node("chatnode-2", None)];
         let (servers, servers_now) = watch::channel(ServersStatus { nodes, balancer: None });

@@ -10,7 +10,11 @@ use holdfast_series::{Labels, Store, StoreConfig, stale_marker};
 
 /// Samples every 10 s from 0 s to 600 s, in milliseconds.
 fn store() -> Store {
-    let store = Store::new(StoreConfig { retention: Duration::from_hours(1), series_max: 1000 });
+    let store = Store::new(StoreConfig {
+        retention: Duration::from_hours(1),
+        series_max: 1000,
+        ..StoreConfig::default()
+    });
     for step in 0..=60_i64 {
         let ms = step * 10_000;
         let seconds = (ms / 1000) as f64;

@@ -15,6 +15,9 @@ pub(crate) const CHUNK_SAMPLES: u16 = 120;
 const CLASSES: [(u64, u32, u32); 4] =
     [(0b10, 2, 7), (0b110, 3, 12), (0b1110, 4, 20), (0b1111, 4, 64)];
 
+/// An open chunk grows by this much: doubling would leave half of the memory of 200,000 series empty.
+const GROW_BYTES: usize = 48;
+
 /// Most leading zeros that five bits can name.
 const LEADING_MAX: u32 = 31;
 
@@ -55,6 +58,8 @@ pub(crate) struct OpenChunk {
     value_bits: u64,
     leading: u32,
     trailing: u32,
+    /// Whether there is a newest sample, here or in the chunk sealed before.
+    any: bool,
 }
 
 impl OpenChunk {
@@ -72,6 +77,7 @@ impl OpenChunk {
         }
         self.last_ms = sample.timestamp_ms;
         self.value_bits = value_bits;
+        self.any = true;
         self.count += 1;
     }
 
@@ -129,6 +135,17 @@ impl OpenChunk {
         self.bits.bytes.capacity()
     }
 
+    /// The newest sample, known also after [`OpenChunk::seal`].
+    pub(crate) fn newest(&self) -> Option<Sample> {
+        let value = f64::from_bits(self.value_bits);
+        self.any.then_some(Sample { timestamp_ms: self.last_ms, value })
+    }
+
+    /// Forgets all it holds.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// First and last timestamp.
     pub(crate) fn span(&self) -> Option<(i64, i64)> {
         (self.count > 0).then_some((self.first_ms, self.last_ms))
@@ -142,6 +159,7 @@ impl OpenChunk {
     /// Takes what it holds as a sealed chunk and starts anew.
     pub(crate) fn seal(&mut self) -> Chunk {
         let full = std::mem::take(self);
+        (self.any, self.last_ms, self.value_bits) = (full.any, full.last_ms, full.value_bits);
         Chunk {
             first_ms: full.first_ms,
             last_ms: full.last_ms,
@@ -243,6 +261,9 @@ impl BitWriter {
     fn write(&mut self, value: u64, mut bits: u32) {
         while bits > 0 {
             if self.free == 0 {
+                if self.bytes.len() == self.bytes.capacity() {
+                    self.bytes.reserve_exact(GROW_BYTES);
+                }
                 self.bytes.push(0);
                 self.free = 8;
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::labels::{Label, Labels};
 use crate::matcher::Matcher;
-use crate::store::Series;
+use crate::series::Series;
 
 /// Numbers of series, ascending.
 type Postings = Vec<u64>;
@@ -22,6 +22,7 @@ pub(crate) struct Index {
     postings: HashMap<Arc<str>, HashMap<Arc<str>, Postings>>,
     symbols: HashSet<Arc<str>>,
     next_id: u64,
+    removals: u64,
 }
 
 impl Index {
@@ -35,14 +36,18 @@ impl Index {
 
     /// Adds a series, its strings replaced by shared ones.
     pub(crate) fn insert(&mut self, labels: &Labels) -> Arc<Series> {
+        self.insert_as(self.next_id, labels)
+    }
+
+    /// Adds a series under the number it had before; it must be higher than all others so far.
+    pub(crate) fn insert_as(&mut self, id: u64, labels: &Labels) -> Arc<Series> {
         let shared = labels
             .as_slice()
             .iter()
             .map(|label| Label { name: self.symbol(&label.name), value: self.symbol(&label.value) })
             .collect();
         let labels = Labels::from_labels(shared);
-        let id = self.next_id;
-        self.next_id += 1;
+        self.reserve(id);
         let series = Arc::new(Series::new(id, labels.clone()));
         for label in labels.as_slice() {
             let values = self.postings.entry(Arc::clone(&label.name)).or_default();
@@ -52,6 +57,26 @@ impl Index {
         self.by_id.insert(id, Arc::clone(&series));
         self.by_labels.insert(labels, Arc::clone(&series));
         series
+    }
+
+    /// Numbers up to `id` are not given to new series.
+    pub(crate) fn reserve(&mut self, id: u64) {
+        self.next_id = self.next_id.max(id.saturating_add(1));
+    }
+
+    /// The number of the next series.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// Series numbered `id` or higher.
+    pub(crate) fn since(&self, id: u64) -> impl Iterator<Item = &Arc<Series>> {
+        self.by_id.range(id..).map(|(_, series)| series)
+    }
+
+    /// How often series were removed; numbers found before the last removal may be gone.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals
     }
 
     fn symbol(&mut self, text: &Arc<str>) -> Arc<str> {
@@ -84,6 +109,7 @@ impl Index {
             self.by_labels.remove(&series.labels);
         }
         drop(gone);
+        self.removals += 1;
         self.symbols.retain(|symbol| Arc::strong_count(symbol) > 1);
     }
 
@@ -151,6 +177,15 @@ impl Index {
         let selected = self.select(matchers);
         let labels = selected.iter().flat_map(|series| series.labels.as_slice());
         labels.filter(|label| &*label.name == name).map(|label| Arc::clone(&label.value)).collect()
+    }
+
+    /// For each label name its values with the number of series that carry them.
+    pub(crate) fn cardinality(
+        &self,
+    ) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = (&Arc<str>, usize)>)> {
+        self.postings
+            .iter()
+            .map(|(name, values)| (name, values.iter().map(|(value, list)| (value, list.len()))))
     }
 
     /// Bytes of the strings, each counted once, and of the lists.

@@ -8,18 +8,33 @@
 //! The store knows no clock and does no IO: every timestamp is an argument, retention happens when the owner calls for it. It lives in
 //! memory alone: a write-ahead log and blocks on disk are not part of it yet, so a restart begins with an empty store.
 
+mod append;
 mod chunk;
+mod exemplar;
+mod histogram;
 mod index;
 mod labels;
 mod matcher;
+mod metadata;
+mod queue;
 mod scrape;
+mod selection;
+mod series;
 mod store;
 pub mod text;
 
+pub use append::{AppendError, Appender, SeriesRef};
+pub use exemplar::{Exemplar, SeriesExemplars};
+pub use histogram::{
+    Bucket, CUSTOM_BOUNDS_SCHEMA, Histogram, HistogramError, HistogramSample, ResetHint, Span,
+    indexed,
+};
+
 pub use labels::{Label, Labels, METRIC_NAME, is_label_name, is_metric_name};
 pub use matcher::{MatchKind, Matcher, MatcherError};
+pub use metadata::{Metadata, MetricKind};
 pub use scrape::{ScrapeCache, ScrapeSummary};
-pub use store::{AppendError, SeriesData, Store, StoreConfig, StoreStats};
+pub use store::{SeriesData, Store, StoreConfig, StoreStats};
 
 /// One value at one instant.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::append::{Appender, SeriesRef};
 use crate::labels::{Label, Labels, METRIC_NAME};
-use crate::store::{Series, Store};
+use crate::store::Store;
 use crate::text::{self, ParseError, RawSample};
 use crate::{Sample, stale_marker};
 
@@ -27,7 +28,7 @@ pub struct ScrapeCache {
 #[derive(Debug)]
 struct Known {
     text: Arc<str>,
-    series: Arc<Series>,
+    series: SeriesRef,
     /// The last scrape that had it.
     scrape: u64,
     /// Lines with a timestamp of their own end by themselves and get no staleness marker.
@@ -104,68 +105,70 @@ impl Store {
         }
         cache.scrape += 1;
         let mut summary = ScrapeSummary { samples: lines.len(), ..ScrapeSummary::default() };
+        let mut appender = self.appender();
         for (sample, position) in lines {
             let position = position.or_else(|| {
                 let labels = unknown.get(sample.series)?;
-                self.position_of_new(cache, &sample, labels, &mut summary)
+                position_of_new(&mut appender, cache, &sample, labels, &mut summary)
             });
             let taken = position.is_some_and(|position| {
                 let known = &mut cache.known[position];
                 known.scrape = cache.scrape;
                 known.timed = sample.timestamp_ms.is_some();
                 let timestamp_ms = sample.timestamp_ms.unwrap_or(ts_ms);
-                self.push(&mut known.series, Sample { timestamp_ms, value: sample.value }).is_ok()
+                let sample = Sample { timestamp_ms, value: sample.value };
+                appender.push(&mut known.series, sample).is_ok()
             });
             summary.rejected += usize::from(!taken);
         }
-        summary.vanished = self.end_series(cache, ts_ms);
+        summary.vanished = end_series(&mut appender, cache, ts_ms);
         Ok(summary)
-    }
-
-    /// Adds the series of a line to the store and the cache; `None` beyond the limit, so that its samples are refused.
-    fn position_of_new(
-        &self,
-        cache: &mut ScrapeCache,
-        sample: &RawSample<'_>,
-        labels: &Labels,
-        summary: &mut ScrapeSummary,
-    ) -> Option<usize> {
-        if let Some(position) = cache.positions.get(sample.series) {
-            return Some(*position);
-        }
-        let (series, new) = self.series_for(labels).ok()?;
-        summary.new_series += usize::from(new);
-        let (text, position) = (Arc::from(sample.series), cache.known.len());
-        cache.positions.insert(Arc::clone(&text), position);
-        cache.known.push(Known { text, series, scrape: cache.scrape, timed: false });
-        Some(position)
     }
 
     /// Ends all series of a target, because a scrape failed or the target is gone. Returns how many.
     pub fn mark_stale(&self, cache: &mut ScrapeCache, ts_ms: i64) -> usize {
         cache.scrape += 1;
-        self.end_series(cache, ts_ms)
+        end_series(&mut self.appender(), cache, ts_ms)
     }
+}
 
-    /// Ends the series that the current scrape did not have.
-    fn end_series(&self, cache: &mut ScrapeCache, ts_ms: i64) -> usize {
-        let (before, scrape) = (cache.known.len(), cache.scrape);
-        cache.known.retain_mut(|known| {
-            let current = known.scrape == scrape;
-            if !current && !known.timed {
-                let marker = Sample { timestamp_ms: ts_ms, value: stale_marker() };
-                // A marker that comes too late for its series has nothing left to end.
-                let _late = self.push(&mut known.series, marker);
-            }
-            current
-        });
-        let vanished = before - cache.known.len();
-        if vanished > 0 {
-            let texts = cache.known.iter().map(|known| Arc::clone(&known.text));
-            cache.positions = texts.enumerate().map(|(at, text)| (text, at)).collect();
-        }
-        vanished
+/// Adds the series of a line to the store and the cache; `None` beyond the limit, so that its samples are refused.
+fn position_of_new(
+    appender: &mut Appender<'_>,
+    cache: &mut ScrapeCache,
+    sample: &RawSample<'_>,
+    labels: &Labels,
+    summary: &mut ScrapeSummary,
+) -> Option<usize> {
+    if let Some(position) = cache.positions.get(sample.series) {
+        return Some(*position);
     }
+    let (series, new) = appender.series(labels).ok()?;
+    summary.new_series += usize::from(new);
+    let (text, position) = (Arc::from(sample.series), cache.known.len());
+    cache.positions.insert(Arc::clone(&text), position);
+    cache.known.push(Known { text, series, scrape: cache.scrape, timed: false });
+    Some(position)
+}
+
+/// Ends the series that the current scrape did not have.
+fn end_series(appender: &mut Appender<'_>, cache: &mut ScrapeCache, ts_ms: i64) -> usize {
+    let (before, scrape) = (cache.known.len(), cache.scrape);
+    cache.known.retain_mut(|known| {
+        let current = known.scrape == scrape;
+        if !current && !known.timed {
+            let marker = Sample { timestamp_ms: ts_ms, value: stale_marker() };
+            // A marker that comes too late for its series has nothing left to end.
+            let _late = appender.push(&mut known.series, marker);
+        }
+        current
+    });
+    let vanished = before - cache.known.len();
+    if vanished > 0 {
+        let texts = cache.known.iter().map(|known| Arc::clone(&known.text));
+        cache.positions = texts.enumerate().map(|(at, text)| (text, at)).collect();
+    }
+    vanished
 }
 
 #[cfg(test)]
@@ -178,7 +181,12 @@ mod tests {
     use crate::{Matcher, is_stale};
 
     fn store(series_max: usize) -> Store {
-        Store::new(StoreConfig { retention: Duration::from_mins(1), series_max })
+        Store::new(StoreConfig {
+            retention: Duration::from_mins(1),
+            series_max,
+            out_of_order_window: Duration::ZERO,
+            ..StoreConfig::default()
+        })
     }
 
     fn cache() -> ScrapeCache {

@@ -1,53 +1,53 @@
-//! The samples of all series, compressed, in memory.
+//! The embedded store: recent samples of all series in memory, older ones in blocks on disk, one way to ask for both.
 //!
 //! The index is behind one lock that is held only to find or add series; the samples of each series are behind a lock of their own, so
-//! a long query does not keep scrapes out. The newest sample of a series is kept as it is: most rules ask for nothing else, and then
-//! nothing has to be decoded. The number of series is bounded; beyond the bound new series are refused and counted, known ones go on.
-//! Persistence on disk is not part of this store yet (see the crate's documentation).
+//! a long query does not keep scrapes out. The number of series is bounded; beyond the bound new series are refused and counted, known
+//! ones go on. The store itself knows no clock and writes nothing: what it takes waits in a queue for the log, and whoever owns the
+//! disk side asks it to begin and end a cut. Without a disk side it is a store in memory, as tests use it.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::Sample;
-use crate::chunk::{Chunk, OpenChunk};
+use crate::append::AppendError;
+use crate::exemplar::{Exemplar, ExemplarRing, SeriesExemplars};
+use crate::histogram::HistogramSample;
 use crate::index::Index;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
+use crate::metadata::{Metadata, MetadataTable};
+use crate::queue::{Queue, Queued};
+use crate::selection::{Selected, Selections};
+use crate::series::{Data, Found, Series};
 
 /// How a store is bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreConfig {
     /// Samples older than this are dropped.
     pub retention: Duration,
-    /// Most series at a time.
+    /// Most series in memory at a time: those with samples of the last minutes.
     pub series_max: usize,
+    /// How much older than the newest of its series a sample may be.
+    pub out_of_order_window: Duration,
+    /// Most exemplars kept.
+    pub exemplars_max: usize,
 }
 
-/// Why a sample was not taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// The series has a newer sample.
-    #[error("sample at {timestamp_ms} ms is older than the newest of its series at {newest_ms} ms")]
-    OutOfOrder {
-        /// When the sample was.
-        timestamp_ms: i64,
-        /// When the newest one is.
-        newest_ms: i64,
-    },
-    /// The series has another value at the same instant.
-    #[error("series already has another value at {timestamp_ms} ms")]
-    Duplicate {
-        /// The instant.
-        timestamp_ms: i64,
-    },
-    /// The series is new and there may be no more.
-    #[error("series limit of {series_max} reached")]
-    SeriesLimit {
-        /// The bound.
-        series_max: usize,
-    },
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            // As long as rules look back by default, twice over.
+            retention: Duration::from_hours(2),
+            // About ten times what thirty nodes expose.
+            series_max: 50_000,
+            // Longer than a sender's retries after a short outage, short enough for a block to be cut soon.
+            out_of_order_window: Duration::from_mins(5),
+            // About 200 bytes each: 2 MB.
+            exemplars_max: 10_000,
+        }
+    }
 }
 
 /// The samples of one series, as a query gets them.
@@ -55,21 +55,40 @@ pub enum AppendError {
 pub struct SeriesData {
     /// What names the series.
     pub labels: Labels,
-    /// Samples in order, staleness markers included.
+    /// Samples in order, staleness markers included; a marker ends the histograms too.
     pub samples: Arc<[Sample]>,
+    /// Native histograms in order; empty for nearly every series.
+    pub histograms: Arc<[HistogramSample]>,
+}
+
+impl SeriesData {
+    /// A series of plain samples, in order.
+    pub fn new(labels: Labels, samples: impl Into<Arc<[Sample]>>) -> Self {
+        Self { labels, samples: samples.into(), histograms: Arc::default() }
+    }
+
+    pub(crate) fn from_found(labels: Labels, found: Found) -> Self {
+        let histograms = match found.histograms.is_empty() {
+            true => Arc::default(),
+            false => found.histograms.into(),
+        };
+        Self { labels, samples: found.samples.into(), histograms }
+    }
 }
 
 /// What a store holds and has refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StoreStats {
-    /// Series held now.
+    /// Series in memory now.
     pub series: usize,
-    /// Samples held now.
+    /// Samples in memory now.
     pub samples: usize,
-    /// Bytes of the compressed samples.
+    /// Bytes of the samples in memory.
     pub chunk_bytes: usize,
     /// Bytes of label strings and posting lists.
     pub index_bytes: usize,
+    /// Exemplars held now.
+    pub exemplars: usize,
     /// Samples taken since the start.
     pub appended_total: u64,
     /// Samples refused since the start: out of order or a second value for an instant.
@@ -78,113 +97,53 @@ pub struct StoreStats {
     pub rejected_series_total: u64,
 }
 
-/// One series.
-#[derive(Debug)]
-pub(crate) struct Series {
-    pub(crate) id: u64,
-    pub(crate) labels: Labels,
-    data: Mutex<Data>,
-}
-
-#[derive(Debug, Default)]
-struct Data {
-    sealed: VecDeque<Chunk>,
-    open: OpenChunk,
-    newest: Option<Sample>,
-    /// Dropped from the index; whoever still holds it must look it up anew.
-    gone: bool,
-}
-
-impl Series {
-    pub(crate) fn new(id: u64, labels: Labels) -> Self {
-        Self { id, labels, data: Mutex::default() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Data> {
-        // Nothing that runs under this lock leaves the data half changed when it panics.
-        self.data.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Data {
-    fn push(&mut self, sample: Sample) -> Result<(), AppendError> {
-        let timestamp_ms = sample.timestamp_ms;
-        if let Some(newest) = self.newest {
-            let newest_ms = newest.timestamp_ms;
-            if timestamp_ms < newest_ms {
-                return Err(AppendError::OutOfOrder { timestamp_ms, newest_ms });
-            }
-            if timestamp_ms == newest_ms {
-                let same = newest.value.to_bits() == sample.value.to_bits();
-                return if same { Ok(()) } else { Err(AppendError::Duplicate { timestamp_ms }) };
-            }
-        }
-        if self.open.is_full() {
-            let sealed = self.open.seal();
-            self.sealed.push_back(sealed);
-        }
-        self.open.push(sample);
-        self.newest = Some(sample);
-        Ok(())
-    }
-
-    fn read(&self, start_ms: i64, end_ms: i64) -> Vec<Sample> {
-        let mut samples = Vec::new();
-        let within = |sample: &Sample| (start_ms..=end_ms).contains(&sample.timestamp_ms);
-        let first = self.sealed.partition_point(|chunk| chunk.last_ms < start_ms);
-        for chunk in self.sealed.range(first..).take_while(|chunk| chunk.first_ms <= end_ms) {
-            samples.extend(chunk.samples().filter(within));
-        }
-        if self.open.span().is_some_and(|(first, last)| first <= end_ms && last >= start_ms) {
-            samples.extend(self.open.samples().filter(within));
-        }
-        samples
-    }
-
-    fn latest(&self, start_ms: i64, end_ms: i64) -> Option<Sample> {
-        let newest = self.newest?;
-        if newest.timestamp_ms <= end_ms {
-            return (newest.timestamp_ms >= start_ms).then_some(newest);
-        }
-        self.read(start_ms, end_ms).pop()
-    }
-
-    /// Drops what lies before; `true` if nothing is left.
-    fn truncate(&mut self, before_ms: i64) -> bool {
-        while self.sealed.front().is_some_and(|chunk| chunk.last_ms < before_ms) {
-            self.sealed.pop_front();
-        }
-        if self.open.span().is_some_and(|(_, last_ms)| last_ms < before_ms) {
-            self.open = OpenChunk::default();
-        }
-        self.gone = self.sealed.is_empty() && self.open.len() == 0;
-        self.gone
-    }
-}
-
 /// The embedded store. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct Store {
     config: StoreConfig,
     index: RwLock<Index>,
-    appended: AtomicU64,
-    rejected_samples: AtomicU64,
+    selections: Mutex<Selections>,
+    exemplars: Mutex<ExemplarRing>,
+    metadata: RwLock<MetadataTable>,
+    queue: Option<Queue>,
+    /// What is older goes beside the chunks of its series, because a block holds that time already or is about to.
+    pub(crate) floor_ms: AtomicI64,
+    /// The newest sample of all.
+    pub(crate) newest_ms: AtomicI64,
+    /// The owner's clock at the last clean-up; 0 before the first.
+    now_ms: AtomicI64,
+    /// Late samples held.
+    pub(crate) late: AtomicUsize,
+    pub(crate) appended: AtomicU64,
+    pub(crate) rejected_samples: AtomicU64,
     rejected_series: AtomicU64,
 }
 
 impl Store {
-    /// An empty store.
+    /// An empty store in memory.
     pub fn new(config: StoreConfig) -> Self {
+        Self::with_queue(config, None)
+    }
+
+    fn with_queue(config: StoreConfig, queue: Option<Queue>) -> Self {
         Self {
             config,
             index: RwLock::default(),
+            selections: Mutex::default(),
+            exemplars: Mutex::new(ExemplarRing::new(config.exemplars_max)),
+            metadata: RwLock::default(),
+            queue,
+            floor_ms: AtomicI64::new(i64::MIN),
+            newest_ms: AtomicI64::new(i64::MIN),
+            now_ms: AtomicI64::new(0),
+            late: AtomicUsize::new(0),
             appended: AtomicU64::new(0),
             rejected_samples: AtomicU64::new(0),
             rejected_series: AtomicU64::new(0),
         }
     }
 
-    fn index(&self) -> RwLockReadGuard<'_, Index> {
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -192,13 +151,20 @@ impl Store {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a sample to the series named by `labels`, which is created if it is new.
-    ///
-    /// # Errors
-    /// If the sample is not newer than the newest of its series, or the series would be one too many.
-    pub fn append(&self, labels: &Labels, ts_ms: i64, value: f64) -> Result<(), AppendError> {
-        let (mut series, _) = self.series_for(labels)?;
-        self.push(&mut series, Sample { timestamp_ms: ts_ms, value })
+    fn selections(&self) -> MutexGuard<'_, Selections> {
+        self.selections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn out_of_order_window_ms(&self) -> i64 {
+        millis(self.config.out_of_order_window)
+    }
+
+    /// The oldest instant that retention keeps, by the owner's clock.
+    pub(crate) fn retention_begins_ms(&self) -> i64 {
+        match self.now_ms.load(Ordering::Relaxed) {
+            0 => i64::MIN,
+            now_ms => now_ms.saturating_sub(millis(self.config.retention)),
+        }
     }
 
     /// The series named by `labels` and whether it is new.
@@ -215,65 +181,97 @@ impl Store {
             self.rejected_series.fetch_add(1, Ordering::Relaxed);
             return Err(AppendError::SeriesLimit { series_max });
         }
-        Ok((index.insert(labels), true))
+        let series = index.insert(labels);
+        // Under the lock of the index, so that the log has the series before anybody can give it samples.
+        if let Some(queue) = &self.queue {
+            queue.series(series.id, &series.labels);
+        }
+        Ok((series, true))
     }
 
-    /// Adds a sample to a series that was looked up before. If it was dropped meanwhile, it is looked up again.
-    pub(crate) fn push(&self, series: &mut Arc<Series>, sample: Sample) -> Result<(), AppendError> {
-        loop {
-            let mut data = series.lock();
-            if !data.gone {
-                let result = data.push(sample);
-                drop(data);
-                return self.count(result);
-            }
-            drop(data);
-            *series = self.series_for(&series.labels)?.0;
+    /// Whether what it takes goes to a log.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    pub(crate) fn queue_samples(&self, samples: &[Queued]) {
+        if let Some(queue) = self.queue.as_ref().filter(|_| !samples.is_empty()) {
+            queue.samples(samples);
         }
     }
 
-    fn count(&self, result: Result<(), AppendError>) -> Result<(), AppendError> {
-        let counter = if result.is_ok() { &self.appended } else { &self.rejected_samples };
-        counter.fetch_add(1, Ordering::Relaxed);
-        result
+    pub(crate) fn queue_histogram(&self, id: u64, sample: HistogramSample) {
+        if let Some(queue) = &self.queue {
+            queue.histogram(id, sample);
+        }
     }
 
-    fn collect(
+    /// Remembers an exemplar of the series named by `series`.
+    pub fn append_exemplar(&self, series: &Labels, exemplar: Exemplar) {
+        self.exemplars.lock().unwrap_or_else(PoisonError::into_inner).push(series, exemplar);
+    }
+
+    /// Exemplars from `start_ms` to `end_ms`, both included, of the series that pass all matchers of one of `selectors`.
+    pub fn exemplars(
         &self,
-        matchers: &[Matcher],
-        read: impl Fn(&Data) -> Option<Arc<[Sample]>>,
-    ) -> Vec<SeriesData> {
-        let selected = self.index().select(matchers);
-        let data = |series: &Arc<Series>| {
-            let samples = read(&series.lock())?;
-            Some(SeriesData { labels: series.labels.clone(), samples })
-        };
-        selected.iter().filter_map(data).collect()
+        selectors: &[Vec<Matcher>],
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Vec<SeriesExemplars> {
+        let exemplars = self.exemplars.lock().unwrap_or_else(PoisonError::into_inner);
+        exemplars.select(selectors, start_ms, end_ms)
+    }
+
+    /// Notes what a target says about the metric family `name`.
+    pub fn set_metadata(&self, name: &str, metadata: &Metadata) {
+        self.metadata.write().unwrap_or_else(PoisonError::into_inner).set(name, metadata);
+    }
+
+    /// What targets said about the metric family `name`; several if they disagree.
+    pub fn metadata_of(&self, name: &str) -> Vec<Metadata> {
+        self.metadata.read().unwrap_or_else(PoisonError::into_inner).get(name)
+    }
+
+    /// Metadata of all metric families, sorted by name.
+    pub fn metadata(&self) -> Vec<(Arc<str>, Vec<Metadata>)> {
+        self.metadata.read().unwrap_or_else(PoisonError::into_inner).all()
+    }
+
+    fn selected(&self, matchers: &[Matcher]) -> Selected {
+        let index = self.index();
+        self.selections().get(&index, matchers)
+    }
+
+    fn collect(&self, matchers: &[Matcher], read: impl Fn(&Data) -> Found) -> Vec<SeriesData> {
+        let selected = self.selected(matchers);
+        let mut all = Vec::with_capacity(selected.len());
+        for series in selected.iter() {
+            let found = read(&series.lock());
+            if !found.is_empty() {
+                all.push(SeriesData::from_found(series.labels.clone(), found));
+            }
+        }
+        all
     }
 
     /// Series that pass all matchers and have samples from `start_ms` to `end_ms`, both included.
     pub fn select(&self, matchers: &[Matcher], start_ms: i64, end_ms: i64) -> Vec<SeriesData> {
-        self.collect(matchers, |data| {
-            let samples = data.read(start_ms, end_ms);
-            (!samples.is_empty()).then(|| samples.into())
-        })
+        self.collect(matchers, |data| data.read(start_ms, end_ms))
     }
 
-    /// As [`Store::select`], with only the newest sample of each series.
+    /// As [`Store::select`], with only the newest sample or histogram of each series.
     pub fn select_latest(
         &self,
         matchers: &[Matcher],
         start_ms: i64,
         end_ms: i64,
     ) -> Vec<SeriesData> {
-        self.collect(matchers, |data| {
-            data.latest(start_ms, end_ms).map(|sample| Arc::from([sample]))
-        })
+        self.collect(matchers, |data| data.latest(start_ms, end_ms))
     }
 
     /// Label sets of the series that pass all matchers, sorted.
     pub fn series(&self, matchers: &[Matcher]) -> Vec<Labels> {
-        let selected = self.index().select(matchers);
+        let selected = self.selected(matchers);
         let mut labels: Vec<Labels> = selected.iter().map(|series| series.labels.clone()).collect();
         labels.sort_unstable();
         labels
@@ -289,19 +287,33 @@ impl Store {
         self.index().label_values(name, matchers)
     }
 
-    /// How many series there are.
+    /// How many series there are in memory.
     pub fn series_count(&self) -> usize {
         self.index().len()
     }
 
-    /// Drops samples older than `before_ms`, a chunk at a time, and series that have none left. Returns how many series were dropped.
+    /// Drops samples in memory that are older than `before_ms`, a chunk at a time, and series that have none left. Returns how many
+    /// series were dropped.
     pub fn truncate(&self, before_ms: i64) -> usize {
+        self.drop_samples(|data| data.truncate(before_ms))
+    }
+
+    /// Drops samples by `drop`, which says whether a series has none left.
+    fn drop_samples(&self, drop: impl Fn(&mut Data) -> bool) -> usize {
         // The index stays locked from the decision to the removal, so nobody finds a series that is already gone.
         let mut index = self.index_mut();
-        let gone: Vec<Arc<Series>> =
-            index.all().filter(|series| series.lock().truncate(before_ms)).cloned().collect();
+        let (mut gone, mut late) = (Vec::new(), 0);
+        for series in index.all() {
+            let mut data = series.lock();
+            if drop(&mut data) {
+                gone.push(Arc::clone(series));
+            }
+            late += data.late_len();
+        }
+        self.late.store(late, Ordering::Relaxed);
         let count = gone.len();
         if count > 0 {
+            self.selections().forget();
             index.remove(gone);
         }
         count
@@ -309,8 +321,8 @@ impl Store {
 
     /// Drops what retention no longer keeps at `now_ms`. To be called now and then, such as every minute.
     pub fn enforce_retention(&self, now_ms: i64) -> usize {
-        let retention_ms = i64::try_from(self.config.retention.as_millis()).unwrap_or(i64::MAX);
-        self.truncate(now_ms.saturating_sub(retention_ms))
+        self.now_ms.store(now_ms, Ordering::Relaxed);
+        self.truncate(now_ms.saturating_sub(millis(self.config.retention)))
     }
 
     /// What it holds and has refused. Visits every series.
@@ -319,6 +331,7 @@ impl Store {
         let mut stats = StoreStats {
             series: index.len(),
             index_bytes: index.size_bytes(),
+            exemplars: self.exemplars.lock().unwrap_or_else(PoisonError::into_inner).len(),
             appended_total: self.appended.load(Ordering::Relaxed),
             rejected_samples_total: self.rejected_samples.load(Ordering::Relaxed),
             rejected_series_total: self.rejected_series.load(Ordering::Relaxed),
@@ -326,12 +339,15 @@ impl Store {
         };
         for series in index.all() {
             let data = series.lock();
-            stats.samples += data.open.len() + data.sealed.iter().map(Chunk::len).sum::<usize>();
-            stats.chunk_bytes +=
-                data.open.size_bytes() + data.sealed.iter().map(Chunk::size_bytes).sum::<usize>();
+            stats.samples += data.len();
+            stats.chunk_bytes += data.size_bytes();
         }
         stats
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -341,7 +357,12 @@ mod tests {
     use crate::{MatchKind, stale_marker};
 
     fn store(series_max: usize) -> Store {
-        Store::new(StoreConfig { retention: Duration::from_hours(1), series_max })
+        Store::new(StoreConfig {
+            retention: Duration::from_hours(1),
+            series_max,
+            out_of_order_window: Duration::ZERO,
+            ..StoreConfig::default()
+        })
     }
 
     fn labels(name: &str, node: &str) -> Labels {

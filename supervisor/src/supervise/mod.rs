@@ -146,6 +146,7 @@ impl Daemon {
         let store = Arc::new(Store::new(StoreConfig {
             retention: self.config.metrics.retention,
             series_max: self.config.metrics.series_max,
+            ..StoreConfig::default()
         }));
         let client = reqwest::Client::builder().no_proxy().build()?;
         sink(Draft::new(Kind::Started, Severity::Info, "supervisor", "supervisor started"));

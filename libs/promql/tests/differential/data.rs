@@ -109,7 +109,11 @@ fn add(own: &[Sample], below: &[Sample]) -> Vec<Sample> {
 }
 
 pub(crate) fn store(samples: &Samples) -> Store {
-    let store = Store::new(StoreConfig { retention: Duration::from_hours(24), series_max: 10_000 });
+    let store = Store::new(StoreConfig {
+        retention: Duration::from_hours(24),
+        series_max: 10_000,
+        ..StoreConfig::default()
+    });
     for (labels, samples) in samples {
         for sample in samples {
             store.append(labels, sample.timestamp_ms, sample.value).unwrap();

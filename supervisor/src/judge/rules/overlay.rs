@@ -31,8 +31,7 @@ impl Overlay<'_> {
                 let older = series.samples.iter().filter(|s| s.timestamp_ms < sample.timestamp_ms);
                 series.samples = older.copied().chain([*sample]).collect();
             } else {
-                let samples = [*sample].into();
-                found.push(SeriesData { labels: labels.clone(), samples });
+                found.push(SeriesData::new(labels.clone(), [*sample]));
             }
         }
         found

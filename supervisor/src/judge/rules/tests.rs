@@ -28,7 +28,11 @@ struct World {
 
 impl World {
     fn new(rules: RuleSet) -> Self {
-        let config = StoreConfig { retention: Duration::from_hours(2), series_max: 1000 };
+        let config = StoreConfig {
+            retention: Duration::from_hours(2),
+            series_max: 1000,
+            ..StoreConfig::default()
+        };
         Self { store: Store::new(config), engine: Engine::new(rules), now_ms: 1_000_000 }
     }
 
