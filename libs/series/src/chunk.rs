@@ -244,6 +244,20 @@ impl Iterator for Samples<'_> {
     }
 }
 
+impl Samples<'_> {
+    /// Adds the samples from `start_ms` to `end_ms`, both included, to `into`.
+    pub(crate) fn within(self, start_ms: i64, end_ms: i64, into: &mut Vec<Sample>) {
+        for sample in self {
+            if sample.timestamp_ms > end_ms {
+                return;
+            }
+            if sample.timestamp_ms >= start_ms {
+                into.push(sample);
+            }
+        }
+    }
+}
+
 /// The lowest `bits` bits.
 fn mask(bits: u32) -> u64 {
     if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }

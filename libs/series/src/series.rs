@@ -71,6 +71,25 @@ impl Found {
     pub(crate) fn is_empty(&self) -> bool {
         self.samples.is_empty() && self.histograms.is_empty()
     }
+
+    pub(crate) fn clear(&mut self) {
+        self.samples.clear();
+        self.histograms.clear();
+    }
+
+    /// Drops all but the newest sample or histogram.
+    pub(crate) fn keep_newest(&mut self) {
+        let sample_ms = self.samples.last().map(|sample| sample.timestamp_ms);
+        let histogram_ms = self.histograms.last().map(|sample| sample.timestamp_ms);
+        // A staleness marker at the same instant counts.
+        if histogram_ms > sample_ms {
+            self.samples.clear();
+        } else {
+            self.histograms.clear();
+        }
+        self.samples.drain(..self.samples.len().saturating_sub(1));
+        self.histograms.drain(..self.histograms.len().saturating_sub(1));
+    }
 }
 
 impl Series {
@@ -119,7 +138,8 @@ impl Data {
 
     fn push_late(&mut self, sample: Sample) -> Result<Pushed, AppendError> {
         let timestamp_ms = sample.timestamp_ms;
-        let held = self.read_chunks(timestamp_ms, timestamp_ms);
+        let mut held = Vec::new();
+        self.read_chunks(timestamp_ms, timestamp_ms, &mut held);
         let late = self.late.get_or_insert_default();
         let cutting = find(&late.cutting, timestamp_ms).ok().map(|at| late.cutting[at]);
         let at = find(&late.fresh, timestamp_ms);
@@ -161,29 +181,28 @@ impl Data {
         }
     }
 
-    /// Samples from `start_ms` to `end_ms`, both included, in order.
-    pub(crate) fn read(&self, start_ms: i64, end_ms: i64) -> Found {
-        let samples = self.read_chunks(start_ms, end_ms);
-        let samples = match &self.late {
-            None => samples,
+    /// Adds the samples from `start_ms` to `end_ms`, both included, to `into`, in order.
+    pub(crate) fn read(&self, start_ms: i64, end_ms: i64, into: &mut Found) {
+        match &self.late {
+            None => self.read_chunks(start_ms, end_ms, &mut into.samples),
             Some(late) => {
+                let mut samples = Vec::new();
+                self.read_chunks(start_ms, end_ms, &mut samples);
                 let cutting = merge(samples, within(&late.cutting, start_ms, end_ms));
-                merge(cutting, within(&late.fresh, start_ms, end_ms))
+                into.samples.extend(merge(cutting, within(&late.fresh, start_ms, end_ms)));
             }
-        };
-        Found { samples, histograms: self.read_histograms(start_ms, end_ms).to_vec() }
+        }
+        into.histograms.extend_from_slice(self.read_histograms(start_ms, end_ms));
     }
 
-    fn read_chunks(&self, start_ms: i64, end_ms: i64) -> Vec<Sample> {
-        let mut samples = Vec::new();
+    fn read_chunks(&self, start_ms: i64, end_ms: i64, into: &mut Vec<Sample>) {
         let first = self.sealed.partition_point(|chunk| chunk.last_ms < start_ms);
         for chunk in self.sealed[first..].iter().take_while(|chunk| chunk.first_ms <= end_ms) {
-            extend(&mut samples, chunk.samples(), start_ms, end_ms);
+            chunk.samples().within(start_ms, end_ms, into);
         }
         if self.open.span().is_some_and(|(first, last)| first <= end_ms && last >= start_ms) {
-            extend(&mut samples, self.open.samples(), start_ms, end_ms);
+            self.open.samples().within(start_ms, end_ms, into);
         }
-        samples
     }
 
     fn read_histograms(&self, start_ms: i64, end_ms: i64) -> &[HistogramSample] {
@@ -193,23 +212,27 @@ impl Data {
         held.get(first..end).unwrap_or_default()
     }
 
-    /// The newest sample from `start_ms` to `end_ms`: at most one, of either kind.
-    pub(crate) fn latest(&self, start_ms: i64, end_ms: i64) -> Found {
-        let sample = match (self.open.newest(), &self.late) {
-            (Some(newest), None) if newest.timestamp_ms <= end_ms => {
-                Some(newest).filter(|newest| newest.timestamp_ms >= start_ms)
+    /// Adds the newest sample from `start_ms` to `end_ms` to `into`: at most one, of either kind.
+    pub(crate) fn latest(&self, start_ms: i64, end_ms: i64, into: &mut Found) {
+        match (self.open.newest(), &self.late, &self.histograms) {
+            (Some(newest), None, None) if newest.timestamp_ms <= end_ms => {
+                if newest.timestamp_ms >= start_ms {
+                    into.samples.push(newest);
+                }
             }
-            _ => self.read(start_ms, end_ms).samples.pop(),
-        };
-        let histogram = self.read_histograms(start_ms, end_ms).last();
-        newer_of(sample, histogram.cloned())
+            _ => {
+                self.read(start_ms, end_ms, into);
+                into.keep_newest();
+            }
+        }
     }
 
     /// What a block up to `end_ms`, not included, should hold: what is in order from `start_ms`, and all that was late. The late
     /// samples are set apart until [`Data::end_cut`].
     pub(crate) fn begin_cut(&mut self, start_ms: i64, end_ms: i64) -> Found {
         let last_ms = end_ms.saturating_sub(1);
-        let mut samples = self.read_chunks(start_ms, last_ms);
+        let mut samples = Vec::new();
+        self.read_chunks(start_ms, last_ms, &mut samples);
         if let Some(late) = &mut self.late {
             let rest =
                 late.fresh.split_off(late.fresh.partition_point(|s| s.timestamp_ms < end_ms));
@@ -306,17 +329,6 @@ impl Data {
     }
 }
 
-/// The newer one of both kinds.
-pub(crate) fn newer_of(sample: Option<Sample>, histogram: Option<HistogramSample>) -> Found {
-    let sample_ms = sample.map(|sample| sample.timestamp_ms);
-    match histogram {
-        Some(histogram) if sample_ms.is_none_or(|sample_ms| histogram.timestamp_ms > sample_ms) => {
-            Found { samples: Vec::new(), histograms: vec![histogram] }
-        }
-        _ => Found { samples: sample.into_iter().collect(), histograms: Vec::new() },
-    }
-}
-
 fn find(samples: &[Sample], timestamp_ms: i64) -> Result<usize, usize> {
     samples.binary_search_by_key(&timestamp_ms, |sample| sample.timestamp_ms)
 }
@@ -325,22 +337,6 @@ fn within(samples: &[Sample], start_ms: i64, end_ms: i64) -> &[Sample] {
     let first = samples.partition_point(|sample| sample.timestamp_ms < start_ms);
     let end = samples.partition_point(|sample| sample.timestamp_ms <= end_ms);
     samples.get(first..end).unwrap_or_default()
-}
-
-fn extend(
-    into: &mut Vec<Sample>,
-    samples: impl Iterator<Item = Sample>,
-    start_ms: i64,
-    end_ms: i64,
-) {
-    for sample in samples {
-        if sample.timestamp_ms > end_ms {
-            return;
-        }
-        if sample.timestamp_ms >= start_ms {
-            into.push(sample);
-        }
-    }
 }
 
 /// Both lists as one, by time; where both have an instant, `first` counts.
@@ -373,6 +369,12 @@ mod tests {
         Sample { timestamp_ms, value: timestamp_ms as f64 }
     }
 
+    fn read(data: &Data, start_ms: i64, end_ms: i64) -> Found {
+        let mut found = Found::default();
+        data.read(start_ms, end_ms, &mut found);
+        found
+    }
+
     fn times(found: &Found) -> Vec<i64> {
         found.samples.iter().map(|sample| sample.timestamp_ms).collect()
     }
@@ -383,8 +385,10 @@ mod tests {
         for at in [10, 30, 20, 5, 20, 30] {
             data.push(sample(at), IMPORT).unwrap();
         }
-        assert_eq!(times(&data.read(0, 100)), [5, 10, 20, 30]);
-        assert_eq!(times(&data.latest(0, 25)), [20]);
+        assert_eq!(times(&read(&data, 0, 100)), [5, 10, 20, 30]);
+        let mut latest = Found::default();
+        data.latest(0, 25, &mut latest);
+        assert_eq!(times(&latest), [20]);
         let other = Sample { timestamp_ms: 10, value: 0.5 };
         let duplicate = AppendError::Duplicate { timestamp_ms: 10 };
         assert_eq!(data.push(other, IMPORT), Err(duplicate));
@@ -400,12 +404,12 @@ mod tests {
         assert_eq!(times(&data.begin_cut(i64::MIN, 160)), [50, 100, 150]);
         // The block could not be written; meanwhile one more came.
         data.push(sample(120), IMPORT).unwrap();
-        assert_eq!(times(&data.read(0, 300)), [50, 100, 120, 150, 200]);
+        assert_eq!(times(&read(&data, 0, 300)), [50, 100, 120, 150, 200]);
         assert_eq!(times(&data.begin_cut(i64::MIN, 160)), [50, 100, 120, 150]);
         let floor = Order { floor_ms: 160, ..IMPORT };
         data.push(sample(130), floor).unwrap();
         assert!(!data.end_cut(160));
-        assert_eq!(times(&data.read(0, 300)), [100, 130, 200], "the open chunk reaches beyond");
+        assert_eq!(times(&read(&data, 0, 300)), [100, 130, 200], "the open chunk reaches beyond");
         assert_eq!(times(&data.begin_cut(160, 190)), [130]);
         data.end_cut(190);
         assert_eq!(times(&data.begin_cut(190, 300)), [200]);
@@ -420,6 +424,6 @@ mod tests {
         assert_eq!(data.push(sample(150), order), Ok(Pushed::InOrder));
         let refused = AppendError::OutOfOrder { timestamp_ms: 60, newest_ms: 150 };
         assert_eq!(data.push(sample(60), order), Err(refused));
-        assert_eq!(times(&data.read(0, 200)), [50, 150]);
+        assert_eq!(times(&read(&data, 0, 200)), [50, 150]);
     }
 }

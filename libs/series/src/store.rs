@@ -6,6 +6,7 @@
 //! disk side asks it to begin and end a cut. Without a disk side it is a store in memory, as tests use it.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -65,14 +66,6 @@ impl SeriesData {
     /// A series of plain samples, in order.
     pub fn new(labels: Labels, samples: impl Into<Arc<[Sample]>>) -> Self {
         Self { labels, samples: samples.into(), histograms: Arc::default() }
-    }
-
-    pub(crate) fn from_found(labels: Labels, found: Found) -> Self {
-        let histograms = match found.histograms.is_empty() {
-            true => Arc::default(),
-            false => found.histograms.into(),
-        };
-        Self { labels, samples: found.samples.into(), histograms }
     }
 }
 
@@ -242,21 +235,54 @@ impl Store {
         self.selections().get(&index, matchers)
     }
 
-    fn collect(&self, matchers: &[Matcher], read: impl Fn(&Data) -> Found) -> Vec<SeriesData> {
-        let selected = self.selected(matchers);
-        let mut all = Vec::with_capacity(selected.len());
-        for series in selected.iter() {
-            let found = read(&series.lock());
-            if !found.is_empty() {
-                all.push(SeriesData::from_found(series.labels.clone(), found));
+    /// Calls `each` for every series that passes all matchers and has samples from `start_ms` to `end_ms`, both included: its labels,
+    /// its samples and its histograms, in order of time, staleness markers included. With `newest_only` only the newest sample or
+    /// histogram, which costs no decoding. Stops when `each` says so.
+    pub fn visit(
+        &self,
+        matchers: &[Matcher],
+        start_ms: i64,
+        end_ms: i64,
+        newest_only: bool,
+        each: &mut dyn FnMut(&Labels, &[Sample], &[HistogramSample]) -> ControlFlow<()>,
+    ) {
+        let mut found = Found::default();
+        for series in self.selected(matchers).iter() {
+            found.clear();
+            let data = series.lock();
+            if newest_only {
+                data.latest(start_ms, end_ms, &mut found);
+            } else {
+                data.read(start_ms, end_ms, &mut found);
+            }
+            drop(data);
+            if !found.is_empty()
+                && each(&series.labels, &found.samples, &found.histograms).is_break()
+            {
+                return;
             }
         }
+    }
+
+    fn collect(
+        &self,
+        matchers: &[Matcher],
+        start_ms: i64,
+        end_ms: i64,
+        newest_only: bool,
+    ) -> Vec<SeriesData> {
+        let mut all = Vec::new();
+        self.visit(matchers, start_ms, end_ms, newest_only, &mut |labels, samples, histograms| {
+            let histograms = if histograms.is_empty() { Arc::default() } else { histograms.into() };
+            all.push(SeriesData { labels: labels.clone(), samples: samples.into(), histograms });
+            ControlFlow::Continue(())
+        });
         all
     }
 
     /// Series that pass all matchers and have samples from `start_ms` to `end_ms`, both included.
     pub fn select(&self, matchers: &[Matcher], start_ms: i64, end_ms: i64) -> Vec<SeriesData> {
-        self.collect(matchers, |data| data.read(start_ms, end_ms))
+        self.collect(matchers, start_ms, end_ms, false)
     }
 
     /// As [`Store::select`], with only the newest sample or histogram of each series.
@@ -266,7 +292,7 @@ impl Store {
         start_ms: i64,
         end_ms: i64,
     ) -> Vec<SeriesData> {
-        self.collect(matchers, |data| data.latest(start_ms, end_ms))
+        self.collect(matchers, start_ms, end_ms, true)
     }
 
     /// Label sets of the series that pass all matchers, sorted.
