@@ -4,7 +4,7 @@
 //! - [`server`]: HTTP and `WebSocket`s; one task for each client.
 //! - [`protocol`]: what is on the wire. Pure.
 //! - [`session`]: one client connection as a state machine. Pure.
-//! - [`tokens`], [`namespaces`]: who a client is and what channels offer. Pure.
+//! - [`access`]: who may do what, from [`tokens`] and [`namespaces`].
 //! - [`broker`]: where publications are kept and how they reach the other nodes.
 //! - [`stream`]: positions, and when one may be continued. Pure.
 //! - [`hub`]: which connections on this node get an event.
@@ -12,6 +12,7 @@
 //! - [`drain`]: leaving without a storm.
 //! - [`config`], [`metrics`]: settings and figures.
 
+pub mod access;
 pub mod broker;
 pub mod config;
 pub mod drain;

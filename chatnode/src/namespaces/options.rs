@@ -216,16 +216,12 @@ impl Options {
         if channel.starts_with('$') {
             return false;
         }
-        match channel.split_once('#') {
-            Some((_, users)) => {
-                let listed = users.split(',').any(|listed| listed == user);
-                self.allow_user_limited_channels && listed && !user.is_empty()
-            }
-            None => {
-                let everyone = self.allow_subscribe_for_client;
-                everyone && (self.allow_subscribe_for_anonymous || !user.is_empty())
-            }
+        if let Some((_, users)) = channel.split_once('#') {
+            let listed = users.split(',').any(|listed| listed == user);
+            return self.allow_user_limited_channels && listed && !user.is_empty();
         }
+        let anonymous = self.allow_subscribe_for_anonymous || !user.is_empty();
+        self.allow_subscribe_for_client && anonymous
     }
 
     /// Whether the asker may publish.

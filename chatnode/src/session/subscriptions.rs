@@ -97,8 +97,8 @@ impl Session {
         }
         let channel: Arc<str> = request.channel.as_str().into();
         let asker = Asker { user: &self.user, subscribed: true };
-        let asked = request.join_leave && options.may_see_presence(asker);
-        let join_leave = options.join_leave && (options.force_push_join_leave || asked);
+        let wanted = request.join_leave && options.may_see_presence(asker);
+        let join_leave = options.join_leave && (options.force_push_join_leave || wanted);
         let mut subscription = Subscription {
             server_side: id.is_none(),
             join_leave,
