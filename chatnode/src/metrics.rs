@@ -31,6 +31,8 @@ pub struct Metrics {
     pub redis_failures: IntCounter,
     pub resubscribe_seconds: Histogram,
     pub echo_seconds: Histogram,
+    pub nodes: IntGauge,
+    pub node_messages_dropped: IntCounter,
     pub queue_bytes: IntGauge,
     pub slow_consumers: IntCounter,
     pub draining: IntGauge,
@@ -117,6 +119,16 @@ impl Metrics {
                 "chatnode_echo_seconds",
                 "Round trip of the node's own message through Redis",
                 &LATENCY_BUCKETS,
+            ),
+            nodes: gauge(
+                r,
+                "chatnode_nodes",
+                "Chat nodes this node knows to be alive, itself included",
+            ),
+            node_messages_dropped: counter(
+                r,
+                "chatnode_node_messages_dropped_total",
+                "Messages between nodes that were dropped because too many waited",
             ),
             queue_bytes: gauge(r, "chatnode_queue_bytes", "Bytes waiting in all outgoing queues"),
             slow_consumers: counter(

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::broker::Broker;
+use crate::broker::bus::{Bus, Switchboard};
 use crate::broker::redis::RedisBroker;
 use crate::config::Config;
 use crate::drain::Connections;
@@ -73,18 +74,20 @@ pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output 
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
 
     let hub = Arc::new(Hub::new(metrics.clone()));
-    let broker = Arc::new(RedisBroker::start(
+    let (switchboard, lines) = Switchboard::new(Arc::clone(&hub) as _, metrics.clone());
+    let broker: Arc<dyn Broker> = Arc::new(RedisBroker::start(
         config.redis,
         &config.name,
-        Arc::clone(&hub) as _,
+        Arc::new(switchboard),
         &metrics,
         &tasks,
         &shutdown,
     ));
     let condition = readiness.condition("redis");
-    let probe = Probe::new(Arc::clone(&broker), Arc::clone(&hub), metrics.clone(), condition);
+    let probe = Probe::new(Arc::clone(&broker), lines.probe, metrics.clone(), condition);
     tasks.spawn(probe.run(shutdown.clone()));
-    let broker: Arc<dyn Broker> = broker;
+    let bus = Bus::new(Arc::clone(&broker), &config.name, metrics.clone());
+    tasks.spawn(bus.clone().run(lines.bus, shutdown.clone()));
     let namespaces = Namespaces::new(config.namespaces);
     let watch = Watch {
         hub: Arc::clone(&hub),
@@ -100,6 +103,7 @@ pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output 
     let node = Arc::new(Node {
         shared: Arc::new(shared),
         broker,
+        bus,
         hub,
         connections: Arc::clone(&connections),
         tasks: client_tasks.clone(),

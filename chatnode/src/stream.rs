@@ -12,17 +12,25 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 /// One publication as stored and as sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Publication {
     /// Position in the stream; 0 if the channel keeps no history.
     pub offset: u64,
-    /// The payload: a JSON document without line breaks.
-    pub data: Box<str>,
-    /// Who published: a JSON document.
-    pub info: Option<Box<str>>,
+    /// The payload: a JSON document without line breaks, or whatever bytes a protobuf client sent.
+    pub data: Bytes,
+    /// Who published: a finished `ClientInfo` document in JSON.
+    pub info: Option<Bytes>,
+    /// Labels that subscribers may filter by: a JSON object of strings.
+    pub tags: Option<Bytes>,
+    /// Subscribers that asked for deltas may be sent one instead of the payload.
+    pub delta: bool,
     /// When the publishing node accepted it, in milliseconds since 1970.
     pub time_ms: u64,
+    /// What makes it the same publication when it is written again: the idempotency key, or else something the broker makes up.
+    pub id: Bytes,
 }
 
 /// Which stream this is, and through which replication histories it went.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -177,15 +178,20 @@ pub fn publication(publication: &Publication) -> Option<Box<RawValue>> {
     RawValue::from_string(publication_json(publication, None)).ok()
 }
 
+/// Bytes that are JSON, if they were written by a chat node.
+fn utf8(bytes: &Bytes) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
 fn publication_json(publication: &Publication, epoch: Option<&str>) -> String {
     let mut text = String::with_capacity(
         publication.data.len() + publication.info.as_ref().map_or(0, |info| info.len()) + 64,
     );
     text.push_str(r#"{"data":"#);
-    text.push_str(&publication.data);
+    text.push_str(utf8(&publication.data));
     if let Some(info) = &publication.info {
         text.push_str(r#","info":"#);
-        text.push_str(info);
+        text.push_str(utf8(info));
     }
     if publication.offset > 0 {
         text.push_str(r#","offset":"#);
@@ -238,7 +244,7 @@ mod tests {
             offset: 7,
             data: r#"{"text":"hi"}"#.into(),
             info: Some(r#"{"user":"42","client":"c"}"#.into()),
-            time_ms: 0,
+            ..Publication::default()
         }
     }
 

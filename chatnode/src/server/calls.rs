@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join};
 use tokio::time::Instant;
 
 use super::Node;
-use crate::broker::{BrokerError, Pending};
+use crate::broker::{BrokerError, Pending, PublishOptions, Published};
 use crate::hub::Mailbox;
 use crate::session::{Call, Outcome, Session};
 use crate::stream::Publication;
@@ -32,20 +33,26 @@ impl Caller<'_> {
         let info = self.session.info();
         match call {
             Call::Publish { id, channel, data, retention } => {
-                let info = Some(Box::from(&**info));
-                let publication = Publication { offset: 0, data, info, time_ms: unix_ms };
-                let published = broker.publish(&channel, publication, retention);
-                self.measured(published).map(move |r| Some(Outcome::Published(id, r))).boxed()
+                let info = Some(Bytes::from(info.to_string()));
+                let data = Bytes::from(String::from(data));
+                let publication =
+                    Publication { data, info, time_ms: unix_ms, ..Publication::default() };
+                let options = PublishOptions { retention, ..PublishOptions::default() };
+                let published = broker.publish(&channel, publication, options);
+                self.measured(published)
+                    .map(move |r| Some(Outcome::Published(id, r.map(drop))))
+                    .boxed()
             }
             Call::Subscribe { channel, range, presence } => {
                 self.node.hub.join(&channel, self.number, self.mailbox);
                 let followed = broker.follow(&channel);
                 let (broker, info) = (Arc::clone(broker), Arc::clone(info));
                 let client = self.session.client().to_owned();
+                let user = self.session.user().to_owned();
                 let name = Arc::clone(&channel);
                 let subscribe = async move {
                     followed.await?;
-                    let member = presence.then(|| broker.add_member(&name, &client, &info));
+                    let member = presence.then(|| broker.add_member(&name, &client, &user, &info));
                     let page = range.map(|range| broker.read(&name, range));
                     let (member, page) = join(optional(member), optional(page)).await;
                     member?;
@@ -62,7 +69,8 @@ impl Caller<'_> {
             }
             Call::Join { channel } => broker.join(&channel, info).map(|_| None).boxed(),
             Call::KeepMember { channel } => {
-                broker.add_member(&channel, self.session.client(), info).map(|_| None).boxed()
+                let (client, user) = (self.session.client(), self.session.user());
+                broker.add_member(&channel, client, user, info).map(|_| None).boxed()
             }
             Call::History { id, channel, range, since } => {
                 let page = broker.read(&channel, range);
@@ -75,13 +83,13 @@ impl Caller<'_> {
         }
     }
 
-    fn measured(&self, published: Pending<()>) -> Pending<()> {
+    fn measured(&self, published: Pending<Published>) -> Pending<Published> {
         let metrics = self.node.metrics.clone();
         let accepted_at = Instant::now();
         Box::pin(async move {
             let result = published.await;
             let label = match &result {
-                Ok(()) => {
+                Ok(_) => {
                     metrics.publish_seconds.observe(accepted_at.elapsed().as_secs_f64());
                     "confirmed"
                 }

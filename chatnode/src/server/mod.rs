@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::broker::Broker;
+use crate::broker::bus::Bus;
 use crate::drain::Connections;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -56,6 +57,8 @@ pub struct Node {
     pub shared: Arc<Shared>,
     /// Streams and presence.
     pub broker: Arc<dyn Broker>,
+    /// The other nodes.
+    pub bus: Bus,
     /// Fan-out on this node.
     pub hub: Arc<Hub>,
     /// Open connections.

@@ -91,7 +91,8 @@ impl Session {
             return Err(ErrorCode::PERMISSION_DENIED);
         }
         let size = if options.keeps_history() { options.history_size } else { 0 };
-        let retention = Retention { size, ttl: options.history_ttl };
+        let (ttl, meta_ttl) = (options.history_ttl, options.history_meta_ttl);
+        let retention = Retention { size, ttl, meta_ttl };
         let (channel, data) = (request.channel.into(), Box::<str>::from(data));
         self.call(Call::Publish { id, channel, data, retention }, out);
         Ok(())

@@ -270,6 +270,11 @@ impl Session {
         &self.client
     }
 
+    /// The user's id; empty for nobody in particular.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     /// How many channels it is subscribed to.
     pub fn subscription_count(&self) -> usize {
         self.subscriptions.len()

@@ -102,7 +102,7 @@ mod tests {
     fn page(offsets: &[u64], top: u64) -> Page {
         let publications = offsets
             .iter()
-            .map(|&offset| Publication { offset, data: "1".into(), info: None, time_ms: 0 })
+            .map(|&offset| Publication { offset, data: "1".into(), ..Publication::default() })
             .collect();
         Page { state: state("h2", "h1@5,", top), publications }
     }

@@ -51,8 +51,7 @@ fn page(top: u64, offsets: &[u64]) -> Page {
         .map(|&offset| Publication {
             offset,
             data: offset.to_string().into(),
-            info: None,
-            time_ms: 0,
+            ..Publication::default()
         })
         .collect();
     Page { state: state("h1", "", top), publications }

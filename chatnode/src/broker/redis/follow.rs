@@ -225,11 +225,12 @@ impl Follower {
                 self.interest.confirmed(channel);
                 return true;
             }
-            Some("message") => match content.text().and_then(envelope) {
-                Some(Envelope::Publication(publication, lineage)) => {
+            Some("message") => match content.bytes().and_then(envelope) {
+                Some(Envelope::Publication { publication, lineage, .. }) => {
                     self.audience.publication(channel, &publication, lineage.map(Arc::new));
                 }
                 Some(Envelope::Join(info)) => self.audience.join(channel, &info),
+                Some(Envelope::Signal(message)) => self.audience.signal(channel, &message),
                 Some(Envelope::Leave(info)) => self.audience.leave(channel, &info),
                 None => warn!("message from Redis that no chat node wrote"),
             },

@@ -8,6 +8,7 @@ mod discovery;
 mod follow;
 mod link;
 mod pipeline;
+mod records;
 mod resp;
 mod scripts;
 
@@ -26,15 +27,14 @@ use self::link::Link;
 use self::pipeline::{Confirmation, Pipeline, QUEUE_MAX, Request, Work};
 use self::resp::Value;
 use self::scripts::Script;
-use crate::broker::{Audience, Broker, BrokerError, Members, Pending, Range, Retention};
+use crate::broker::{
+    Allowance, Audience, Broker, BrokerError, Key, MemberCounts, Members, PRESENCE_TTL, Pending,
+    PublishOptions, Published, Range, Rate, Record, Records, Window, Write,
+};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::namespaces::META_TTL;
 use crate::stream::{Page, Publication};
-
-/// How long a member stays without being refreshed: what a node's death costs. Connections refresh theirs every 27 s, so one refresh
-/// may be lost.
-const PRESENCE_TTL: Duration = Duration::from_mins(1);
 
 /// The broker.
 pub struct RedisBroker {
@@ -89,11 +89,6 @@ impl RedisBroker {
         Self { publishing, asking, interest, reset, command_timeout }
     }
 
-    /// Gives up all connections and makes new ones: for when they look alive and are not.
-    pub fn reconnect(&self) {
-        self.reset.send_modify(|count| *count += 1);
-    }
-
     fn request<T: Send + 'static>(
         &self,
         queue: &mpsc::Sender<Request>,
@@ -115,19 +110,23 @@ impl RedisBroker {
         })
     }
 
-    fn tell(&self, channel: &str, kind: char, info: &str) -> Pending<()> {
-        let (channel, message) = (format!("{PREFIX}{channel}"), format!("{kind} {info}"));
-        self.request(&self.asking, Work::Tell { channel, message }, done)
+    fn tell(&self, channel: &str, kind: char, content: &[u8]) -> Pending<()> {
+        let work = Work::Command(vec![
+            Bytes::from_static(b"PUBLISH"),
+            event_channel(channel).into(),
+            scripts::message(kind, content),
+        ]);
+        self.request(&self.asking, work, done)
     }
 
     fn ask<T: Send + 'static>(
         &self,
         script: Script,
-        keys: [String; 2],
+        keys: Vec<String>,
         arguments: Vec<Bytes>,
         read: impl FnOnce(&Value) -> Result<T, BrokerError> + Send + 'static,
     ) -> Pending<T> {
-        self.request(&self.asking, Work::Script { script, keys: keys.into(), arguments }, read)
+        self.request(&self.asking, Work::Script { script, keys, arguments }, read)
     }
 }
 
@@ -136,12 +135,17 @@ fn done(_reply: &Value) -> Result<(), BrokerError> {
     Ok(())
 }
 
-fn stream_keys(channel: &str) -> [String; 2] {
-    [format!("holdfast:{{{channel}}}:meta"), format!("holdfast:{{{channel}}}:log")]
+/// Where what happens in a channel is told.
+fn event_channel(channel: &str) -> String {
+    format!("{PREFIX}{channel}")
 }
 
-fn member_keys(channel: &str) -> [String; 2] {
-    [format!("holdfast:{{{channel}}}:members"), format!("holdfast:{{{channel}}}:expiry")]
+fn stream_keys(channel: &str) -> Vec<String> {
+    ["meta", "log"].map(|part| format!("holdfast:{{{channel}}}:{part}")).into()
+}
+
+fn member_keys(channel: &str) -> Vec<String> {
+    ["members", "expiry", "users"].map(|part| format!("holdfast:{{{channel}}}:{part}")).into()
 }
 
 /// A new stream's epoch.
@@ -150,7 +154,8 @@ fn fresh_epoch() -> Bytes {
 }
 
 fn millis(duration: Duration) -> Bytes {
-    Bytes::from(duration.as_millis().to_string())
+    // Redis refuses a time to live of 0.
+    Bytes::from(duration.as_millis().max(1).to_string())
 }
 
 fn text(value: &(impl ToString + ?Sized)) -> Bytes {
@@ -161,33 +166,63 @@ impl Broker for RedisBroker {
     fn publish(
         &self,
         channel: &str,
-        publication: Publication,
-        retention: Retention,
-    ) -> Pending<()> {
-        let Publication { data, info, time_ms, .. } = publication;
+        mut publication: Publication,
+        options: PublishOptions,
+    ) -> Pending<Published> {
+        let PublishOptions { retention, idempotency, version } = options;
+        if let Some(once) = &idempotency {
+            publication.id = Bytes::from(once.key.to_string());
+        } else if publication.id.is_empty() {
+            publication.id = Bytes::from(format!("{:016x}", fastrand::u64(..)));
+        }
+        let body = scripts::body(&publication, retention);
+        let remembered =
+            idempotency.as_ref().map(|o| format!("holdfast:{{{channel}}}:id:{}", o.key));
+        let remember_ms = idempotency.map_or_else(Bytes::new, |once| millis(once.ttl));
+        let (command, events) = (Bytes::from_static(b"PUBLISH"), event_channel(channel).into());
+        if retention.size == 0 {
+            // What is not kept cannot be confirmed by a replica, and must not wait for one.
+            let Some(remembered) = remembered else {
+                let message = scripts::message('p', &[b"0 - - - ", &body[..]].concat());
+                let work = Work::Command(vec![command, events, message]);
+                return self.request(&self.asking, work, |_| {
+                    Ok(Published { offset: 0, epoch: "".into(), suppressed: false })
+                });
+            };
+            let arguments = vec![command, events, body, remember_ms];
+            return self.ask(Script::TellOnce, vec![remembered], arguments, scripts::published);
+        }
+        let (number, epoch) = version.map_or_else(Default::default, |version| {
+            (text(&version.number), Bytes::from(String::from(version.epoch)))
+        });
         let arguments = vec![
             fresh_epoch(),
-            millis(META_TTL),
+            millis(retention.meta_ttl),
             text(&retention.size),
             millis(retention.ttl),
-            Bytes::from(format!("{PREFIX}{channel}")),
-            Bytes::from(String::from(data)),
-            Bytes::from(info.map(String::from).unwrap_or_default()),
-            text(&time_ms),
+            command,
+            events,
+            body,
+            remember_ms,
+            number,
+            epoch,
         ];
-        let keys = stream_keys(channel).into();
+        let mut keys = stream_keys(channel);
+        keys.extend(remembered);
         let work = Work::Script { script: Script::Publish, keys, arguments };
-        // What is not kept cannot be confirmed by a replica, and must not wait for one.
-        let queue = if retention.size > 0 { &self.publishing } else { &self.asking };
-        self.request(queue, work, done)
+        self.request(&self.publishing, work, scripts::published)
     }
 
     fn join(&self, channel: &str, info: &str) -> Pending<()> {
-        self.tell(channel, 'j', info)
+        self.tell(channel, 'j', info.as_bytes())
     }
 
     fn leave(&self, channel: &str, info: &str) -> Pending<()> {
-        self.tell(channel, 'l', info)
+        self.tell(channel, 'l', info.as_bytes())
+    }
+
+    fn signal(&self, channel: &str, message: Bytes) -> Pending<()> {
+        self.tell(channel, 's', &message)
     }
 
     fn read(&self, channel: &str, range: Range) -> Pending<Page> {
@@ -201,8 +236,14 @@ impl Broker for RedisBroker {
         self.ask(Script::Read, stream_keys(channel), arguments, scripts::page)
     }
 
-    fn add_member(&self, channel: &str, client: &str, info: &str) -> Pending<()> {
-        let arguments = vec![text(client), text(info), millis(PRESENCE_TTL)];
+    fn remove_history(&self, channel: &str) -> Pending<()> {
+        let [_, log] = <[String; 2]>::try_from(stream_keys(channel)).unwrap_or_default();
+        let work = Work::Command(vec![Bytes::from_static(b"UNLINK"), log.into()]);
+        self.request(&self.publishing, work, done)
+    }
+
+    fn add_member(&self, channel: &str, client: &str, user: &str, info: &str) -> Pending<()> {
+        let arguments = vec![text(client), text(user), text(info), millis(PRESENCE_TTL)];
         self.ask(Script::AddMember, member_keys(channel), arguments, done)
     }
 
@@ -212,6 +253,16 @@ impl Broker for RedisBroker {
 
     fn members(&self, channel: &str) -> Pending<Members> {
         self.ask(Script::Members, member_keys(channel), Vec::new(), scripts::members)
+    }
+
+    fn member_counts(&self, channel: &str) -> Pending<MemberCounts> {
+        self.ask(Script::MemberCounts, member_keys(channel), Vec::new(), scripts::counts)
+    }
+
+    fn take(&self, key: &str, rate: Rate, cost: u32) -> Pending<Allowance> {
+        let arguments = vec![text(&rate.burst), text(&rate.every.as_micros()), text(&cost)];
+        let keys = vec![format!("holdfast:rate:{{{key}}}")];
+        self.ask(Script::Take, keys, arguments, scripts::allowance)
     }
 
     fn follow(&self, channel: &str) -> Pending<()> {
@@ -228,5 +279,57 @@ impl Broker for RedisBroker {
 
     fn unfollow(&self, channel: &str) {
         self.interest.forget(channel);
+    }
+
+    fn probe_channels(&self, prefix: &str) -> Vec<String> {
+        vec![prefix.to_owned()]
+    }
+
+    fn reconnect(&self, _channel: &str) {
+        self.reset.send_modify(|count| *count += 1);
+    }
+}
+
+impl Records for RedisBroker {
+    fn write(&self, key: Key<'_>, write: Write) -> Pending<bool> {
+        let Write { conditions, changes, ttl } = write;
+        let mut arguments = vec![ttl.map_or(Bytes::from_static(b"0"), millis)];
+        arguments.push(text(&conditions.len()));
+        arguments.extend(conditions.into_iter().flat_map(records::condition));
+        arguments.extend(changes.into_iter().flat_map(records::change));
+        let work = Work::Script { script: Script::Write, keys: records::keys(key), arguments };
+        self.request(&self.publishing, work, |reply| Ok(reply.number() == Some(1)))
+    }
+
+    fn fields(&self, key: Key<'_>, names: &[&str]) -> Pending<Vec<Option<Bytes>>> {
+        if names.is_empty() {
+            return Box::pin(std::future::ready(Ok(Vec::new())));
+        }
+        let mut command = vec![Bytes::from_static(b"HMGET"), records::fields_key(key)];
+        command.extend(names.iter().map(|name| text(*name)));
+        self.request(&self.asking, Work::Command(command), scripts::fields)
+    }
+
+    fn record(&self, key: Key<'_>) -> Pending<Record> {
+        let command = vec![Bytes::from_static(b"HGETALL"), records::fields_key(key)];
+        self.request(&self.asking, Work::Command(command), scripts::record)
+    }
+
+    fn ranked(&self, key: Key<'_>, window: Window) -> Pending<Vec<(String, i64)>> {
+        if window.limit == 0 {
+            return Box::pin(std::future::ready(Ok(Vec::new())));
+        }
+        let last = u64::from(window.offset) + u64::from(window.limit) - 1;
+        let mut command = vec![
+            Bytes::from_static(b"ZRANGE"),
+            records::members_key(key),
+            text(&window.offset),
+            text(&last),
+        ];
+        if window.highest_first {
+            command.push(Bytes::from_static(b"REV"));
+        }
+        command.push(Bytes::from_static(b"WITHSCORES"));
+        self.request(&self.asking, Work::Command(command), scripts::ranked)
     }
 }

@@ -38,8 +38,8 @@ const EXPIRE_EVERY: Duration = Duration::from_millis(20);
 pub(super) enum Work {
     /// Run a script on `keys`; the history is put before `arguments`.
     Script { script: Script, keys: Vec<String>, arguments: Vec<Bytes> },
-    /// `PUBLISH` to a pub/sub channel.
-    Tell { channel: String, message: String },
+    /// A plain command.
+    Command(Vec<Bytes>),
 }
 
 /// Work, and who waits for it.
@@ -204,7 +204,7 @@ fn next_batch(
 
 fn encode(bytes: &mut BytesMut, work: &Work, primary: &PrimaryConnection) {
     match work {
-        Work::Tell { channel, message } => resp::encode(bytes, &["PUBLISH", channel, message]),
+        Work::Command(words) => resp::encode(bytes, words),
         Work::Script { script, keys, arguments } => {
             let digest = primary.digests.get(*script as usize).map_or("", String::as_str);
             let count = keys.len().to_string();

@@ -43,6 +43,14 @@ impl Value {
         }
     }
 
+    /// The bytes, if it is a text.
+    pub(super) fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Text(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// The elements, if it is an array.
     pub(super) fn array(&self) -> Option<&[Self]> {
         match self {

@@ -1,0 +1,1 @@
+return {redis.call('HLEN', KEYS[1]), redis.call('HLEN', KEYS[3])}

@@ -1,0 +1,3 @@
+-- Keys as add_member. Arguments after the history: client.
+remove(ARGV[2])
+return 1
