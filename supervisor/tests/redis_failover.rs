@@ -257,3 +257,50 @@ async fn a_death_while_we_were_away_is_found_from_the_saved_state() {
     assert_ne!(cluster.status().primary, Some(old));
     assert_eq!(cluster.primary().try_run("GET key").await.as_deref(), Some("value"));
 }
+
+/// A primary that was cut off wrote on alone. When it comes back, what only it has is in a file that `redis-cli --pipe` replays, and then it
+/// is a replica.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_cut_off_primary_wrote_is_saved_before_it_is_made_a_replica() {
+    const WRITES: usize = 2000;
+    let servers = servers().await;
+    let [old, new, _] = [0, 1, 2].map(|at| servers[at].as_ref().unwrap());
+    old.confirmed_write("common", "1").await;
+    let (replid, offset) = (new.info("master_replid").await, new.info("master_repl_offset").await);
+    for replica in &servers[1..] {
+        let replica = replica.as_ref().unwrap();
+        replica.try_run("REPLICAOF NO ONE").await.unwrap();
+    }
+    let mut writer = old.open().await.unwrap();
+    for number in 0..WRITES {
+        let (key, value) = (format!("only:{number}"), format!("value {number}"));
+        writer.command(&["SET", key.as_str(), value.as_str()]).await.unwrap();
+    }
+    let state = serde_json::json!({
+        "name": "main", "epoch": 7, "reserved": 8, "primary": new.address(),
+        "replid": new.info("master_replid").await, "replid2": replid,
+        "offset": new.info("master_repl_offset").await.parse::<u64>().unwrap(),
+        "fork": {"replid": replid, "offset": offset.parse::<u64>().unwrap()},
+    });
+    let cluster = Cluster::with_state(servers, &state, |_| {}).await;
+    let primary = cluster.primary();
+    until_all_follow(&cluster, &primary.address()).await;
+    until("the salvage is recorded", || async { cluster.recorded("can be replayed") }).await;
+    assert_eq!(primary.try_run("EXISTS only:0").await.as_deref(), Some("Integer(0)"));
+
+    let files: Vec<_> = std::fs::read_dir(cluster.state_dir.path().join("salvage"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let [file] = &files[..] else { panic!("one file, not {files:?}") };
+    let replayed = std::process::Command::new("redis-cli")
+        .args(["-p", &primary.address().port().to_string(), "--pipe"])
+        .stdin(std::fs::File::open(file).unwrap())
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&replayed.stdout).contains("errors: 0"), "{replayed:?}");
+    for number in [0, WRITES / 2, WRITES - 1] {
+        let value = primary.try_run(&format!("GET only:{number}")).await;
+        assert_eq!(value, Some(format!("value {number}")));
+    }
+}

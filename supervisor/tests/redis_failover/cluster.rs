@@ -158,23 +158,21 @@ impl Cluster {
         servers: Vec<Option<Server>>,
         change: impl FnOnce(&mut config::Redis),
     ) -> Self {
-        let mut settings = config::Redis {
-            name: "main".to_owned(),
-            servers: servers
-                .iter()
-                .flatten()
-                .map(|server| config::RedisServer { address: server.address(), pid_file: None })
-                .collect(),
-            username: None,
-            password: None,
-            manage: true,
-            probe_interval: Duration::from_millis(100),
-            probe_timeout: Duration::from_millis(500),
-            hang_after: Duration::from_secs(1),
-            failover_cooldown: Duration::from_secs(30),
-        };
-        change(&mut settings);
+        let settings = settings_of(&servers, change);
+        let cluster = Self::control(servers, settings, tempfile::tempdir().unwrap());
+        cluster.until_healthy(0).await;
+        cluster
+    }
+
+    /// As [`Cluster::start`], with what an earlier run has left.
+    pub(crate) async fn with_state(
+        servers: Vec<Option<Server>>,
+        state: &serde_json::Value,
+        change: impl FnOnce(&mut config::Redis),
+    ) -> Self {
         let state_dir = tempfile::tempdir().unwrap();
+        std::fs::write(state_dir.path().join("redis.json"), state.to_string()).unwrap();
+        let settings = settings_of(&servers, change);
         let cluster = Self::control(servers, settings, state_dir);
         cluster.until_healthy(0).await;
         cluster
@@ -257,6 +255,29 @@ impl Cluster {
         self.commands.send(command).await.unwrap();
         answer.await.unwrap()
     }
+}
+
+fn settings_of(
+    servers: &[Option<Server>],
+    change: impl FnOnce(&mut config::Redis),
+) -> config::Redis {
+    let mut settings = config::Redis {
+        name: "main".to_owned(),
+        servers: servers
+            .iter()
+            .flatten()
+            .map(|server| config::RedisServer { address: server.address(), pid_file: None })
+            .collect(),
+        username: None,
+        password: None,
+        manage: true,
+        probe_interval: Duration::from_millis(100),
+        probe_timeout: Duration::from_millis(500),
+        hang_after: Duration::from_secs(1),
+        failover_cooldown: Duration::from_secs(30),
+    };
+    change(&mut settings);
+    settings
 }
 
 impl Drop for Cluster {

@@ -108,7 +108,26 @@ pub(super) async fn drain(watches: &[Watch], from: &Address, until_link_lost: bo
     }
 }
 
-/// Makes a server a replica of `to` and closes its clients, in one piece: no client gets a reply to what it wrote before.
+/// A fence holds this long, if nobody takes it away: longer than any supervisor is away. It ends with the server's process, and a new
+/// process is dealt with as a server that comes back.
+const FENCE: Duration = Duration::from_hours(30 * 24);
+
+/// Keeps a server from taking writes and closes its clients, in one piece: no client gets a reply to what it wrote before.
+///
+/// The data stay as they are, so that what others lack can still be read. The `INFO` in between tells how far it had come. Writes of
+/// clients that come back wait; they are refused once the server is a replica.
+pub(super) fn fence() -> Vec<Command> {
+    vec![
+        command(["MULTI"]),
+        command(["INFO", "replication"]),
+        command(["CLIENT", "PAUSE", &FENCE.as_millis().to_string(), "WRITE"]),
+        command(["CLIENT", "KILL", "TYPE", "normal"]),
+        command(["CLIENT", "KILL", "TYPE", "pubsub"]),
+        command(["EXEC"]),
+    ]
+}
+
+/// Makes a server a replica of `to`, closes its clients and ends a pause, in one piece.
 ///
 /// The `INFO` in between tells how far it had come at that moment.
 pub(super) fn demotion(to: &Address) -> Vec<Command> {
@@ -119,6 +138,7 @@ pub(super) fn demotion(to: &Address) -> Vec<Command> {
         command(["REPLICAOF", to.host(), &port]),
         command(["CLIENT", "KILL", "TYPE", "normal"]),
         command(["CLIENT", "KILL", "TYPE", "pubsub"]),
+        command(["CLIENT", "UNPAUSE"]),
         command(["EXEC"]),
     ]
 }
@@ -130,11 +150,11 @@ pub(super) async fn demote(watch: &Watch, to: &Address) -> Result<Option<(String
     let replies =
         watch.ask(demotion(to), ORDER_LIMIT).await.map_err(ActError::ask(what.clone()))?;
     watch.sample(ORDER_LIMIT).await.map_err(ActError::ask(what))?;
-    Ok(demoted_at(&replies))
+    Ok(primary_at(&replies))
 }
 
-/// Replication id and offset of a server at its [`demotion`]; `None` if it was a replica before, or did not take it.
-pub(super) fn demoted_at(replies: &[Reply]) -> Option<(String, u64)> {
+/// Replication id and offset of a server at its [`demotion`] or [`fence`]; `None` if it was a replica before, or did not take it.
+pub(super) fn primary_at(replies: &[Reply]) -> Option<(String, u64)> {
     let Some(Reply::Array(Some(results))) = replies.last() else { return None };
     let info = crate::observe::redis::parse(&results.first()?.text()?);
     if info.get("role")? != "master" {
@@ -188,6 +208,17 @@ pub(super) fn keep_roles(watches: &[Watch]) {
     }
 }
 
+/// A server for a connection of its own, beside the kept one.
+pub(super) fn endpoint(address: &Address, login: Option<&Login>) -> Endpoint {
+    let mut endpoint = Endpoint::new(holdfast_psync::Address::Tcp(address.to_string()));
+    endpoint.connect_timeout = ORDER_LIMIT;
+    endpoint.command_timeout = ORDER_LIMIT;
+    endpoint.with_credentials(login.map(|login| Credentials {
+        username: login.username.clone(),
+        password: login.password.expose().to_owned(),
+    }))
+}
+
 /// Proof that a primary takes writes.
 pub(super) struct Verified {
     /// When the first write was accepted.
@@ -205,13 +236,7 @@ pub(super) async fn verify(
     replicas: bool,
 ) -> Result<Verified, ActError> {
     let start = Instant::now();
-    let mut endpoint = Endpoint::new(holdfast_psync::Address::Tcp(address.to_string()));
-    endpoint.connect_timeout = ORDER_LIMIT;
-    endpoint.command_timeout = ORDER_LIMIT;
-    let endpoint = endpoint.with_credentials(login.map(|login| Credentials {
-        username: login.username.clone(),
-        password: login.password.expose().to_owned(),
-    }));
+    let endpoint = endpoint(address, login);
     let key = format!("holdfast:failover-check:{epoch}");
     let (mut connection, written) = loop {
         let error = match Connection::open(&endpoint).await {

@@ -1,6 +1,6 @@
 //! The controller of one Redis primary and its replicas: looks, decides, acts, and says what it knows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
-use super::repair::Fenced;
+use super::repair::Aside;
 use super::{SentinelEvent, Topology, saved};
 use crate::cluster::{Address, RedisServerStatus, RedisState, RedisStatus};
 use crate::config;
@@ -62,8 +62,10 @@ pub struct RedisController {
     pub(super) metrics: Metrics,
     pub(super) sink: Sink,
     pub(super) events: broadcast::Sender<SentinelEvent>,
-    /// Fences that wait for their servers to run again; `None` if they never will.
-    pub(super) fences: JoinSet<Option<Fenced>>,
+    /// Fences that wait for their servers to run again, and former primaries on their way back.
+    pub(super) asides: JoinSet<Aside>,
+    /// The servers on their way back.
+    pub(super) returning: HashSet<Address>,
     pub(super) state: RedisState,
     pub(super) reason: Option<String>,
     pub(super) last_failover: Option<DateTime<Utc>>,
@@ -153,7 +155,8 @@ impl RedisController {
             metrics,
             sink,
             events,
-            fences: JoinSet::new(),
+            asides: JoinSet::new(),
+            returning: HashSet::new(),
             state: RedisState::Unknown,
             reason: None,
             last_failover: None,
@@ -206,10 +209,8 @@ impl RedisController {
                     self.samples.send_replace(self.watches.iter().map(Watch::samples).collect());
                 }
                 Some(command) = self.commands.recv() => self.command(command).await,
-                Some(done) = self.fences.join_next() => match done {
-                    Ok(Some(fenced)) => self.note_fence(fenced),
-                    // The process died or the path broke: the next one at this address is dealt with when it is seen.
-                    Ok(None) => {}
+                Some(done) = self.asides.join_next() => match done {
+                    Ok(aside) => self.note_aside(aside),
                     Err(error) => tracing::error!(%error, "task of the Redis controller failed"),
                 },
                 Some(ended) = watchers.join_next() => {
@@ -304,6 +305,10 @@ impl RedisController {
         let draft =
             self.draft(Kind::RedisVerdict, Severity::Info, format!("{primary} is the primary"));
         (self.sink)(draft.because(why).detail(serde_json::json!({"epoch": self.planner.epoch()})));
+        // A run of ours that ended between fence and promotion has left it fenced.
+        if self.planner.forbidden().is_none() {
+            self.unfence(primary);
+        }
         self.save();
         self.reason = None;
         self.publish(views);

@@ -24,6 +24,7 @@ pub(super) struct Metrics {
     loss: IntGauge,
     candidate: IntGauge,
     diverged: IntCounter,
+    salvaged: IntCounter,
     late: IntCounter,
     save_failures: IntCounter,
 }
@@ -89,6 +90,10 @@ impl Metrics {
                 "supervisor_redis_diverged_bytes_total",
                 "Bytes that former primaries had and the present one never got",
             ),
+            salvaged: counter(
+                "supervisor_redis_salvaged_commands_total",
+                "Commands of former primaries that the present one never got and that were saved in files",
+            ),
             late: counter(
                 "supervisor_redis_late_ticks_total",
                 "Rounds of the controller that came so late that silence was forgiven",
@@ -142,6 +147,10 @@ impl Metrics {
 
     pub(super) fn add_diverged(&self, bytes: u64) {
         self.diverged.inc_by(bytes);
+    }
+
+    pub(super) fn add_salvaged(&self, commands: u64) {
+        self.salvaged.inc_by(commands);
     }
 
     pub(super) fn add_late(&self) {

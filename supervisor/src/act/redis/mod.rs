@@ -9,6 +9,7 @@ mod controller;
 mod metrics;
 mod repair;
 mod run;
+mod salvage;
 mod saved;
 mod switchover;
 mod tell;
@@ -17,6 +18,7 @@ use crate::cluster::RedisStatus;
 use crate::judge::redis::ServerView;
 
 pub use controller::{Handles, RedisController};
+pub use salvage::{SalvageError, Salvaged, salvage};
 
 /// Everything the Sentinel-compatible endpoint shows of one primary and its replicas.
 #[derive(Debug, Clone, PartialEq)]

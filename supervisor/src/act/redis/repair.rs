@@ -1,90 +1,203 @@
 //! Servers that are not what they should be: former primaries that come back, replicas that follow the wrong server.
+//!
+//! A former primary that wrote something nobody else has is fenced, relieved of it ([`super::salvage`]) and only then made a replica. That
+//! can take a second or two, so it happens beside the loop, which goes on watching the present primary.
+
+use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
+use holdfast_psync::Endpoint;
 use holdfast_telemetry::errors::Chain;
 
 use super::RedisController;
-use super::commands::{demote, demoted_at, keep_roles, repoint};
+use super::commands::{ORDER_LIMIT, demote, endpoint, fence, keep_roles, primary_at, repoint};
+use super::salvage::{FOLDER, SalvageError, Salvaged, salvage};
 use crate::cluster::Address;
-use crate::observe::redis::Answers;
-use crate::plan::failover::Repair;
-use crate::record::{Kind, Reason, Severity};
+use crate::observe::redis::{Answers, Watch, command};
+use crate::plan::failover::{Diverged, Repair};
+use crate::record::{Draft, Kind, Reason, Severity};
 
-/// The fence that was queued for a hung primary has been run, at this replication id and offset if it was a primary still.
-pub(super) struct Fenced {
+/// What happened beside the loop.
+pub(super) enum Aside {
+    /// The fence that was queued for a primary was run, at this replication id and offset if it was a primary still.
+    Fenced { server: Address, at: Option<(String, u64)> },
+    /// It will never be run: the process died or the path broke. The next one at this address is dealt with when it is seen.
+    NeverFenced,
+    /// A former primary was brought home, or not.
+    Returned(Box<Returned>),
+}
+
+/// A former primary that was to become a replica.
+pub(super) struct Returned {
     server: Address,
-    at: Option<(String, u64)>,
+    to: Address,
+    reason: String,
+    /// Its replication id and offset at the end, if it was a primary until then; or what went wrong.
+    demoted: Result<Option<(String, u64)>, String>,
+    salvaged: Option<Result<Salvaged, SalvageError>>,
 }
 
 impl RedisController {
     pub(super) async fn repair(&mut self, repairs: &[Repair]) {
         let Some(primary) = self.planner.primary().cloned() else { return };
-        let work = repairs.iter().filter_map(|repair| Some((repair, self.watch(&repair.server)?)));
-        let results = join_all(work.map(async |(repair, watch)| {
-            let done = if repair.demote {
-                demote(watch, &primary).await
-            } else {
-                repoint(watch, &primary).await.map(|()| None)
-            };
-            (repair, done.map_err(|error| Chain(&error).to_string()))
-        }))
-        .await;
-        for (repair, result) in results {
-            let server = &repair.server;
-            let verb = if repair.demote { "is a replica of" } else { "was pointed at" };
+        let mut stragglers = Vec::new();
+        for repair in repairs {
+            if repair.demote {
+                self.bring_home(&repair.server, repair.diverged.clone(), &repair.reason);
+            } else if let Some(watch) = self.watch(&repair.server).cloned() {
+                stragglers.push((repair, watch));
+            }
+        }
+        let pointed = join_all(stragglers.iter().map(|(_, watch)| repoint(watch, &primary))).await;
+        for ((repair, watch), result) in stragglers.iter().zip(pointed) {
             match result {
-                Ok(at) => {
-                    let diverged =
-                        at.and_then(|(id, offset)| self.planner.diverged_bytes(&id, offset));
-                    let message = format!("{server} {verb} {primary}");
-                    self.record_demotion(Kind::ActionTaken, message, &repair.reason, diverged);
-                    if repair.demote {
-                        self.tell("+convert-to-slave", self.replica_words(server));
-                    }
-                    keep_roles(self.watch(server).map(std::slice::from_ref).unwrap_or_default());
+                Ok(()) => {
+                    let message = format!("{} was pointed at {primary}", repair.server);
+                    let draft = self.draft(Kind::ActionTaken, Severity::Info, message);
+                    (self.sink)(draft.because(repair.reason.clone()));
+                    keep_roles(std::slice::from_ref(watch));
                 }
                 Err(error) => {
-                    let draft = self.draft(
-                        Kind::ActionFailed,
-                        Severity::Warning,
-                        format!("{server} could not be brought in line"),
-                    );
-                    let against = Reason { favours: false, text: error };
-                    (self.sink)(draft.because(repair.reason.clone()).reasons([against]));
+                    let text = Chain(&error).to_string();
+                    self.record_failed_repair(&repair.server, &repair.reason, text);
                 }
             }
         }
     }
 
-    fn record_demotion(&self, kind: Kind, message: String, reason: &str, diverged: Option<u64>) {
-        let severity = if diverged.unwrap_or(0) > 0 { Severity::Warning } else { Severity::Info };
-        let mut draft = self.draft(kind, severity, message).because(reason);
-        if let Some(bytes) = diverged {
-            self.metrics.add_diverged(bytes);
-            draft = draft
-                .because(format!("{bytes} bytes it had written never reached the present primary"))
-                .detail(serde_json::json!({"diverged_bytes": bytes}));
+    /// Makes a former primary a replica of the present one, after what only it has was saved.
+    pub(super) fn bring_home(
+        &mut self,
+        server: &Address,
+        diverged: Option<Diverged>,
+        reason: &str,
+    ) {
+        let (Some(to), Some(watch)) =
+            (self.planner.primary().cloned(), self.watch(server).cloned())
+        else {
+            return;
+        };
+        if !self.returning.insert(server.clone()) {
+            return;
         }
-        (self.sink)(draft);
+        let endpoint = endpoint(server, self.login.as_ref());
+        let place = self.salvage_place(server);
+        let (server, reason) = (server.clone(), reason.to_owned());
+        self.asides.spawn(async move {
+            let salvaged = match diverged.filter(|diverged| diverged.bytes > 0) {
+                Some(diverged) => Some(relieve(&watch, &endpoint, &diverged, &place).await),
+                None => None,
+            };
+            let demoted = demote(&watch, &to).await.map_err(|error| Chain(&error).to_string());
+            Aside::Returned(Box::new(Returned { server, to, reason, demoted, salvaged }))
+        });
     }
 
-    pub(super) fn note_fence(&self, fenced: Fenced) {
-        let Fenced { server, at } = fenced;
-        let diverged = at.and_then(|(replid, offset)| self.planner.diverged_bytes(&replid, offset));
-        self.record_demotion(
-            Kind::ActionTaken,
-            format!("{server} ran the fence that was queued for it and is a replica now"),
-            "it was the primary before the failover and runs again",
-            diverged,
-        );
+    /// Lets a server take writes again.
+    pub(super) fn unfence(&self, server: &Address) {
+        let order = vec![command(["CLIENT", "UNPAUSE"])];
+        if let Some(watch) = self.watch(server)
+            && let Err(error) = watch.send(order)
+        {
+            // It has no connection; the fence ended with the process, or is run after this and noted then.
+            tracing::warn!(redis = %server, %error, "CLIENT UNPAUSE not sent");
+        }
+    }
+
+    /// Folder, and name without its end.
+    fn salvage_place(&self, server: &Address) -> (PathBuf, String) {
+        let folder = self.state_file.parent().unwrap_or_else(|| Path::new(".")).join(FOLDER);
+        let server = server.to_string().replace([':', '[', ']', '/'], "-");
+        (folder, format!("{}-{}-{server}", self.config.name, self.planner.epoch()))
+    }
+
+    pub(super) fn note_aside(&mut self, aside: Aside) {
+        match aside {
+            Aside::NeverFenced => {}
+            Aside::Fenced { server, .. } if self.planner.primary() == Some(&server) => {
+                // The failover it was fenced for came to nothing.
+                self.unfence(&server);
+            }
+            Aside::Fenced { server, at } => {
+                let message = format!("{server} ran the fence that was queued for it");
+                (self.sink)(self.draft(Kind::ActionTaken, Severity::Info, message));
+                if let Some((replid, offset)) = at {
+                    let diverged = self.planner.diverged(&replid, offset);
+                    let reason = "it was the primary before the failover and runs again";
+                    self.bring_home(&server, diverged, reason);
+                }
+            }
+            Aside::Returned(returned) => self.note_returned(*returned),
+        }
+    }
+
+    fn note_returned(&mut self, returned: Returned) {
+        let Returned { server, to, reason, demoted, salvaged } = returned;
+        self.returning.remove(&server);
+        let at = match demoted {
+            Ok(at) => at,
+            Err(error) => return self.record_failed_repair(&server, &reason, error),
+        };
+        let lost = at.and_then(|(replid, offset)| self.planner.diverged(&replid, offset));
+        let lost = lost.map(|diverged| diverged.bytes);
+        let severity = if lost.unwrap_or(0) > 0 { Severity::Warning } else { Severity::Info };
+        let message = format!("{server} is a replica of {to}");
+        let mut draft = self.draft(Kind::ActionTaken, severity, message).because(reason);
+        let mut detail = serde_json::Map::new();
+        if let Some(bytes) = lost {
+            self.metrics.add_diverged(bytes);
+            detail.insert("diverged_bytes".to_owned(), bytes.into());
+            draft = draft
+                .because(format!("{bytes} bytes it had written never reached the present primary"));
+        }
+        match salvaged {
+            None => {}
+            Some(Ok(salvaged)) => {
+                self.metrics.add_salvaged(salvaged.commands);
+                let Salvaged { path, commands, bytes } = salvaged;
+                draft = draft.because(format!(
+                    "{commands} commands ({bytes} bytes) were saved in {} and can be replayed",
+                    path.display()
+                ));
+                detail.insert("salvaged_commands".to_owned(), commands.into());
+                detail.insert("salvaged_file".to_owned(), path.display().to_string().into());
+            }
+            Some(Err(error)) => {
+                draft = draft.despite(format!("they are not saved: {}", Chain(&error)));
+            }
+        }
+        (self.sink)(draft.detail(serde_json::Value::Object(detail)));
         self.tell("+convert-to-slave", self.replica_words(&server));
+        keep_roles(self.watch(&server).map(std::slice::from_ref).unwrap_or_default());
+    }
+
+    fn record_failed_repair(&self, server: &Address, reason: &str, error: String) {
+        let message = format!("{server} could not be brought in line");
+        let draft: Draft = self.draft(Kind::ActionFailed, Severity::Warning, message);
+        (self.sink)(draft.because(reason).reasons([Reason { favours: false, text: error }]));
     }
 
     /// Waits in the background for a former primary to run the fence that was written to it.
     pub(super) fn await_fence(&mut self, server: Address, answers: Answers) {
-        self.fences.spawn(async move {
-            let replies = answers.wait().await.ok()?;
-            Some(Fenced { server, at: demoted_at(&replies) })
+        self.asides.spawn(async move {
+            match answers.wait().await {
+                Ok(replies) => Aside::Fenced { server, at: primary_at(&replies) },
+                Err(_) => Aside::NeverFenced,
+            }
         });
     }
+}
+
+/// Fences a former primary and saves what only it has.
+async fn relieve(
+    watch: &Watch,
+    endpoint: &Endpoint,
+    diverged: &Diverged,
+    (folder, label): &(PathBuf, String),
+) -> Result<Salvaged, SalvageError> {
+    // Without the fence it may write on while we read; what it wrote up to now is read all the same.
+    let fenced = watch.ask(fence(), ORDER_LIMIT).await;
+    let at = fenced.ok().and_then(|replies| primary_at(&replies));
+    let end = at.map_or(diverged.fork.offset + diverged.bytes, |(_, offset)| offset);
+    salvage(endpoint, &diverged.fork, end, folder, label).await
 }

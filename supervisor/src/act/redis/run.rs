@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::RedisController;
 use super::commands::{
-    ActError, Drained, ORDER_LIMIT, demote, demotion, drain, keep_roles, promote, repoint, verify,
+    ActError, Drained, ORDER_LIMIT, demote, drain, fence, keep_roles, promote, repoint, verify,
 };
 use super::controller::CAUSE;
 use crate::cluster::Address;
@@ -143,12 +143,12 @@ impl RedisController {
                 Err(error) => Chain(&error).to_string(),
             };
         }
-        let answers = match watch.send(demotion(to)) {
+        let answers = match watch.send(fence()) {
             Ok(answers) => answers,
             Err(error) => return format!("not possible: {error}"),
         };
         self.await_fence(from.clone(), answers);
-        format!("{from} hangs; the first thing it will do is to become a replica")
+        format!("{from} does not answer; the first thing it will do is to stop taking writes")
     }
 
     /// From here on the promoted server is the primary, and everybody is told.

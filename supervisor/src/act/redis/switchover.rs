@@ -149,9 +149,7 @@ impl RedisController {
 
         let sample = promote(new).await.map_err(Stop::Failed)?;
         // Its clients are closed before the pause ends: none of their waiting writes is carried out.
-        let mut orders = demotion(new.address());
-        orders.insert(orders.len() - 1, command(["CLIENT", "UNPAUSE"]));
-        let demoted = old.send(orders);
+        let demoted = old.send(demotion(new.address()));
         self.take_over(attempt, &choice, &sample);
         match demoted {
             // Its view is new when this has been answered.

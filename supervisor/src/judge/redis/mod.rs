@@ -336,11 +336,19 @@ fn restart(
         Some(_) => format!("{} is a new process", primary.address),
         None => format!("{} is only known from our saved state", primary.address),
     });
+    // While it is still on the history we know, what lies on the one before it says nothing: whoever is further there is a former primary
+    // that wrote on alone past the point where this one left it.
+    let continues = !sample.loading && sample.replid == lineage.replid;
     let best = present(others, context)
-        .filter(|(_, other)| lineage.distance(other).is_some() && !other.loading)
+        .filter(|(_, other)| lineage.distance(other).is_some_and(|by| by == 0 || !continues))
+        .filter(|(_, other)| !other.loading)
         .max_by_key(|(_, other)| other.offset);
     let Some((view, best)) = best else {
-        case.against("no other server has its former data either");
+        case.against(if continues {
+            "it is still on the history we know"
+        } else {
+            "no other server has its former data either"
+        });
         return None;
     };
     if sample.loading {

@@ -282,6 +282,18 @@ fn with_answers() -> Vec<(&'static str, World, Verdict)> {
             World::new().with(|w| w.sample(2).role = RedisRole::Primary),
             V::TwoPrimaries,
         ),
+        (
+            "we were restarted, and a former primary has written on alone",
+            World::new().with(|w| {
+                w.lineage.run_id = None;
+                w.lineage.replid2 = Some("former".into());
+                w.sample(0).replid2 = Some("former".into());
+                w.sample(2).replid = "former".into();
+                w.sample(2).role = RedisRole::Primary;
+                w.sample(2).offset += 1000;
+            }),
+            V::TwoPrimaries,
+        ),
         ("no replica", World::new().with(|w| w.sample(0).replicas = 0), V::ReplicationBroken),
         ("not tried yet", World::new().link(Link::Untried, 0), V::Unknown),
     ]

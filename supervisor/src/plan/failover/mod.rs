@@ -86,10 +86,19 @@ pub struct Repair {
     pub server: Address,
     /// It says it is a primary: it becomes a replica.
     pub demote: bool,
-    /// Bytes it has that the present primary never had, where that can be told.
-    pub diverged_bytes: Option<u64>,
+    /// It has something that the present primary never had: from here on.
+    pub diverged: Option<Diverged>,
     /// Why.
     pub reason: String,
+}
+
+/// What a server has beyond the point where the present primary left their common history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diverged {
+    /// That point.
+    pub fork: Fork,
+    /// How much it had when last seen.
+    pub bytes: u64,
 }
 
 /// What to do now.
@@ -337,10 +346,11 @@ impl Planner {
         })
     }
 
-    /// Bytes a server has beyond the point where the present primary left their common history.
-    pub fn diverged_bytes(&self, replid: &str, offset: u64) -> Option<u64> {
-        let fork = self.fork.as_ref().filter(|fork| fork.replid == replid)?;
-        Some(offset.saturating_sub(fork.offset))
+    /// What a server at `offset` of the history `replid` has that the present primary never had; `None` if that cannot be told.
+    pub fn diverged(&self, replid: &str, offset: u64) -> Option<Diverged> {
+        let fork = self.fork.clone().filter(|fork| fork.replid == replid)?;
+        let bytes = offset.saturating_sub(fork.offset);
+        Some(Diverged { fork, bytes })
     }
 
     fn look_for_primary(&self, now: Instant, views: &[ServerView]) -> Decision {
@@ -430,9 +440,9 @@ impl Planner {
                 RedisRole::Replica => continue,
             };
             if !recent {
-                let diverged_bytes =
-                    if demote { self.diverged_bytes(&sample.replid, sample.offset) } else { None };
-                repairs.push(Repair { server: server.clone(), demote, diverged_bytes, reason });
+                let diverged =
+                    if demote { self.diverged(&sample.replid, sample.offset) } else { None };
+                repairs.push(Repair { server: server.clone(), demote, diverged, reason });
             }
         }
         for repair in &repairs {
