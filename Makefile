@@ -49,6 +49,13 @@ console: ## install and check the web console's packages
 bench-supervisor: build ## CPU and memory of the supervisor on a local cluster
 	tests/bench/supervisor
 
+bench-chatnode: ## memory and CPU of a chat node: idle connections, deliveries, confirmed publishes
+	tests/bench/chatnode
+
+soak-chat: dev ## random faults under load, and what they cost: nothing may be lost (ROUNDS=200, SEED=<n>)
+	$(CARGO) build --quiet -p holdfast-tests --example soak-chat
+	target/debug/examples/soak-chat --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
+
 fuzz: ## every fuzz target for a bounded time (SECONDS_EACH=30)
 	tests/scripts/fuzz
 

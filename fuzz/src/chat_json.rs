@@ -1,6 +1,6 @@
 //! What a chat client may send: the JSON form.
 
-use holdfast_chatnode::protocol::command::{decode, documents};
+use holdfast_chatnode::protocol::command::{Request, decode, documents};
 
 /// Decodes a frame as the session does.
 pub fn run(input: &[u8]) {
@@ -8,7 +8,7 @@ pub fn run(input: &[u8]) {
     for document in documents(frame) {
         if let Ok(command) = decode(document) {
             // A request has a name of the closed set that metrics know.
-            let name = command.request.as_ref().map(|request| request.name());
+            let name = command.request.as_ref().map(Request::name);
             assert!(name.is_none_or(|name| !name.is_empty()));
         }
     }

@@ -2,32 +2,49 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use holdfast_supervisor::observe::chat_client::{ChatClient, Event, Options, mint};
+use holdfast_supervisor::observe::chat_client::{ChatClient, Event, Options, State, mint};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::Cluster;
+use crate::ledger::Sight;
 
 /// Connection tokens of a test live longer than any test.
 const TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 /// Time between two messages of one client.
 const SEND_EVERY: Duration = Duration::from_millis(20);
+/// A publish may have to wait for a failover.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages read back from a history at most.
 const HISTORY_MAX: usize = 100_000;
 
 /// What a client saw of the room.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// Ids of the messages in the order they came.
-    pub ids: Vec<String>,
+    /// Everything, in the order it came.
+    pub sights: Vec<Sight>,
     /// Reconnects after which everything missed was recovered.
     pub recovered: u64,
     /// Reconnects after which the node said that something is missing.
     pub unrecovered: u64,
+    /// Subscriptions a node ended for good, and why.
+    pub ended: Vec<String>,
+    /// From each loss of the connection that was noticed until the client was subscribed again.
+    pub reconnects: Vec<Duration>,
+}
+
+impl Seen {
+    /// Ids of the messages in the order they came.
+    pub fn ids(&self) -> impl Iterator<Item = &String> {
+        self.sights.iter().filter_map(|sight| match sight {
+            Sight::Message(id) => Some(id),
+            Sight::Unrecovered => None,
+        })
+    }
 }
 
 /// A client that is in the room.
@@ -50,11 +67,12 @@ impl Member {
         let (secret, user) = (cluster.chat_secret(), name.to_owned());
         let tokens = Arc::new(move || mint(&secret, &user, TOKEN_LIFETIME));
         let mut options = Options::new(cluster.chat_url(), tokens);
-        options.call_timeout = Duration::from_secs(10);
+        options.call_timeout = CALL_TIMEOUT;
         let (client, events) = ChatClient::start(options);
-        client.connected(Duration::from_secs(10)).await.expect("the balancer takes clients");
+        client.connected(CALL_TIMEOUT).await.expect("the balancer takes clients");
         let seen = Arc::default();
-        let collector = AbortOnDropHandle::new(tokio::spawn(collect(events, Arc::clone(&seen))));
+        let collector = collect(events, client.state(), Arc::clone(&seen));
+        let collector = AbortOnDropHandle::new(tokio::spawn(collector));
         client.subscribe(room, None).await.expect("anybody may subscribe to a room");
         Self { name: name.to_owned(), client, seen, _collector: collector }
     }
@@ -65,17 +83,43 @@ impl Member {
     }
 }
 
-async fn collect(mut events: mpsc::Receiver<Event>, seen: Arc<Mutex<Seen>>) {
-    while let Some(event) = events.recv().await {
+#[expect(clippy::disallowed_methods, reason = "it measures how long users are cut off")]
+async fn collect(
+    mut events: mpsc::Receiver<Event>,
+    mut state: watch::Receiver<State>,
+    seen: Arc<Mutex<Seen>>,
+) {
+    let mut lost_at: Option<Instant> = None;
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => event,
+                None => return,
+            },
+            Ok(()) = state.changed() => {
+                if matches!(*state.borrow_and_update(), State::Connecting { .. }) {
+                    lost_at.get_or_insert_with(Instant::now);
+                }
+                continue;
+            }
+        };
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Publication(publication) => seen.ids.extend(id_of(&publication.data)),
-            Event::Subscribed(subscribed) => match subscribed.recovered {
-                Some(true) => seen.recovered += 1,
-                Some(false) => seen.unrecovered += 1,
-                None => {}
-            },
-            Event::Unsubscribed { .. } => {}
+            Event::Publication(publication) => {
+                seen.sights.extend(id_of(&publication.data).map(Sight::Message));
+            }
+            Event::Subscribed(subscribed) => {
+                seen.reconnects.extend(lost_at.take().map(|lost_at| lost_at.elapsed()));
+                match subscribed.recovered {
+                    Some(true) => seen.recovered += 1,
+                    Some(false) => {
+                        seen.unrecovered += 1;
+                        seen.sights.push(Sight::Unrecovered);
+                    }
+                    None => {}
+                }
+            }
+            Event::Unsubscribed { reason, .. } => seen.ended.push(reason),
         }
     }
 }
@@ -94,10 +138,19 @@ pub struct Load {
 /// What became of the messages.
 #[derive(Debug, Default)]
 pub struct Sent {
-    /// Ids that were acknowledged.
-    pub acked: Vec<String>,
+    /// Ids that were acknowledged, in the order they were sent, by sender.
+    pub acked: BTreeMap<String, Vec<String>>,
     /// Ids without an acknowledgement, and why: they may have been stored or not.
     pub failed: Vec<(String, String)>,
+    /// The longest any sender went without an acknowledgement.
+    pub longest_wait: Duration,
+}
+
+impl Sent {
+    /// All acknowledged ids.
+    pub fn all_acked(&self) -> Vec<String> {
+        self.acked.values().flatten().cloned().collect()
+    }
 }
 
 impl Load {
@@ -123,47 +176,53 @@ impl Load {
             let sent = sender.await.expect("a sender does not panic");
             all.acked.extend(sent.acked);
             all.failed.extend(sent.failed);
+            all.longest_wait = all.longest_wait.max(sent.longest_wait);
         }
         all
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "it measures how long users wait")]
 async fn send(client: ChatClient, name: String, room: String, stop: CancellationToken) -> Sent {
-    let mut sent = Sent::default();
+    let (mut acked, mut sent) = (Vec::new(), Sent::default());
+    let mut last = Instant::now();
     for number in 0_u64.. {
         if stop.is_cancelled() {
             break;
         }
         let id = format!("{name}-{number}");
         match client.publish(&room, json!({"id": id, "text": "a message"})).await {
-            Ok(()) => sent.acked.push(id),
+            Ok(()) => {
+                acked.push(id);
+                sent.longest_wait = sent.longest_wait.max(last.elapsed());
+                last = Instant::now();
+            }
             Err(error) => sent.failed.push((id, error.to_string())),
         }
         tokio::time::sleep(SEND_EVERY).await;
     }
+    sent.acked.insert(name, acked);
     sent
 }
 
-/// How often each id is in the room's history.
+/// Ids in the room's history, oldest first.
 ///
 /// # Panics
 /// If the history cannot be read.
-pub async fn history(member: &Member, room: &str) -> BTreeMap<String, usize> {
+pub async fn history(member: &Member, room: &str) -> Vec<String> {
     let history = member.client.whole_history(room, HISTORY_MAX).await.expect("read the history");
-    count(history.publications.iter().filter_map(|publication| id_of(&publication.data)))
+    history.publications.iter().filter_map(|publication| id_of(&publication.data)).collect()
 }
 
-/// How often each id is there.
-pub fn count(ids: impl IntoIterator<Item = String>) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
+/// The acknowledged ids that are not among `ids` exactly once, with how often they are.
+pub fn not_once<'a>(
+    acked: &[String],
+    ids: impl IntoIterator<Item = &'a String>,
+) -> Vec<(String, usize)> {
+    let mut counts = BTreeMap::<&str, usize>::new();
     for id in ids {
         *counts.entry(id).or_default() += 1;
     }
-    counts
-}
-
-/// The acknowledged ids that are not there exactly once, with how often they are.
-pub fn not_once(acked: &[String], counts: &BTreeMap<String, usize>) -> Vec<(String, usize)> {
-    let times = |id: &String| counts.get(id).copied().unwrap_or(0);
+    let times = |id: &String| counts.get(id.as_str()).copied().unwrap_or(0);
     acked.iter().filter(|id| times(id) != 1).map(|id| (id.clone(), times(id))).collect()
 }

@@ -34,9 +34,20 @@ impl Cluster {
     /// # Panics
     /// If the cluster is not ready in time; with all that was printed.
     pub async fn start(args: &[&str]) -> Self {
+        Self::configured("", args).await
+    }
+
+    /// As [`Cluster::start`], with settings for `holdfast up --config`.
+    ///
+    /// # Panics
+    /// If the cluster is not ready in time; with all that was printed.
+    pub async fn configured(settings_of_up: &str, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let state = dir.path().join("state");
+        let up = dir.path().join("up.toml");
+        std::fs::write(&up, settings_of_up).expect("our own folder is writable");
         let mut all = vec!["up", "--ports", "free", "--state-dir", path(&state)];
+        all.extend(["--config", path(&up)]);
         all.extend(args);
         let mut up = Process::start(&binary("holdfast"), &all, &dir.path().join("up.log"));
         let latest = state.join("latest");

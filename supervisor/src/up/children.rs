@@ -18,13 +18,11 @@ use tokio_util::sync::CancellationToken;
 use super::folder::Run;
 use super::{UpError, show};
 
-/// Wait before a program that ended is started again; doubles up to the maximum while it keeps ending. A service manager would be
-/// quicker; four seconds let one see the alerts that a crash sets off.
-const RESTART_AFTER: Duration = Duration::from_secs(4);
+/// The wait before a restart doubles up to this while a program keeps ending, or up to the configured wait if that is longer.
 const RESTART_AFTER_MAX: Duration = Duration::from_secs(30);
 
-/// A program that ran this long has recovered; the next restart is a quick one again.
-const STABLE_AFTER: Duration = Duration::from_mins(1);
+/// A program that ran for this many times the wait has recovered; the next restart is a quick one again. A minute by default.
+const STABLE_WAITS: u32 = 15;
 
 /// A program that has not ended this long after SIGTERM is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -132,6 +130,8 @@ pub(super) struct Children {
     kept: Vec<Kept>,
     news: mpsc::Sender<String>,
     restart: watch::Sender<bool>,
+    /// Wait before a program that ended is started again.
+    restart_after: Duration,
 }
 
 impl Drop for Children {
@@ -144,8 +144,8 @@ impl Drop for Children {
 }
 
 impl Children {
-    pub(super) fn new(news: mpsc::Sender<String>) -> Self {
-        Self { kept: Vec::new(), news, restart: watch::Sender::new(false) }
+    pub(super) fn new(news: mpsc::Sender<String>, restart_after: Duration) -> Self {
+        Self { kept: Vec::new(), news, restart: watch::Sender::new(false), restart_after }
     }
 
     /// Starts a program and keeps it running, from [`Children::restart_from_now_on`] on.
@@ -160,6 +160,7 @@ impl Children {
             state: sender,
             stop: stop.clone(),
             restart: self.restart.subscribe(),
+            restart_after: self.restart_after,
             news: self.news.clone(),
         };
         let task = tokio::spawn(keeper.run(child));
@@ -232,13 +233,14 @@ struct Keeper {
     state: watch::Sender<State>,
     stop: CancellationToken,
     restart: watch::Receiver<bool>,
+    restart_after: Duration,
     news: mpsc::Sender<String>,
 }
 
 impl Keeper {
     async fn run(mut self, first: Child) {
         let mut child = Some(first);
-        let mut pause = RESTART_AFTER;
+        let mut pause = self.restart_after;
         loop {
             let begun = Instant::now();
             let how = match child.take().map_or_else(|| self.program.spawn(), Ok) {
@@ -253,8 +255,8 @@ impl Keeper {
             };
             self.forget_pid();
             self.state.send_replace(State::Ended(how.clone()));
-            if begun.elapsed() >= STABLE_AFTER {
-                pause = RESTART_AFTER;
+            if begun.elapsed() >= self.restart_after * STABLE_WAITS {
+                pause = self.restart_after;
             }
             let name = &self.program.name;
             let again = async {
@@ -262,7 +264,7 @@ impl Keeper {
                 let _dropped = self.restart.wait_for(|restart| *restart).await.is_err();
                 show::say(
                     &self.news,
-                    format!("{name} {how}; starting it again in {} s", pause.as_secs()),
+                    format!("{name} {how}; starting it again in {} s", pause.as_secs_f64()),
                 );
                 sleep(pause).await;
             };
@@ -271,7 +273,7 @@ impl Keeper {
                 () = self.stop.cancelled() => return,
             }
             show::say(&self.news, format!("{} is started again", self.program.name));
-            pause = (pause * 2).min(RESTART_AFTER_MAX);
+            pause = (pause * 2).min(RESTART_AFTER_MAX.max(self.restart_after));
         }
     }
 

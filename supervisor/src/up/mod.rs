@@ -62,7 +62,7 @@ pub struct Options {
     /// Folder for everything the cluster writes; every run gets a folder of its own in it
     #[arg(long, value_name = "DIR", default_value = ".holdfast")]
     pub state_dir: PathBuf,
-    /// Settings of the local cluster: `nodes`, `replicas`, and a table `ports` (see docs/cli.md)
+    /// Settings of the local cluster: `nodes`, `replicas`, `restart_after`, and a table `ports` (see docs/cli.md)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Chat nodes [default: 3]
@@ -255,7 +255,7 @@ async fn start(
         let plan = ports::plan(wanted, options.ports)?;
         let run = Run::create(&options.state_dir)?;
         let folder = run.folder().display().to_string();
-        match launch(plan, run, binaries, news).await {
+        match launch(plan, run, binaries, news, wanted.restart_after).await {
             Err(UpError::NotReady(text))
                 if options.ports == PortChoice::Free
                     && attempt < PORT_ATTEMPTS
@@ -276,13 +276,14 @@ async fn launch(
     run: Run,
     binaries: &Binaries,
     news: &mpsc::Sender<String>,
+    restart_after: Duration,
 ) -> Result<Cluster, UpError> {
     run.write(&plan)?;
     let mut helpers = JoinSet::new();
     helpers.spawn(mail::receive(bind(plan.mail, "mail").await?, run.path("mail"), news.clone()));
     let log = run.path("webhook.jsonl");
     helpers.spawn(webhook::receive(bind(plan.webhook, "webhook").await?, log, news.clone()));
-    let mut children = Children::new(news.clone());
+    let mut children = Children::new(news.clone(), restart_after);
     let deadline = Instant::now() + READY_WITHIN;
     let started = begin(&plan, &run, binaries, &mut children, deadline).await;
     if let Err(error) = started {

@@ -1,6 +1,7 @@
 //! The settings of a local cluster: what the user may choose, and the files made of it for each program.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -12,18 +13,24 @@ use crate::cli::print::append;
 const NODES_MAX: usize = 20;
 const REPLICAS_MAX: usize = 8;
 
+/// Wait before a program that ended is started again. A service manager would be quicker; four seconds let one see the alerts that a
+/// crash sets off.
+const RESTART_AFTER: Duration = Duration::from_secs(4);
+
 /// What the user may choose; also the settings file of `holdfast up --config`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Wanted {
     pub(super) nodes: usize,
     pub(super) replicas: usize,
+    #[serde(with = "holdfast_settings::duration")]
+    pub(super) restart_after: Duration,
     pub(super) ports: Ports,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { nodes: 3, replicas: 2, ports: Ports::default() }
+        Self { nodes: 3, replicas: 2, restart_after: RESTART_AFTER, ports: Ports::default() }
     }
 }
 

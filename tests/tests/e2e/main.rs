@@ -11,4 +11,5 @@ mod node_crash;
 mod observability;
 mod redis_crash;
 mod slow_node;
+mod soak;
 mod wrong_input;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_supervisor::record::Kind;
-use holdfast_tests::clients::{Load, Member, count, history, not_once};
+use holdfast_tests::clients::{Load, Member, history, not_once};
 use holdfast_tests::cluster::Cluster;
 use holdfast_tests::process::http_client;
 use holdfast_tests::wait;
@@ -103,14 +103,15 @@ async fn a_killed_node_loses_no_message_and_comes_back_gradually() {
     .await;
 
     let sent = load.stop().await;
-    assert!(sent.acked.len() > 100, "only {} messages were acknowledged", sent.acked.len());
+    let acked = sent.all_acked();
+    assert!(acked.len() > 100, "only {} messages were acknowledged", acked.len());
     let stored = history(&members[0], ROOM).await;
-    assert_eq!(not_once(&sent.acked, &stored), [], "acknowledged, but not once in the history");
+    assert_eq!(not_once(&acked, &stored), [], "acknowledged, but not once in the history");
     // Everybody got every acknowledged message exactly once, those who lost their node by recovery.
     for member in &members {
         wait::until("all messages", SOON, async || {
             let seen = member.seen();
-            let missing = not_once(&sent.acked, &count(seen.ids));
+            let missing = not_once(&acked, seen.ids());
             if missing.is_empty() { Ok(()) } else { Err((member.name.clone(), missing)) }
         })
         .await;

@@ -1,0 +1,51 @@
+//! What a process uses, read from `/proc`.
+
+use std::fs;
+use std::time::Duration;
+
+/// CPU time of all threads of a process, to the nanosecond; threads that have ended are not in it.
+///
+/// # Panics
+/// If there is no such process.
+pub fn cpu(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a running process");
+    let nanoseconds = tasks.filter_map(|task| {
+        let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}
+
+/// Resident memory of a process in bytes.
+///
+/// # Panics
+/// If there is no such process.
+pub fn resident_bytes(pid: u32) -> u64 {
+    status_kib(pid, "VmRSS:") * 1024
+}
+
+/// The most resident memory a process ever had, in bytes.
+///
+/// # Panics
+/// If there is no such process.
+pub fn resident_bytes_max(pid: u32) -> u64 {
+    status_kib(pid, "VmHWM:") * 1024
+}
+
+fn status_kib(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a known field");
+    line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_something() {
+        let pid = std::process::id();
+        assert!(cpu(pid) > Duration::ZERO);
+        assert!(resident_bytes(pid) > 0 && resident_bytes_max(pid) >= resident_bytes(pid));
+    }
+}
