@@ -304,3 +304,61 @@ async fn what_a_cut_off_primary_wrote_is_saved_before_it_is_made_a_replica() {
         assert_eq!(value, Some(format!("value {number}")));
     }
 }
+
+/// A large process frees its memory before its sockets are closed; its kernel tells at once that it is ending.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_primary_that_is_killed_is_known_to_be_dead_before_its_sockets_close() {
+    let servers = servers().await;
+    let pid_files: Vec<_> = servers.iter().flatten().map(Server::pid_file).collect();
+    let cluster = Cluster::start(servers, |settings| {
+        for (server, pid_file) in settings.servers.iter_mut().zip(pid_files) {
+            server.pid_file = Some(pid_file);
+        }
+    })
+    .await;
+    // Not replicated, so that it is large alone: about 600 MB.
+    cluster.primary().try_run("DEBUG POPULATE 600000 big 1000").await;
+    until("the primary is large and answers", || async {
+        let memory = cluster.primary().try_run("MEMORY STATS").await.unwrap_or_default();
+        memory.contains("600000") && cluster.status().state == RedisState::Healthy
+    })
+    .await;
+    cluster.primary().confirmed_write("before", "1").await;
+    let (old, epoch) = (cluster.primary().address(), cluster.status().epoch);
+    let mut status = cluster.handles.status.clone();
+    let started = Instant::now();
+    cluster.primary().signal("KILL");
+    status.wait_for(|status| status.primary.as_ref() != Some(&old)).await.unwrap();
+    let published = started.elapsed();
+    println!(
+        "kill -9 at 600 MB to another primary published: {:.0} ms",
+        published.as_secs_f64() * 1e3
+    );
+    cluster.until_healthy(epoch).await;
+    assert!(cluster.recorded("is ending or gone"), "{:#?}", cluster.records());
+    assert_eq!(cluster.primary().try_run("GET before").await.as_deref(), Some("1"));
+}
+
+/// Silent for more than the limit, but its processor time goes on: a long command is no hang.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_at_work_on_a_long_script_is_not_replaced() {
+    let servers = servers().await;
+    let pid_files: Vec<_> = servers.iter().flatten().map(Server::pid_file).collect();
+    let cluster = Cluster::start(servers, |settings| {
+        settings.hang_after = Duration::from_millis(500);
+        settings.probe_timeout = Duration::from_millis(200);
+        for (server, pid_file) in settings.servers.iter_mut().zip(pid_files) {
+            server.pid_file = Some(pid_file);
+        }
+    })
+    .await;
+    let (primary, epoch) = (cluster.primary().address(), cluster.status().epoch);
+    let mut writer = cluster.primary().open().await.unwrap();
+    let script = "local x = 0 for i = 1, 200000000 do x = x + i end return x";
+    // Our own time-out may be shorter than the script, and does not matter.
+    writer.command(&["EVAL", script, "0"]).await.ok();
+    until("it is called busy", || async { cluster.recorded("at work on something long") }).await;
+    cluster.until_healthy(0).await;
+    assert_eq!(cluster.status().primary, Some(primary));
+    assert_eq!(cluster.status().epoch, epoch, "{:#?}", cluster.records());
+}

@@ -1,5 +1,6 @@
 //! A Redis primary with replicas and a controller over them, all ending with the test, however it ends.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -26,7 +27,7 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     pub(crate) pid: u32,
     /// Goes when the server has gone.
-    _dir: TempDir,
+    dir: TempDir,
     stop: Option<std::sync::mpsc::Sender<()>>,
     keeper: Option<JoinHandle<()>>,
 }
@@ -55,13 +56,20 @@ impl Server {
             child.wait().ok();
         });
         let pid = pid.recv().unwrap();
-        let server = Self { port, pid, _dir: dir, stop: Some(stop), keeper: Some(keeper) };
+        let server = Self { port, pid, dir, stop: Some(stop), keeper: Some(keeper) };
         until("a server answers", || async { server.try_run("PING").await.is_some() }).await;
         server
     }
 
     pub(crate) fn address(&self) -> Address {
         Address::new("127.0.0.1", self.port)
+    }
+
+    /// A file with its process id.
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        let path = self.dir.path().join("pid");
+        std::fs::write(&path, self.pid.to_string()).unwrap();
+        path
     }
 
     pub(crate) async fn open(&self) -> Option<Connection> {

@@ -190,6 +190,7 @@ impl RedisController {
             self.watches.push(Watch::start(
                 server.address.clone(),
                 settings.clone(),
+                server.pid_file.clone(),
                 Arc::clone(&self.changed),
                 &mut watchers,
                 &shutdown,

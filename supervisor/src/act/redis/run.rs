@@ -86,9 +86,11 @@ impl RedisController {
         wanted: Option<&Address>,
     ) -> Result<FailoverReport, Stop> {
         let from = attempt.run.from.clone();
-        let dead = decision.verdict == Some(Verdict::PrimaryDead);
-        let drained = drain(&self.watches, &from, dead).await;
-        if dead && !drained.link_lost {
+        // Refused connections alone may be a matter of the path: a replica must have noticed too. A process seen to end needs no witness.
+        let refused = decision.verdict == Some(Verdict::PrimaryDead);
+        let dead = refused || decision.verdict == Some(Verdict::PrimaryExiting);
+        let drained = drain(&self.watches, &from, refused).await;
+        if refused && !drained.link_lost {
             let why = format!("{from} refuses us, but its replicas still hear it");
             return Err(Stop::Withheld(why));
         }

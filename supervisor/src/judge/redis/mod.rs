@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub use view::{Fresh, Lineage, Link, Sample, ServerView};
+pub use view::{Fresh, Lineage, Link, Process, ProcessState, Sample, ServerView};
 
 use crate::cluster::{Address, RedisRole};
 use crate::record::Reason;
@@ -31,6 +31,12 @@ const NOTICE: Duration = Duration::from_millis(300);
 
 /// What a primary sent before it fell silent may reach its replicas this much later.
 const IN_FLIGHT: Duration = Duration::from_millis(50);
+
+/// A process that used processor time within this time is at work: the kernel counts in steps of 10 ms, and we look every 10 ms.
+const AT_WORK: Duration = Duration::from_millis(50);
+
+/// A primary that works on one command for this long is as bad as one that hangs.
+const BUSY_MAX: Duration = Duration::from_secs(30);
 
 /// What is the matter with the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +52,8 @@ pub enum Verdict {
     PrimaryBusy,
     /// Nobody listens at its address any more.
     PrimaryDead,
+    /// Its process, on this host, is ending or gone.
+    PrimaryExiting,
     /// Connected or connectable, but silent, and its replicas hear nothing either.
     PrimaryHung,
     /// Silent to us only: its replicas still hear it.
@@ -69,6 +77,7 @@ impl Verdict {
             Self::PrimarySuspect => "primary_suspect",
             Self::PrimaryBusy => "primary_busy",
             Self::PrimaryDead => "primary_dead",
+            Self::PrimaryExiting => "primary_exiting",
             Self::PrimaryHung => "primary_hung",
             Self::PrimaryUnreachableFromHere => "primary_unreachable_from_here",
             Self::EmptyRestart => "empty_restart",
@@ -82,13 +91,20 @@ impl Verdict {
     pub fn calls_for_failover(self) -> bool {
         matches!(
             self,
-            Self::PrimaryDead | Self::PrimaryHung | Self::EmptyRestart | Self::PrimaryDemoted
+            Self::PrimaryDead
+                | Self::PrimaryExiting
+                | Self::PrimaryHung
+                | Self::EmptyRestart
+                | Self::PrimaryDemoted
         )
     }
 
     /// Whether it rests on proof rather than on silence.
     pub fn is_proven(self) -> bool {
-        matches!(self, Self::PrimaryDead | Self::EmptyRestart | Self::PrimaryDemoted)
+        matches!(
+            self,
+            Self::PrimaryDead | Self::PrimaryExiting | Self::EmptyRestart | Self::PrimaryDemoted
+        )
     }
 
     /// Whether clients can write.
@@ -105,6 +121,7 @@ impl fmt::Display for Verdict {
             Self::PrimarySuspect => "the primary may be down",
             Self::PrimaryBusy => "the primary is busy",
             Self::PrimaryDead => "the primary is dead",
+            Self::PrimaryExiting => "the primary's process is ending",
             Self::PrimaryHung => "the primary hangs",
             Self::PrimaryUnreachableFromHere => "the primary cannot be reached from here",
             Self::EmptyRestart => "the primary was restarted without its data",
@@ -148,6 +165,15 @@ pub fn judge(views: &[ServerView], context: &Context<'_>) -> Judgement {
     };
     let others: Vec<_> = views.iter().filter(|view| view.address != *context.primary).collect();
     let mut case = Case::new();
+    if let Some(process) = &primary.process
+        && matches!(process.state, ProcessState::Exiting | ProcessState::Gone)
+    {
+        case.favours(format!(
+            "process {} of {} on this host is ending or gone: it acknowledges nothing more",
+            process.pid, primary.address
+        ));
+        return case.conclude(Verdict::PrimaryExiting);
+    }
     match &primary.link {
         Link::Untried => case.conclude(Verdict::Unknown),
         Link::Refused => {
@@ -229,6 +255,18 @@ fn silent(
     if silence < context.hang_after {
         case.against("it may still answer in time");
         return case.conclude(Verdict::PrimarySuspect);
+    }
+    if let Some(process) = &primary.process {
+        let idle = context.now.saturating_duration_since(process.worked_at);
+        match process.state {
+            ProcessState::Stopped => case.favours("its process on this host is stopped"),
+            ProcessState::Blocked => case.favours("its process on this host waits for its disk"),
+            _ if idle < AT_WORK && silence < BUSY_MAX => {
+                case.against("its process on this host is at work on something long");
+                return case.conclude(Verdict::PrimaryBusy);
+            }
+            _ => case.favours("its process on this host does nothing"),
+        }
     }
     if !context.confirmed {
         case.against(

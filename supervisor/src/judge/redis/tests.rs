@@ -85,6 +85,13 @@ impl World {
         self
     }
 
+    /// What the kernel says of the primary's process, which last worked this long ago.
+    fn process(mut self, state: ProcessState, idle_milliseconds: u64) -> Self {
+        let worked_at = self.now.checked_sub(Duration::from_millis(idle_milliseconds)).unwrap();
+        self.views[0].process = Some(Process { pid: 42, state, ticks: 7, worked_at });
+        self
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
@@ -207,6 +214,37 @@ fn without_answers() -> Vec<(&'static str, World, Verdict)> {
     ]
 }
 
+fn with_a_process() -> Vec<(&'static str, World, Verdict)> {
+    use Verdict as V;
+    let hangs = || World::new().silent(1100, Some(Fresh::Silent)).with(silent_replicas);
+    vec![
+        (
+            "ends, and nothing is late yet",
+            World::new().process(ProcessState::Exiting, 0),
+            V::PrimaryExiting,
+        ),
+        ("is gone", World::new().process(ProcessState::Gone, 0), V::PrimaryExiting),
+        ("is alive and answers", World::new().process(ProcessState::Alive, 900), V::PrimaryHealthy),
+        (
+            "is stopped, not for long",
+            World::new().silent(600, None).process(ProcessState::Stopped, 600),
+            V::PrimarySuspect,
+        ),
+        ("is stopped", hangs().process(ProcessState::Stopped, 1100), V::PrimaryHung),
+        ("waits for its disk", hangs().process(ProcessState::Blocked, 1100), V::PrimaryHung),
+        ("sleeps", hangs().process(ProcessState::Alive, 1100), V::PrimaryHung),
+        ("works on something long", hangs().process(ProcessState::Alive, 10), V::PrimaryBusy),
+        (
+            "works on something for ever",
+            World::new()
+                .silent(30_001, Some(Fresh::Silent))
+                .with(silent_replicas)
+                .process(ProcessState::Alive, 10),
+            V::PrimaryHung,
+        ),
+    ]
+}
+
 fn with_answers() -> Vec<(&'static str, World, Verdict)> {
     use Verdict as V;
     vec![
@@ -301,7 +339,8 @@ fn with_answers() -> Vec<(&'static str, World, Verdict)> {
 
 #[test]
 fn verdicts_follow_the_evidence() {
-    for (name, world, expected) in without_answers().into_iter().chain(with_answers()) {
+    let worlds = without_answers().into_iter().chain(with_a_process()).chain(with_answers());
+    for (name, world, expected) in worlds {
         let judgement = world.judge();
         assert_eq!(judgement.verdict, expected, "{name}: {:#?}", judgement.reasons);
     }

@@ -32,6 +32,34 @@ pub enum Fresh {
     Unreachable(String),
 }
 
+/// What the kernel of its host says about a server's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessState {
+    /// It runs or waits for something to do.
+    Alive,
+    /// A signal has stopped it.
+    Stopped,
+    /// It waits for disk or memory and cannot be interrupted.
+    Blocked,
+    /// It is ending: it runs no code of its own any more, though its sockets may be open yet.
+    Exiting,
+    /// There is no such process any more.
+    Gone,
+}
+
+/// The process of a server on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// How it is.
+    pub state: ProcessState,
+    /// Processor time it has used, in the kernel's clock ticks.
+    pub ticks: u64,
+    /// When it was last seen to have used any.
+    pub worked_at: Instant,
+}
+
 /// What a server said about itself when it last answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
@@ -88,6 +116,8 @@ pub struct ServerView {
     pub fresh: Option<(Instant, Fresh)>,
     /// Time from probe to answer.
     pub probe_time: Option<Duration>,
+    /// Its process, if it is on this host and known to be its.
+    pub process: Option<Process>,
 }
 
 impl ServerView {
@@ -104,6 +134,7 @@ impl ServerView {
             moved: None,
             fresh: None,
             probe_time: None,
+            process: None,
         }
     }
 

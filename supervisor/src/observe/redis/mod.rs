@@ -10,8 +10,10 @@
 mod connection;
 mod exposition;
 mod info;
+mod process;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ pub use info::Info;
 pub(crate) use info::parse;
 
 use crate::cluster::Address;
-use crate::judge::redis::{Sample, ServerView};
+use crate::judge::redis::{Process, Sample, ServerView};
 
 /// Questions waiting for one server; a failover asks a handful at a time.
 const ASKS_MAX: usize = 64;
@@ -147,6 +149,7 @@ pub struct Watch {
     address: Address,
     view: watch::Receiver<ServerView>,
     info: watch::Receiver<Info>,
+    process: watch::Receiver<Option<Process>>,
     asks: mpsc::Sender<Ask>,
 }
 
@@ -157,10 +160,12 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// Starts to watch `address` on a task of `tasks` until `shutdown`; `changed` is woken whenever there is news.
+    /// Starts to watch `address` on a task of `tasks` until `shutdown`; `changed` is woken whenever there is news. `pid_file` names its
+    /// process, if that is on this host.
     pub fn start(
         address: Address,
         settings: Settings,
+        pid_file: Option<PathBuf>,
         changed: Arc<Notify>,
         tasks: &mut JoinSet<()>,
         shutdown: &CancellationToken,
@@ -168,6 +173,7 @@ impl Watch {
         let now = Instant::now().into_std();
         let (view_sender, view) = watch::channel(ServerView::new(address.clone(), now));
         let (info_sender, info) = watch::channel(Info::new());
+        let looked = Arc::clone(&changed);
         let (asks, receiver) = mpsc::channel(ASKS_MAX);
         let keeper = connection::Keeper::new(
             address.clone(),
@@ -175,11 +181,19 @@ impl Watch {
             connection::Outlets { view: view_sender, info: info_sender, changed },
             receiver,
         );
+        let (process_sender, process) = watch::channel(None);
+        if let Some(pid_file) = pid_file {
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                let look = process::look(pid_file, process_sender, looked);
+                shutdown.run_until_cancelled(look).await;
+            });
+        }
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             shutdown.run_until_cancelled(keeper.run()).await;
         });
-        Self { address, view, info, asks }
+        Self { address, view, info, process, asks }
     }
 
     /// Where the server is.
@@ -189,7 +203,12 @@ impl Watch {
 
     /// What is seen of it now.
     pub fn view(&self) -> ServerView {
-        self.view.borrow().clone()
+        let mut view = self.view.borrow().clone();
+        view.process = *self.process.borrow();
+        // The file may name another process than the one that answers, or one in another container.
+        let own = self.info.borrow().get("process_id").and_then(|id| id.parse().ok());
+        view.process = view.process.filter(|process| Some(process.pid) == own);
+        view
     }
 
     /// Its `INFO` for the store.
