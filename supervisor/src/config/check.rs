@@ -9,8 +9,8 @@ use std::str::FromStr;
 use holdfast_settings::{Faults, Secret, Source};
 
 use super::{
-    Backup, Balancer, Canary, Config, DrillSchedule, Drills, Email, Guards, Log, Metrics, Node,
-    Notify, Redis, RedisServer, Rules, SCENARIOS, Scrape, Supervisor, Webhook, file,
+    Backup, Balancer, Canary, Config, DrillSchedule, Drills, Email, Guards, Log, Node, Notify,
+    Redis, RedisServer, SCENARIOS, Supervisor, Webhook, file,
 };
 
 /// Nodes and Redis servers one supervisor watches; each costs a scrape per second.
@@ -32,38 +32,38 @@ pub(super) fn check(file: file::File, source: &Source) -> Result<Config, Faults>
 }
 
 /// The value is missing because of a fault that was added.
-struct FaultAdded;
+pub(super) struct FaultAdded;
 
 /// Collects faults on the way. A method returns `None` only after it added a fault.
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     source: &'a Source,
     faults: Faults,
     base: PathBuf,
 }
 
 impl Checker<'_> {
-    fn fault(&mut self, key: impl Into<String>, message: impl Display) {
+    pub(super) fn fault(&mut self, key: impl Into<String>, message: impl Display) {
         self.faults.add(self.source, key, message);
     }
 
-    fn require(&mut self, holds: bool, key: &str, message: impl Display) {
+    pub(super) fn require(&mut self, holds: bool, key: &str, message: impl Display) {
         if !holds {
             self.fault(key, message);
         }
     }
 
-    fn path(&self, path: PathBuf) -> PathBuf {
+    pub(super) fn path(&self, path: PathBuf) -> PathBuf {
         // Joining an absolute path replaces the base.
         self.base.join(path)
     }
 
-    fn secret(&mut self, key: &str, path: PathBuf) -> Option<Secret> {
+    pub(super) fn secret(&mut self, key: &str, path: PathBuf) -> Option<Secret> {
         let path = self.path(path);
         Secret::from_file(&path).map_err(|error| self.fault(key, error)).ok()
     }
 
     /// A secret that may be absent.
-    fn optional_secret(
+    pub(super) fn optional_secret(
         &mut self,
         key: &str,
         path: Option<PathBuf>,
@@ -79,14 +79,14 @@ impl Checker<'_> {
         parsed.ok()
     }
 
-    fn name(&mut self, key: &str, name: &str) {
+    pub(super) fn name(&mut self, key: &str, name: &str) {
         let valid = !name.is_empty()
             && name.len() <= 64
             && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         self.require(valid, key, format!("expected 1-64 of a-z A-Z 0-9 - _ ., found {name:?}"));
     }
 
-    fn url(&mut self, key: &str, url: &str, schemes: &[&str]) {
+    pub(super) fn url(&mut self, key: &str, url: &str, schemes: &[&str]) {
         let valid = reqwest::Url::parse(url)
             .is_ok_and(|url| schemes.contains(&url.scheme()) && url.has_host());
         self.require(valid, key, format!("expected a URL ({}), found {url:?}", schemes.join(", ")));
@@ -158,57 +158,6 @@ impl Checker<'_> {
             state_dir: self.path(written.state_dir),
             observe_only: written.observe_only,
         })
-    }
-
-    fn scrape(&mut self, written: &file::Scrape) -> Scrape {
-        let millis = written.interval.as_millis();
-        self.require(
-            (100..=60_000).contains(&millis),
-            "scrape.interval",
-            "expected 100ms to 1m; staleness and alert windows count on regular samples",
-        );
-        self.require(
-            !written.timeout.is_zero() && written.timeout <= written.interval,
-            "scrape.timeout",
-            "expected more than 0 and at most scrape.interval",
-        );
-        self.require(
-            written.body_bytes_max >= 1024,
-            "scrape.body_bytes_max",
-            "expected at least 1024",
-        );
-        Scrape {
-            interval: written.interval,
-            timeout: written.timeout,
-            body_bytes_max: written.body_bytes_max,
-        }
-    }
-
-    fn metrics(&mut self, written: &file::Metrics) -> Metrics {
-        self.require(
-            written.retention.as_secs() >= 600,
-            "metrics.retention",
-            "expected at least 10m; rules look back further than that",
-        );
-        self.require(written.series_max >= 100, "metrics.series_max", "expected at least 100");
-        Metrics { retention: written.retention, series_max: written.series_max }
-    }
-
-    fn rules(&mut self, written: &file::Rules) -> Rules {
-        self.require(
-            written.evaluation_interval.as_millis() >= 100,
-            "rules.evaluation_interval",
-            "expected at least 100ms",
-        );
-        let mut files = Vec::new();
-        for (index, pattern) in written.files.iter().enumerate() {
-            let absolute = self.path(PathBuf::from(pattern)).to_string_lossy().into_owned();
-            if let Err(error) = glob::Pattern::new(&absolute) {
-                self.fault(format!("rules.files[{index}]"), format!("{pattern:?}: {error}"));
-            }
-            files.push(absolute);
-        }
-        Rules { files, evaluation_interval: written.evaluation_interval }
     }
 
     fn nodes(&mut self, written: Vec<file::Node>) -> Vec<Node> {

@@ -7,6 +7,7 @@ use holdfast_settings::duration;
 use holdfast_telemetry::logs;
 use serde::Deserialize;
 
+use super::{metrics, rules, scrape};
 use crate::cluster::Address;
 
 macro_rules! default_durations {
@@ -15,9 +16,7 @@ macro_rules! default_durations {
 
 // Each default and its reason.
 default_durations! {
-    second = 1_000;                 // scrape and evaluate: the reaction time people expect of "seconds"
-    scrape_timeout = 800;           // under the interval, so that scrapes of one target never overlap
-    retention = 2 * 3_600_000;      // two hours of 1 s samples of a small cluster fit in a few MiB
+    second = 1_000;                 // the reaction time people expect of "seconds"
     probe_interval = 100;           // one tenth of hang_after: ten chances to see an answer
     probe_timeout = 500;            // above the fork pause of a 4 GB Redis (80-95 ms per GB, measured)
     cooldown = 30_000;              // long enough for the replicas to resynchronise after a failover
@@ -38,11 +37,11 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) traces: Traces,
     #[serde(default)]
-    pub(super) scrape: Scrape,
+    pub(super) scrape: scrape::Written,
     #[serde(default)]
-    pub(super) metrics: Metrics,
+    pub(super) metrics: metrics::Written,
     #[serde(default)]
-    pub(super) rules: Rules,
+    pub(super) rules: rules::Written,
     #[serde(default)]
     pub(super) node: Vec<Node>,
     pub(super) balancer: Option<Balancer>,
@@ -86,52 +85,6 @@ pub(super) struct Log {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Traces {
     pub(super) otlp_endpoint: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Scrape {
-    #[serde(with = "duration")]
-    pub(super) interval: Duration,
-    #[serde(with = "duration")]
-    pub(super) timeout: Duration,
-    pub(super) body_bytes_max: usize,
-}
-
-impl Default for Scrape {
-    fn default() -> Self {
-        // 4 MiB: a chat node exposes some tens of KiB.
-        Self { interval: second(), timeout: scrape_timeout(), body_bytes_max: 4 * 1024 * 1024 }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Metrics {
-    #[serde(with = "duration")]
-    pub(super) retention: Duration,
-    pub(super) series_max: usize,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        // About ten times what thirty nodes expose.
-        Self { retention: retention(), series_max: 50_000 }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Rules {
-    pub(super) files: Vec<String>,
-    #[serde(with = "duration")]
-    pub(super) evaluation_interval: Duration,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self { files: Vec::new(), evaluation_interval: second() }
-    }
 }
 
 #[derive(Debug, Deserialize)]

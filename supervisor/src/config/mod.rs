@@ -1,11 +1,14 @@
 //! Settings of the supervisor: the file as written (`file.rs`) becomes the checked [`Config`] the program uses.
 //!
-//! One conversion (`check.rs`) validates everything, cross-field rules, secrets and cron expressions included, and reports all faults
+//! Sections that grew large have both forms and their checks in a file of their own. One conversion (`check.rs`) validates everything, cross-field rules, secrets and cron expressions included, and reports all faults
 //! together. Relative paths count from the settings file's folder, so that a cluster's folder can be moved as a whole. Rule files are
 //! only named here; [`crate::judge::rules`] reads them.
 
 mod check;
 mod file;
+mod metrics;
+mod rules;
+mod scrape;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,10 @@ use holdfast_telemetry::logs;
 use serde::Deserialize;
 
 use crate::cluster::Address;
+
+pub use metrics::Metrics;
+pub use rules::Rules;
+pub use scrape::Scrape;
 
 /// Names of the drills that exist.
 pub const SCENARIOS: [&str; 2] = ["chatnode-crash", "redis-primary-crash"];
@@ -81,35 +88,6 @@ pub struct Log {
     pub level: logs::Level,
     /// JSON or text.
     pub format: logs::Format,
-}
-
-/// Scraping.
-#[derive(Debug, Clone, Copy)]
-pub struct Scrape {
-    /// Time between two scrapes of a target.
-    pub interval: Duration,
-    /// A scrape that takes longer has failed; at most `interval`.
-    pub timeout: Duration,
-    /// A larger exposition is refused.
-    pub body_bytes_max: usize,
-}
-
-/// The embedded store.
-#[derive(Debug, Clone, Copy)]
-pub struct Metrics {
-    /// Samples older than this are dropped.
-    pub retention: Duration,
-    /// New series above this are refused and counted.
-    pub series_max: usize,
-}
-
-/// Rule files.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// Paths or glob patterns, absolute.
-    pub files: Vec<String>,
-    /// For groups without an interval of their own.
-    pub evaluation_interval: Duration,
 }
 
 /// A chat node.

@@ -1,0 +1,67 @@
+//! `[scrape]`: how targets are scraped, and targets of the operator's own.
+
+use std::time::Duration;
+
+use holdfast_settings::duration;
+use serde::Deserialize;
+
+use super::check::Checker;
+
+/// The reaction time people expect of "seconds".
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Under the interval, so that scrapes of one target never overlap.
+const TIMEOUT: Duration = Duration::from_millis(800);
+
+/// Scraping.
+#[derive(Debug, Clone, Copy)]
+pub struct Scrape {
+    /// Time between two scrapes of a target.
+    pub interval: Duration,
+    /// A scrape that takes longer has failed; at most `interval`.
+    pub timeout: Duration,
+    /// A larger exposition is refused.
+    pub body_bytes_max: usize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Written {
+    #[serde(with = "duration")]
+    pub(super) interval: Duration,
+    #[serde(with = "duration")]
+    pub(super) timeout: Duration,
+    pub(super) body_bytes_max: usize,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        // 4 MiB: a chat node exposes some tens of KiB.
+        Self { interval: INTERVAL, timeout: TIMEOUT, body_bytes_max: 4 * 1024 * 1024 }
+    }
+}
+
+impl Checker<'_> {
+    pub(super) fn scrape(&mut self, written: &Written) -> Scrape {
+        let millis = written.interval.as_millis();
+        self.require(
+            (100..=60_000).contains(&millis),
+            "scrape.interval",
+            "expected 100ms to 1m; staleness and alert windows count on regular samples",
+        );
+        self.require(
+            !written.timeout.is_zero() && written.timeout <= written.interval,
+            "scrape.timeout",
+            "expected more than 0 and at most scrape.interval",
+        );
+        self.require(
+            written.body_bytes_max >= 1024,
+            "scrape.body_bytes_max",
+            "expected at least 1024",
+        );
+        Scrape {
+            interval: written.interval,
+            timeout: written.timeout,
+            body_bytes_max: written.body_bytes_max,
+        }
+    }
+}
