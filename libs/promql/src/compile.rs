@@ -60,7 +60,7 @@ fn compile_selector(selector: &VectorSelector) -> Result<Selector, String> {
         });
     }
     let shift = compile_shift(selector.at.as_ref(), selector.offset.as_ref());
-    Ok(Selector { matchers, shift })
+    Ok(Selector { matchers: matchers.into(), shift })
 }
 
 fn compile_shift(at: Option<&AtModifier>, offset: Option<&Offset>) -> Shift {
@@ -122,6 +122,8 @@ fn compile_aggregate(aggregate: &AggregateExpr) -> Result<Aggregate, String> {
         token::T_BOTTOMK => AggregateOp::Bottomk,
         token::T_QUANTILE => AggregateOp::Quantile,
         token::T_COUNT_VALUES => AggregateOp::CountValues,
+        token::T_LIMITK => AggregateOp::Limitk,
+        token::T_LIMIT_RATIO => AggregateOp::LimitRatio,
         _ => return Err(format!("aggregation '{}' is not supported", aggregate.op)),
     };
     let param = aggregate.param.as_ref().map(|param| compile(param)).transpose()?;

@@ -33,9 +33,12 @@ pub enum EvalError {
     /// More samples than the query may touch.
     #[error("query processing would load too many samples into memory in query execution")]
     TooManySamples,
-    /// The caller ended it.
+    /// It took longer than it may.
     #[error("query timed out in expression evaluation")]
     TimedOut,
+    /// The caller no longer wants the answer.
+    #[error("query was canceled in expression evaluation")]
+    Canceled,
     /// The source of series failed.
     #[error(transparent)]
     Query(QueryError),
@@ -52,6 +55,7 @@ impl EvalError {
             Self::BadQuery(_) => "bad_data",
             Self::Execution(_) | Self::TooManySamples => "execution",
             Self::TimedOut => "timeout",
+            Self::Canceled => "canceled",
             Self::Query(_) => "internal",
         }
     }

@@ -5,10 +5,12 @@
 
 use std::fmt;
 use std::panic;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use holdfast_series::{MatchKind, Matcher};
 use promql_parser::parser;
+use promql_parser::parser::function::{Function, register_extra_functions};
+use promql_parser::parser::value::ValueType;
 
 use crate::ParseError;
 use crate::compile::compile;
@@ -35,6 +37,7 @@ impl Expression {
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let fail = |message: String| ParseError { message };
         check_size(text).map_err(fail)?;
+        register_old_names();
         // The parser panics on some numbers that are no duration, such as `x[1e300]`.
         let parsed = panic::catch_unwind(|| parser::parse(text))
             .unwrap_or_else(|_| Err("invalid number or duration".to_owned()));
@@ -46,6 +49,12 @@ impl Expression {
     /// The text it was parsed from.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The text as Prometheus' formatter lays it out.
+    pub fn pretty(&self) -> String {
+        // It was parsed before.
+        parser::parse(&self.text).map_or_else(|_| self.text.to_string(), |expr| expr.prettify())
     }
 
     /// Names of the metrics that its selectors name by equality.
@@ -89,6 +98,17 @@ impl fmt::Debug for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Expression({:?})", self.text)
     }
+}
+
+/// Tells the parser a function under the name it had in the second version.
+fn register_old_names() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let kinds = vec![ValueType::Matrix, ValueType::Scalar, ValueType::Scalar];
+        let old = Function::new("holt_winters", kinds, 0, ValueType::Vector, false);
+        // It fails for a name the parser knows by itself, and then there is nothing to add.
+        let _known = register_extra_functions(vec![old]);
+    });
 }
 
 /// Refuses what the parser should not be given.
@@ -178,7 +198,7 @@ mod tests {
                 "label_replace(up, \"a-b\", \"\", \"\", \"\")",
                 "invalid destination label name in label_replace(): a-b",
             ),
-            ("info(up)", "function 'info' is not supported"),
+            ("integral(up[5m])", "function 'integral' is not supported"),
         ] {
             assert_eq!(Expression::parse(text).unwrap_err().message, expected, "{text}");
         }

@@ -3,9 +3,11 @@
 
 use std::fmt::Write as _;
 
-use holdfast_series::{Labels, Sample};
+use holdfast_series::{Histogram, Labels, Sample};
 
-use crate::{Value, format_number};
+use crate::Value;
+use crate::histogram::buckets_shown;
+use crate::text::write_number;
 
 /// `{"resultType":…,"result":…}`, what stands under `data` in an answer to a query.
 pub fn format_value(value: &Value) -> String {
@@ -21,14 +23,27 @@ pub fn format_value(value: &Value) -> String {
         }
         Value::Vector(samples) => push_list(&mut out, samples, |out, series| {
             push_metric(out, &series.labels);
-            out.push_str(",\"value\":");
-            push_sample(out, series.sample);
+            if let Some(histogram) = &series.histogram {
+                out.push_str(",\"histogram\":");
+                push_histogram(out, series.sample.timestamp_ms, histogram);
+            } else {
+                out.push_str(",\"value\":");
+                push_sample(out, series.sample);
+            }
             out.push('}');
         }),
         Value::Matrix(list) => push_list(&mut out, list, |out, series| {
             push_metric(out, &series.labels);
-            out.push_str(",\"values\":");
-            push_list(out, &series.samples, |out, sample| push_sample(out, *sample));
+            if !series.samples.is_empty() || series.histograms.is_empty() {
+                out.push_str(",\"values\":");
+                push_list(out, &series.samples, |out, sample| push_sample(out, *sample));
+            }
+            if !series.histograms.is_empty() {
+                out.push_str(",\"histograms\":");
+                push_list(out, &series.histograms, |out, sample| {
+                    push_histogram(out, sample.timestamp_ms, &sample.histogram);
+                });
+            }
             out.push('}');
         }),
     }
@@ -63,9 +78,38 @@ fn push_metric(out: &mut String, labels: &Labels) {
 fn push_sample(out: &mut String, sample: Sample) {
     out.push('[');
     push_timestamp(out, sample.timestamp_ms);
-    out.push_str(",\"");
-    out.push_str(&format_number(sample.value));
-    out.push_str("\"]");
+    out.push(',');
+    push_number(out, sample.value);
+    out.push(']');
+}
+
+/// Timestamp, count, sum, and the buckets that hold something with the kind of their bounds.
+fn push_histogram(out: &mut String, timestamp_ms: i64, histogram: &Histogram) {
+    out.push('[');
+    push_timestamp(out, timestamp_ms);
+    out.push_str(",{\"count\":");
+    push_number(out, histogram.count);
+    out.push_str(",\"sum\":");
+    push_number(out, histogram.sum);
+    let buckets = buckets_shown(histogram);
+    if !buckets.is_empty() {
+        out.push_str(",\"buckets\":");
+        push_list(out, &buckets, |out, &(boundaries, lower, upper, count)| {
+            let _infallible = write!(out, "[{boundaries}");
+            for number in [lower, upper, count] {
+                out.push(',');
+                push_number(out, number);
+            }
+            out.push(']');
+        });
+    }
+    out.push_str("}]");
+}
+
+fn push_number(out: &mut String, value: f64) {
+    out.push('"');
+    write_number(out, value);
+    out.push('"');
 }
 
 /// Seconds, with three digits after the point unless they are all zero.
@@ -82,6 +126,11 @@ fn push_timestamp(out: &mut String, timestamp_ms: i64) {
 
 fn push_string(out: &mut String, text: &str) {
     out.push('"');
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     for c in text.chars() {
         match c {
             '"' => out.push_str("\\\""),
@@ -115,13 +164,18 @@ mod tests {
                 r#"{"resultType":"string","result":[0.007,"a\"b"]}"#,
             ),
             (
-                Value::Vector(vec![VectorSample { labels, sample: sample(2000, 1e6) }]),
+                Value::Vector(vec![VectorSample {
+                    labels,
+                    sample: sample(2000, 1e6),
+                    histogram: None,
+                }]),
                 r#"{"resultType":"vector","result":[{"metric":{"__name__":"up","a":"x\"\\\n\u0001ü"},"value":[2,"1000000"]}]}"#,
             ),
             (
                 Value::Matrix(vec![Series {
                     labels: Labels::empty(),
                     samples: vec![sample(-1, 1.5), sample(0, f64::INFINITY)],
+                    histograms: Vec::new(),
                 }]),
                 r#"{"resultType":"matrix","result":[{"metric":{},"values":[[-0.001,"1.5"],[0,"+Inf"]]}]}"#,
             ),

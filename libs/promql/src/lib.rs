@@ -3,19 +3,30 @@
 //! An [`Expression`] is text turned into a checked plan: selectors with their matchers, functions looked up, label lists ready. It is
 //! evaluated at one instant ([`instant`]) or over a range ([`range`]) against a [`Querier`], such as the embedded store. Both ways run
 //! the same code: every node of the plan is evaluated for all steps at once, a column of values per series, so a range query selects
-//! and decodes each series once. Rejected: one evaluation per step, as it repeats selection and label work a thousand times.
+//! and decodes each series once. Series go through selectors, functions and aggregations one at a time, so that a sum over a hundred
+//! thousand series holds one of them and the sum. Rejected: one evaluation per step, as it repeats selection and label work a thousand
+//! times; a list of all series between nodes, as most of it would be thrown away by the next.
 //!
 //! The yardstick is Prometheus: what it answers, this answers, its traps included. [`Dialect`] tells its second version from its
-//! third. Not there yet: native histograms, experimental functions, `fill` modifiers.
+//! third. Native histograms are values like numbers: selected, added, scaled and compared, in `rate` and its family, `*_over_time`,
+//! `sum`, `avg` and the `histogram_*` functions.
+//!
+//! What is not there: positions in warnings and errors; `fill` modifiers, `or` between label matchers, duration expressions, `smoothed`
+//! and `anchored` selectors, `integral` and `start_timestamp` (all experimental in Prometheus); histograms with different bounds of
+//! their own are not reconciled but left out with a warning.
 
 mod compile;
 mod error;
 mod eval;
 mod expression;
 mod functions;
+mod histogram;
 mod json;
+mod notes;
 mod plan;
 mod querier;
+mod selections;
+mod shared;
 mod text;
 mod value;
 
@@ -23,9 +34,10 @@ pub use error::{EvalError, ParseError, QueryError};
 pub use eval::{instant, range};
 pub use expression::Expression;
 pub use json::format_value;
-pub use querier::Querier;
+pub use querier::{Each, Querier, Selection, SeriesView};
+pub use shared::Shared;
 pub use text::{format_number, parse_duration};
-pub use value::{Series, Value, VectorSample};
+pub use value::{Answer, Series, Value, VectorSample};
 
 /// Which version of Prometheus the answers follow where they differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,12 +58,21 @@ pub struct Options<'a> {
     pub subquery_step_ms: i64,
     /// Which version's answers.
     pub dialect: Dialect,
-    /// Most samples read and values computed in one query.
+    /// Most samples and values held in memory by one query.
     pub samples_max: usize,
     /// Most steps of a range query.
     pub steps_max: usize,
-    /// Asked now and then; when it says `true` the query ends with [`EvalError::TimedOut`]. This is how the caller's clock gets in.
-    pub interrupted: Option<&'a (dyn Fn() -> bool + Sync)>,
+    /// Asked once per series and node; what it says ends the query. This is how the caller's clock gets in.
+    pub interrupted: Option<&'a (dyn Fn() -> Option<Interruption> + Sync)>,
+}
+
+/// Why a caller ends a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interruption {
+    /// It takes longer than it may: [`EvalError::TimedOut`].
+    TimedOut,
+    /// Nobody waits for the answer any more: [`EvalError::Canceled`].
+    Canceled,
 }
 
 impl Options<'_> {

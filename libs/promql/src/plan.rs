@@ -1,6 +1,8 @@
 //! What is evaluated: selectors with their matchers, functions looked up, label lists ready.
 
-use holdfast_series::Matcher;
+use std::sync::Arc;
+
+use holdfast_series::{METRIC_NAME, MatchKind, Matcher};
 
 use crate::functions::{Call, MathFunction, RangeFunction};
 
@@ -42,8 +44,17 @@ pub(crate) enum Plan {
 
 #[derive(Debug)]
 pub(crate) struct Selector {
-    pub(crate) matchers: Vec<Matcher>,
+    pub(crate) matchers: Arc<[Matcher]>,
     pub(crate) shift: Shift,
+}
+
+impl Selector {
+    /// Whether all series it selects have the same name.
+    pub(crate) fn has_one_name(&self) -> bool {
+        self.matchers
+            .iter()
+            .any(|matcher| matcher.name() == METRIC_NAME && matcher.kind() == MatchKind::Equal)
+    }
 }
 
 /// When a selector or subquery looks, relative to the time of the evaluation.
@@ -110,6 +121,8 @@ pub(crate) enum AggregateOp {
     Bottomk,
     Quantile,
     CountValues,
+    Limitk,
+    LimitRatio,
 }
 
 /// Labels that count (`by`, `on`) or all but these and the name (`without`, `ignoring`).
@@ -167,9 +180,8 @@ impl BinaryOp {
 impl Plan {
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Number(_) | Self::Call { call: Call::Time | Call::Pi | Call::Scalar, .. } => {
-                Kind::Scalar
-            }
+            Self::Number(_) => Kind::Scalar,
+            Self::Call { call, .. } if call.is_scalar() => Kind::Scalar,
             Self::Text(_) => Kind::Text,
             Self::Matrix(_) => Kind::Matrix,
             Self::Negate(arg) => arg.kind(),
@@ -181,39 +193,32 @@ impl Plan {
         }
     }
 
+    /// The nodes right below, those of ranges left out.
+    pub(crate) fn children(&self) -> Vec<&Self> {
+        match self {
+            Self::Number(_)
+            | Self::Text(_)
+            | Self::Selector(_)
+            | Self::Matrix(_)
+            | Self::AbsentOverTime(_) => Vec::new(),
+            Self::Negate(arg) => vec![arg],
+            Self::Aggregate(aggregate) => {
+                std::iter::once(&aggregate.arg).chain(&aggregate.param).collect()
+            }
+            Self::Binary(binary) => vec![&binary.lhs, &binary.rhs],
+            Self::Math { arg, .. } => arg.iter().map(|arg| &**arg).collect(),
+            Self::Range { params: args, .. } | Self::Call { args, .. } => args.iter().collect(),
+        }
+    }
+
     /// Shows every selector to `found`.
     pub(crate) fn visit<'a>(&'a self, found: &mut dyn FnMut(&'a Selector)) {
         match self {
-            Self::Number(_) | Self::Text(_) => {}
             Self::Selector(selector) => found(selector),
             Self::Matrix(range) | Self::AbsentOverTime(range) => range.visit(found),
-            Self::Negate(arg) => arg.visit(found),
-            Self::Aggregate(aggregate) => {
-                aggregate.arg.visit(found);
-                if let Some(param) = &aggregate.param {
-                    param.visit(found);
-                }
-            }
-            Self::Binary(binary) => {
-                binary.lhs.visit(found);
-                binary.rhs.visit(found);
-            }
-            Self::Math { arg, .. } => {
-                if let Some(arg) = arg {
-                    arg.visit(found);
-                }
-            }
-            Self::Range { source: range, params, .. } => {
-                range.visit(found);
-                for param in params {
-                    param.visit(found);
-                }
-            }
-            Self::Call { args, .. } => {
-                for arg in args {
-                    arg.visit(found);
-                }
-            }
+            Self::Range { source, .. } => source.visit(found),
+            _ => {}
         }
+        self.children().into_iter().for_each(|child| child.visit(found));
     }
 }

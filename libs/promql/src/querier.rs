@@ -1,53 +1,102 @@
 //! Where series come from.
+//!
+//! A selector asks once for all series it needs over the whole time of a query, and gets them one after the other as views: whoever
+//! decodes samples may use the same buffer for each. Rejected: a list of owned series, as most queries aggregate thousands of series to
+//! a few and never need more than one of them at a time.
+//!
+//! Evaluation is synchronous: a source that is not, such as a remote server, is better given whole expressions than asked for series.
 
-use holdfast_series::{Matcher, SeriesData, Store};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use holdfast_series::{HistogramSample, Labels, Matcher, Sample, SeriesData, Store};
 
 use crate::QueryError;
 
-/// A source of series: the embedded store, a remote server, or a table in a test.
-pub trait Querier {
-    /// Series that pass all matchers, with their samples from `start_ms` to `end_ms`, both included, in order of time; series without
-    /// samples there are left out. Staleness markers are left in.
-    ///
-    /// # Errors
-    /// If the source cannot be asked.
-    fn select(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-    ) -> Result<Vec<SeriesData>, QueryError>;
+/// What a selector needs.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// What series have to pass.
+    pub matchers: Arc<[Matcher]>,
+    /// The oldest sample wanted.
+    pub start_ms: i64,
+    /// The newest sample wanted.
+    pub end_ms: i64,
+    /// Only the newest sample of each series is needed. More may be given.
+    pub newest_only: bool,
+}
 
-    /// As [`Querier::select`] for a caller who needs only the newest sample of each series. More may be returned.
-    ///
-    /// # Errors
-    /// As [`Querier::select`].
-    fn select_latest(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-    ) -> Result<Vec<SeriesData>, QueryError> {
-        self.select(matchers, start_ms, end_ms)
+impl Selection {
+    /// Whether both select by the same matchers.
+    pub fn same_matchers(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Matcher, &Matcher)| {
+            a.kind() == b.kind() && a.name() == b.name() && a.value() == b.value()
+        };
+        Arc::ptr_eq(&self.matchers, &other.matchers)
+            || (self.matchers.len() == other.matchers.len()
+                && self.matchers.iter().zip(other.matchers.iter()).all(same))
+    }
+
+    /// Whether everything that `self` needs is within `other`. The newest sample of a series is within any range that has its end,
+    /// as long as the range is not shorter.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        let spans = other.start_ms <= self.start_ms && other.end_ms >= self.end_ms;
+        // What ends later and has only the newest sample does not have the one wanted.
+        let newest = !other.newest_only || (self.newest_only && other.end_ms == self.end_ms);
+        spans && newest && self.same_matchers(other)
     }
 }
 
-impl Querier for Store {
-    fn select(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-    ) -> Result<Vec<SeriesData>, QueryError> {
-        Ok(Self::select(self, matchers, start_ms, end_ms))
+/// One selected series.
+#[derive(Debug, Clone, Copy)]
+pub struct SeriesView<'a> {
+    /// What names it.
+    pub labels: &'a Labels,
+    /// Its samples within the selection in order of time, staleness markers included.
+    pub samples: &'a [Sample],
+    /// Its native histograms within the selection in order of time.
+    pub histograms: &'a [HistogramSample],
+}
+
+impl<'a> SeriesView<'a> {
+    /// Of a series that is owned.
+    pub fn of(series: &'a SeriesData) -> Self {
+        let SeriesData { labels, samples, histograms } = series;
+        Self { labels, samples, histograms }
     }
 
-    fn select_latest(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-    ) -> Result<Vec<SeriesData>, QueryError> {
-        Ok(Self::select_latest(self, matchers, start_ms, end_ms))
+    /// A copy that is owned.
+    pub fn to_data(self) -> SeriesData {
+        SeriesData {
+            labels: self.labels.clone(),
+            samples: self.samples.into(),
+            histograms: self.histograms.into(),
+        }
+    }
+}
+
+/// Takes one series after the other; `Break` means that no more are wanted.
+pub type Each<'e> = dyn FnMut(SeriesView<'_>) -> ControlFlow<()> + 'e;
+
+/// A source of series: the embedded store, what is shared by the rules of a tick, or a table in a test.
+pub trait Querier {
+    /// Shows each series that passes all matchers and has samples within the selection.
+    ///
+    /// # Errors
+    /// If the source cannot be asked.
+    fn select(&self, selection: &Selection, each: &mut Each<'_>) -> Result<(), QueryError>;
+}
+
+impl Querier for Store {
+    fn select(&self, selection: &Selection, each: &mut Each<'_>) -> Result<(), QueryError> {
+        let Selection { matchers, start_ms, end_ms, newest_only } = selection;
+        self.visit(
+            matchers,
+            *start_ms,
+            *end_ms,
+            *newest_only,
+            &mut |labels, samples, histograms| each(SeriesView { labels, samples, histograms }),
+        );
+        Ok(())
     }
 }

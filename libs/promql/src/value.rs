@@ -1,5 +1,8 @@
 //! Results of queries.
 
+use std::sync::Arc;
+
+use holdfast_series::{Histogram, HistogramSample};
 use holdfast_series::{Labels, Sample};
 
 /// One series of an instant vector.
@@ -7,8 +10,10 @@ use holdfast_series::{Labels, Sample};
 pub struct VectorSample {
     /// What names it.
     pub labels: Labels,
-    /// Its value; the timestamp is that of the evaluation.
+    /// Its value; the timestamp is that of the evaluation. NaN beside a histogram.
     pub sample: Sample,
+    /// Its value if it is a native histogram.
+    pub histogram: Option<Arc<Histogram>>,
 }
 
 /// One series of a matrix.
@@ -18,6 +23,8 @@ pub struct Series {
     pub labels: Labels,
     /// Its samples in order.
     pub samples: Vec<Sample>,
+    /// Its native histograms in order.
+    pub histograms: Vec<HistogramSample>,
 }
 
 /// What a query returns.
@@ -36,6 +43,17 @@ pub enum Value {
         /// The text.
         text: String,
     },
+}
+
+/// What a query returns, and what it wants to tell about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The result.
+    pub value: Value,
+    /// Why the result may be wrong.
+    pub warnings: Vec<String>,
+    /// Why the query may be.
+    pub infos: Vec<String>,
 }
 
 impl Value {

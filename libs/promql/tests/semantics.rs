@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use holdfast_promql::{EvalError, Expression, Options, Value, format_number, instant, range};
+use holdfast_promql::{
+    EvalError, Expression, Interruption, Options, Value, format_number, instant, range,
+};
 use holdfast_series::{Labels, Store, StoreConfig, stale_marker};
 
 /// Samples every 10 s from 0 s to 600 s, in milliseconds.
@@ -73,7 +75,7 @@ fn show(value: Value) -> String {
 fn ask(text: &str) -> String {
     let expression = Expression::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
     match instant(&store(), &expression, 600_000, &Options::default()) {
-        Ok(value) => show(value),
+        Ok(answer) => show(answer.value),
         Err(error) => format!("error: {error}"),
     }
 }
@@ -189,7 +191,8 @@ fn instant_queries() {
 fn range_queries_walk_the_steps() {
     let ask = |text: &str, start, end, step| {
         let expression = Expression::parse(text).unwrap();
-        range(&store(), &expression, start, end, step, &Options::default()).map(show)
+        range(&store(), &expression, start, end, step, &Options::default())
+            .map(|answer| show(answer.value))
     };
     for (text, expected) in [
         ("load{node=\"a\"} > 0", "{__name__=\"load\", job=\"chat\", node=\"a\"} 1@570 1@600 1@630"),
@@ -218,7 +221,8 @@ fn bounds_end_a_query() {
     let run = |options: &Options<'_>| range(&store(), &expression, 0, 600_000, 1000, options);
     let few = Options { samples_max: 1000, ..Options::default() };
     assert!(matches!(run(&few), Err(EvalError::TooManySamples)));
-    let late = Options { interrupted: Some(&|| true), ..Options::default() };
+    let late =
+        Options { interrupted: Some(&|| Some(Interruption::TimedOut)), ..Options::default() };
     assert!(matches!(run(&late), Err(EvalError::TimedOut)));
     let fine: Expression = Expression::parse("max_over_time(load[1y:1ms])").unwrap();
     let result = instant(&store(), &fine, 600_000, &Options::default());

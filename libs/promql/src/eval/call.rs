@@ -1,36 +1,34 @@
 //! Functions that need more than one value at a time, labels, or the time.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
 
-use holdfast_series::{Labels, METRIC_NAME, stale_marker};
+use holdfast_series::Labels;
 
-use super::select::absent_labels;
-use super::{
-    Column, EvalError, Evaluator, Grid, Node, SAME_LABELS, is_filled, merge, seconds, time_column,
-};
-use crate::functions::{Bucket, Call, bucket_quantile, go_max, go_min, parse_bound};
+use super::{Column, EvalError, Evaluator, Grid, Node, SAME_LABELS, merge};
+use crate::functions::{Call, go_max, go_min, natural_order};
 use crate::plan::Plan;
-
-/// The label that holds the upper bound of a bucket.
-const BUCKET_BOUND: &str = "le";
 
 impl Evaluator<'_> {
     pub(super) fn call(&self, call: &Call, args: &[Plan], grid: Grid) -> Result<Node, EvalError> {
         Ok(match call {
-            Call::Time => Node::Scalar(seconds(grid).collect()),
+            Call::Time => Node::Scalar(grid.seconds().collect()),
+            Call::Start => self.constant(self.ends.0 as f64 / 1000.0, grid),
+            Call::End => self.constant(self.ends.1 as f64 / 1000.0, grid),
+            Call::Range => self.constant((self.ends.1 - self.ends.0) as f64 / 1000.0, grid),
+            Call::Step => self.constant(self.step_ms as f64 / 1000.0, grid),
+            Call::MaxOf => self.of_two(args, grid, go_max)?,
+            Call::MinOf => self.of_two(args, grid, go_min)?,
             Call::Pi => Node::Scalar(vec![std::f64::consts::PI; grid.steps]),
             Call::Vector => {
                 let values = self.scalar(&args[0], grid)?;
-                Node::Vector(vec![Column { labels: Labels::empty(), values }])
+                Node::Vector(vec![Column::new(Labels::empty(), values)])
             }
             Call::Scalar => Node::Scalar(only_values(&self.vector(&args[0], grid)?, grid)),
             Call::Absent => Node::Vector(vec![self.absent(&args[0], grid)?]),
-            Call::Timestamp => Node::Vector(self.timestamp(&args[0], grid)?),
-            Call::Round => Node::Vector(self.round(args, grid)?),
-            Call::Clamp | Call::ClampMax | Call::ClampMin => {
-                Node::Vector(self.clamp(call, args, grid)?)
-            }
             Call::HistogramQuantile => Node::Vector(self.histogram_quantile(args, grid)?),
+            Call::HistogramQuantiles => Node::Vector(self.histogram_quantiles(args, grid)?),
+            Call::HistogramFraction => Node::Vector(self.histogram_fraction(args, grid)?),
+            Call::Info => Node::Vector(self.info(args, grid)?),
             Call::LabelReplace(replace) => {
                 Node::Vector(self.relabel(&args[0], grid, |labels| replace.apply(labels))?)
             }
@@ -44,7 +42,35 @@ impl Evaluator<'_> {
                 }
                 Node::Vector(columns)
             }
+            Call::SortByLabel { descending } => {
+                let mut columns = self.vector(&args[0], grid)?;
+                if grid.steps == 1 {
+                    sort_by_label(&mut columns, &args[1..], *descending);
+                }
+                Node::Vector(columns)
+            }
+            // These look at one series at a time and are evaluated as such.
+            Call::Clamp
+            | Call::ClampMax
+            | Call::ClampMin
+            | Call::HistogramPart(_)
+            | Call::Round
+            | Call::Timestamp => return Err(EvalError::execution("expected an instant vector")),
         })
+    }
+
+    fn constant(&self, value: f64, grid: Grid) -> Node {
+        Node::Scalar(vec![value; grid.steps])
+    }
+
+    fn of_two(
+        &self,
+        args: &[Plan],
+        grid: Grid,
+        function: fn(f64, f64) -> f64,
+    ) -> Result<Node, EvalError> {
+        let (a, b) = (self.scalar(&args[0], grid)?, self.scalar(&args[1], grid)?);
+        Ok(Node::Scalar(a.iter().zip(&b).map(|(a, b)| function(*a, *b)).collect()))
     }
 
     fn relabel(
@@ -63,103 +89,23 @@ impl Evaluator<'_> {
     fn absent(&self, arg: &Plan, grid: Grid) -> Result<Column, EvalError> {
         let columns = self.vector(arg, grid)?;
         let labels = match arg {
-            Plan::Selector(selector) => absent_labels(selector),
+            Plan::Selector(selector) => selector.absent_labels(),
             _ => Labels::empty(),
         };
         let mut absent = Column::empty(labels, grid);
         for (step, cell) in absent.values.iter_mut().enumerate() {
-            if !columns.iter().any(|column| is_filled(column.values[step])) {
+            if !columns.iter().any(|column| column.is_present(step)) {
                 *cell = 1.0;
             }
         }
         Ok(absent)
-    }
-
-    /// The time of the sample for a selector, of the evaluation for anything else.
-    fn timestamp(&self, arg: &Plan, grid: Grid) -> Result<Vec<Column>, EvalError> {
-        if let Plan::Selector(selector) = arg {
-            let columns = self.select(selector, grid, true)?;
-            return self.map_values(columns, grid, |_, time| time);
-        }
-        let times = time_column(grid).values;
-        self.map_values(self.vector(arg, grid)?, grid, |step, _| times[step])
-    }
-
-    fn round(&self, args: &[Plan], grid: Grid) -> Result<Vec<Column>, EvalError> {
-        let to = match args.get(1) {
-            Some(to) => self.scalar(to, grid)?,
-            None => vec![1.0; grid.steps],
-        };
-        self.map_values(self.vector(&args[0], grid)?, grid, |step, value| {
-            // Divided by the inverse: it is what keeps 0.1 from becoming 0.10000000000000002.
-            let inverse = 1.0 / to[step];
-            (value * inverse + 0.5).floor() / inverse
-        })
-    }
-
-    fn clamp(&self, call: &Call, args: &[Plan], grid: Grid) -> Result<Vec<Column>, EvalError> {
-        let columns = self.vector(&args[0], grid)?;
-        let first = self.scalar(&args[1], grid)?;
-        let (min, max) = match call {
-            Call::ClampMin => (Some(first), None),
-            Call::ClampMax => (None, Some(first)),
-            _ => (Some(first), Some(self.scalar(&args[2], grid)?)),
-        };
-        self.map_values(columns, grid, |step, mut value| {
-            let bounds = (min.as_ref().map(|v| v[step]), max.as_ref().map(|v| v[step]));
-            if let (Some(min), Some(max)) = bounds
-                && max < min
-            {
-                return stale_marker();
-            }
-            if let Some(max) = bounds.1 {
-                value = go_min(max, value);
-            }
-            if let Some(min) = bounds.0 {
-                value = go_max(min, value);
-            }
-            value
-        })
-    }
-
-    fn histogram_quantile(&self, args: &[Plan], grid: Grid) -> Result<Vec<Column>, EvalError> {
-        let q = self.scalar(&args[0], grid)?;
-        let columns = self.vector(&args[1], grid)?;
-        self.charge(columns.len() * grid.steps)?;
-        let mut index: HashMap<Labels, usize> = HashMap::new();
-        let mut histograms: Vec<(Labels, Vec<(f64, &Column)>)> = Vec::new();
-        for column in &columns {
-            let Some(bound) = parse_bound(column.labels.value(BUCKET_BOUND)) else { continue };
-            let labels = column.labels.filtered(|name| name != BUCKET_BOUND && name != METRIC_NAME);
-            let position = *index.entry(labels.clone()).or_insert(histograms.len());
-            if position == histograms.len() {
-                histograms.push((labels, Vec::new()));
-            }
-            histograms[position].1.push((bound, column));
-        }
-        let quantiles = histograms.into_iter().map(|(labels, members)| {
-            let mut result = Column::empty(labels, grid);
-            let mut buckets = Vec::with_capacity(members.len());
-            for (step, cell) in result.values.iter_mut().enumerate() {
-                let filled = members.iter().filter(|(_, column)| is_filled(column.values[step]));
-                buckets.clear();
-                buckets.extend(
-                    filled.map(|(bound, c)| Bucket { bound: *bound, count: c.values[step] }),
-                );
-                if !buckets.is_empty() {
-                    *cell = bucket_quantile(q[step], &mut buckets);
-                }
-            }
-            result
-        });
-        Ok(quantiles.collect())
     }
 }
 
 /// The value of the only series at each step; NaN where there is none or more than one.
 fn only_values(columns: &[Column], grid: Grid) -> Vec<f64> {
     let only = |step: usize| {
-        let mut filled = columns.iter().map(|column| column.values[step]).filter(|v| is_filled(*v));
+        let mut filled = columns.iter().filter_map(|column| column.float(step));
         match (filled.next(), filled.next()) {
             (Some(value), None) => value,
             _ => f64::NAN,
@@ -168,8 +114,22 @@ fn only_values(columns: &[Column], grid: Grid) -> Vec<f64> {
     (0..grid.steps).map(only).collect()
 }
 
-/// Sorts an instant vector by value; NaN comes last either way.
-fn sort(columns: &mut [Column], descending: bool) {
+/// Sorts an instant vector by its labels in the order they are named, then by all.
+fn sort_by_label(columns: &mut [Column], names: &[Plan], descending: bool) {
+    columns.sort_by(|a, b| {
+        let named = names.iter().filter_map(|name| match name {
+            Plan::Text(name) => Some(natural_order(a.labels.value(name), b.labels.value(name))),
+            _ => None,
+        });
+        let order = named.fold(Ordering::Equal, Ordering::then);
+        let order = order.then_with(|| a.labels.cmp(&b.labels));
+        if descending { order.reverse() } else { order }
+    });
+}
+
+/// Sorts an instant vector by value; NaN comes last either way. Histograms have no order and go.
+fn sort(columns: &mut Vec<Column>, descending: bool) {
+    columns.retain(|column| column.float(0).is_some());
     columns.sort_by(|a, b| {
         let (a, b) = (a.values[0], b.values[0]);
         let order = if descending { b.partial_cmp(&a) } else { a.partial_cmp(&b) };

@@ -1,21 +1,34 @@
 //! Evaluation of a plan, node by node, for all steps at once.
 //!
-//! A node evaluates to a [`Node`]: a number per step, or columns, one per series, with a value per step. Most cells of a column are
-//! filled; one that is not holds the staleness marker, which no arithmetic can produce (it is a signalling NaN) and which selectors
-//! never let through.
+//! Nodes that look at one series at a time (selectors, functions of ranges, functions of values, arithmetic with a number) hand each
+//! series on to the node above as soon as it is computed, see [`rows`]; an aggregation above them folds it into its group at once, and
+//! no list of all series ever exists. Nodes that need all series (vector matching, sorting) collect them as columns.
 
 mod aggregate;
 mod binary;
 mod call;
+mod column;
+mod fold;
+mod grouping;
+mod histogram;
+mod info;
+mod matching;
+mod rank;
+mod rows;
 mod select;
+mod windows;
 
 use std::cell::Cell;
-use std::collections::HashMap;
 
-use holdfast_series::{Labels, Sample, is_stale, stale_marker};
+use holdfast_series::{Labels, Sample};
 
+pub(crate) use self::column::Grid;
+use self::column::{Column, SAME_LABELS, has_twins, is_filled, merge};
+pub(crate) use self::windows::subquery_grid;
+use crate::functions::Point;
+use crate::notes::Notes;
 use crate::plan::{At, Kind, Plan, Shift};
-use crate::{EvalError, Expression, Options, Querier, Series, Value, VectorSample};
+use crate::{Answer, EvalError, Expression, Interruption, Options, Querier, Series, Value};
 
 /// Evaluates at one instant.
 ///
@@ -26,25 +39,22 @@ pub fn instant(
     expression: &Expression,
     ts_ms: i64,
     options: &Options<'_>,
-) -> Result<Value, EvalError> {
-    let grid = Grid { start_ms: ts_ms, step_ms: 1, steps: 1 };
-    let evaluator = Evaluator { querier, options, ends: (ts_ms, ts_ms), used: Cell::new(0) };
-    let at = |value| Sample { timestamp_ms: ts_ms, value };
-    if let Plan::Matrix(source) = &*expression.plan {
-        return Ok(Value::Matrix(evaluator.matrix(source, grid)?));
-    }
-    Ok(match evaluator.eval(&expression.plan, grid)? {
-        Node::Scalar(values) => Value::Scalar(at(values[0])),
-        Node::Text(text) => Value::String { timestamp_ms: ts_ms, text },
-        Node::Vector(columns) => {
-            let filled = columns.into_iter().filter(|column| is_filled(column.values[0]));
-            let sample = |column: Column| VectorSample {
-                labels: column.labels,
-                sample: at(column.values[0]),
-            };
-            Value::Vector(filled.map(sample).collect())
+) -> Result<Answer, EvalError> {
+    let grid = Grid::instant(ts_ms);
+    let evaluator = Evaluator::new(querier, options, (ts_ms, ts_ms), 0);
+    let value = if let Plan::Matrix(source) = &*expression.plan {
+        Value::Matrix(evaluator.matrix(source, grid)?)
+    } else {
+        match evaluator.eval(&expression.plan, grid)? {
+            Node::Scalar(values) => Value::Scalar(Sample { timestamp_ms: ts_ms, value: values[0] }),
+            Node::Text(text) => Value::String { timestamp_ms: ts_ms, text },
+            Node::Vector(columns) => {
+                let samples = columns.into_iter().filter_map(|c| c.into_vector_sample(ts_ms));
+                Value::Vector(samples.collect())
+            }
         }
-    })
+    };
+    Ok(evaluator.answer(value))
 }
 
 /// Evaluates from `start_ms` to `end_ms`, both included, every `step_ms`. Returns a matrix, sorted by labels.
@@ -58,7 +68,7 @@ pub fn range(
     end_ms: i64,
     step_ms: i64,
     options: &Options<'_>,
-) -> Result<Value, EvalError> {
+) -> Result<Answer, EvalError> {
     let bad = |text: &str| Err(EvalError::BadQuery(text.to_owned()));
     if step_ms <= 0 {
         return bad(
@@ -86,64 +96,16 @@ pub fn range(
         ));
     }
     let grid = Grid { start_ms, step_ms, steps };
-    let evaluator = Evaluator { querier, options, ends: (start_ms, end_ms), used: Cell::new(0) };
+    let evaluator = Evaluator::new(querier, options, (start_ms, end_ms), step_ms);
     let columns = match evaluator.eval(&expression.plan, grid)? {
-        Node::Scalar(values) => vec![Column { labels: Labels::empty(), values }],
+        Node::Scalar(values) => vec![Column::new(Labels::empty(), values)],
         Node::Vector(columns) => columns,
         Node::Text(_) => Vec::new(),
     };
     let mut series: Vec<Series> =
         columns.into_iter().filter_map(|column| column.into_series(grid)).collect();
     series.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
-    Ok(Value::Matrix(series))
-}
-
-/// The instants at which a node is evaluated.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Grid {
-    start_ms: i64,
-    step_ms: i64,
-    steps: usize,
-}
-
-impl Grid {
-    #[expect(clippy::cast_possible_wrap, reason = "steps are bounded by memory")]
-    fn time(self, step: usize) -> i64 {
-        self.start_ms + self.step_ms * step as i64
-    }
-
-    fn end_ms(self) -> i64 {
-        self.time(self.steps - 1)
-    }
-
-    fn times(self) -> impl Iterator<Item = i64> {
-        (0..self.steps).map(move |step| self.time(step))
-    }
-}
-
-/// One series of a result, a value per step.
-#[derive(Debug, Clone)]
-pub(crate) struct Column {
-    labels: Labels,
-    values: Vec<f64>,
-}
-
-impl Column {
-    fn empty(labels: Labels, grid: Grid) -> Self {
-        Self { labels, values: vec![stale_marker(); grid.steps] }
-    }
-
-    fn into_series(self, grid: Grid) -> Option<Series> {
-        let filled = self.values.iter().enumerate().filter(|(_, value)| is_filled(**value));
-        let sample =
-            |(step, value): (usize, &f64)| Sample { timestamp_ms: grid.time(step), value: *value };
-        let samples: Vec<Sample> = filled.map(sample).collect();
-        (!samples.is_empty()).then_some(Series { labels: self.labels, samples })
-    }
-}
-
-fn is_filled(value: f64) -> bool {
-    !is_stale(value)
+    Ok(evaluator.answer(Value::Matrix(series)))
 }
 
 /// What a node of the plan evaluates to.
@@ -154,69 +116,57 @@ pub(crate) enum Node {
     Text(String),
 }
 
-const SAME_LABELS: &str = "vector cannot contain metrics with the same labelset";
-
-/// Puts columns with the same labels together, which is an error where two of them have a value at the same step.
-fn merge(columns: Vec<Column>, message: &str) -> Result<Vec<Column>, EvalError> {
-    let mut index: HashMap<Labels, usize> = HashMap::with_capacity(columns.len());
-    let mut merged: Vec<Column> = Vec::with_capacity(columns.len());
-    for column in columns {
-        let Some(&known) = index.get(&column.labels) else {
-            index.insert(column.labels.clone(), merged.len());
-            merged.push(column);
-            continue;
-        };
-        for (value, new) in merged[known].values.iter_mut().zip(column.values) {
-            if is_filled(new) {
-                if is_filled(*value) {
-                    return Err(EvalError::execution(message));
-                }
-                *value = new;
-            }
-        }
-    }
-    Ok(merged)
-}
-
 /// One evaluation.
 pub(crate) struct Evaluator<'a> {
     querier: &'a dyn Querier,
     options: &'a Options<'a>,
     /// Start and end of the query itself, for `@ start()` and `@ end()`. The last step may be before the end.
     ends: (i64, i64),
-    /// Samples read and values computed so far.
+    /// Step of the query itself; 0 for an instant.
+    step_ms: i64,
+    /// Samples held and values computed so far.
     used: Cell<usize>,
+    notes: Notes,
 }
 
-impl Evaluator<'_> {
+impl<'a> Evaluator<'a> {
+    fn new(
+        querier: &'a dyn Querier,
+        options: &'a Options<'a>,
+        ends: (i64, i64),
+        step_ms: i64,
+    ) -> Self {
+        Self { querier, options, ends, step_ms, used: Cell::new(0), notes: Notes::default() }
+    }
+
+    fn answer(self, value: Value) -> Answer {
+        let (warnings, infos) = self.notes.into_texts();
+        Answer { value, warnings, infos }
+    }
+
     fn eval(&self, plan: &Plan, grid: Grid) -> Result<Node, EvalError> {
         self.check()?;
+        if plan.is_row_wise() {
+            return Ok(Node::Vector(self.collect(plan, grid)?));
+        }
         Ok(match plan {
             Plan::Number(number) => Node::Scalar(vec![*number; grid.steps]),
             Plan::Text(text) => Node::Text(text.clone()),
-            Plan::Selector(selector) => Node::Vector(self.select(selector, grid, false)?),
             Plan::Matrix(_) => {
                 return Err(EvalError::execution("range vector where a value was expected"));
             }
-            Plan::Negate(arg) => match self.eval(arg, grid)? {
-                Node::Vector(columns) => Node::Vector(self.map_values(columns, grid, |_, v| -v)?),
-                Node::Scalar(values) => Node::Scalar(values.into_iter().map(|v| -v).collect()),
-                text @ Node::Text(_) => text,
-            },
+            Plan::Negate(arg) => Node::Scalar(self.scalar(arg, grid)?.iter().map(|v| -v).collect()),
             Plan::Aggregate(aggregate) => Node::Vector(self.aggregate(aggregate, grid)?),
             Plan::Binary(binary) => self.binary(binary, grid)?,
-            Plan::Math { function, arg } => {
-                let columns = match arg {
-                    Some(arg) => self.vector(arg, grid)?,
-                    None => vec![time_column(grid)],
-                };
-                Node::Vector(self.map_values(columns, grid, |_, value| function.apply(value))?)
-            }
-            Plan::Range { function, source, params } => {
-                Node::Vector(self.range_function(*function, source, params, grid)?)
+            Plan::Math { function, .. } => {
+                let values = grid.seconds().map(|time| function.apply(time)).collect();
+                Node::Vector(vec![Column::new(Labels::empty(), values)])
             }
             Plan::AbsentOverTime(source) => Node::Vector(self.absent_over_time(source, grid)?),
             Plan::Call { call, args } => self.call(call, args, grid)?,
+            Plan::Selector(_) | Plan::Range { .. } => {
+                return Err(EvalError::execution("expected an instant vector"));
+            }
         })
     }
 
@@ -236,58 +186,41 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Applies `function` to step and value of every filled cell and drops the metric's name.
-    fn map_values(
-        &self,
-        mut columns: Vec<Column>,
-        grid: Grid,
-        function: impl Fn(usize, f64) -> f64,
-    ) -> Result<Vec<Column>, EvalError> {
-        self.charge(columns.len() * grid.steps)?;
-        for column in &mut columns {
-            column.labels = column.labels.without_name();
-            for (step, value) in column.values.iter_mut().enumerate() {
-                if is_filled(*value) {
-                    *value = function(step, *value);
-                }
-            }
-        }
-        merge(columns, SAME_LABELS)
-    }
-
     /// When something shifted looks, for the evaluation at `time_ms`.
     fn reference_ms(&self, shift: Shift, time_ms: i64) -> i64 {
-        let at = match shift.at {
-            None => time_ms,
-            Some(At::Start) => self.ends.0,
-            Some(At::End) => self.ends.1,
-            Some(At::Time(at)) => at,
-        };
-        at - shift.offset_ms
+        reference_ms(shift, self.ends, time_ms)
     }
 
-    /// Counts samples against the query's bound.
+    /// Counts samples that are kept against the query's bound.
     fn charge(&self, samples: usize) -> Result<(), EvalError> {
         self.used.set(self.used.get().saturating_add(samples));
-        if self.used.get() > self.options.samples_max {
+        self.afford(0)
+    }
+
+    /// Checks that `samples` more could be held, for samples that are let go at once.
+    fn afford(&self, samples: usize) -> Result<(), EvalError> {
+        if self.used.get().saturating_add(samples) > self.options.samples_max {
             return Err(EvalError::TooManySamples);
         }
         self.check()
     }
 
     fn check(&self) -> Result<(), EvalError> {
-        match self.options.interrupted {
-            Some(interrupted) if interrupted() => Err(EvalError::TimedOut),
-            _ => Ok(()),
+        match self.options.interrupted.and_then(|interrupted| interrupted()) {
+            None => Ok(()),
+            Some(Interruption::TimedOut) => Err(EvalError::TimedOut),
+            Some(Interruption::Canceled) => Err(EvalError::Canceled),
         }
     }
 }
 
-/// The time of each step in seconds, without labels.
-fn time_column(grid: Grid) -> Column {
-    Column { labels: Labels::empty(), values: seconds(grid).collect() }
-}
-
-fn seconds(grid: Grid) -> impl Iterator<Item = f64> {
-    grid.times().map(|time_ms| time_ms as f64 / 1000.0)
+/// When something shifted looks, in a query from `ends.0` to `ends.1`, for the evaluation at `time_ms`.
+pub(crate) fn reference_ms(shift: Shift, ends: (i64, i64), time_ms: i64) -> i64 {
+    let at = match shift.at {
+        None => time_ms,
+        Some(At::Start) => ends.0,
+        Some(At::End) => ends.1,
+        Some(At::Time(at)) => at,
+    };
+    at - shift.offset_ms
 }

@@ -32,40 +32,84 @@ pub(crate) fn kahan_sum(values: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// The mean by a plain sum, and step by step from where the sum would overflow.
-pub(crate) fn kahan_mean(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut sum = KahanSum::default();
-    let (mut count, mut incremental) = (0_u32, false);
-    for value in values {
-        count += 1;
-        let number = f64::from(count);
-        if !incremental {
-            let mut next = sum;
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Mean {
+    sum: KahanSum,
+    count: u32,
+    incremental: bool,
+}
+
+impl Mean {
+    pub(crate) fn add(&mut self, value: f64) {
+        self.count += 1;
+        let number = f64::from(self.count);
+        if !self.incremental {
+            let mut next = self.sum;
             next.add(value);
-            if count == 1 || !next.sum.is_infinite() {
-                sum = next;
-                continue;
+            if self.count == 1 || !next.sum.is_infinite() {
+                self.sum = next;
+                return;
             }
-            incremental = true;
-            sum = KahanSum { sum: sum.sum / (number - 1.0), rest: sum.rest / (number - 1.0) };
+            self.incremental = true;
+            let KahanSum { sum, rest } = self.sum;
+            self.sum = KahanSum { sum: sum / (number - 1.0), rest: rest / (number - 1.0) };
         }
         let share = (number - 1.0) / number;
-        sum = KahanSum { sum: share * sum.sum, rest: share * sum.rest };
-        sum.add(value / number);
+        self.sum = KahanSum { sum: share * self.sum.sum, rest: share * self.sum.rest };
+        self.sum.add(value / number);
     }
-    let number = f64::from(count);
-    if incremental { sum.value() } else { sum.sum / number + sum.rest / number }
+
+    /// NaN if nothing was added.
+    pub(crate) fn value(self) -> f64 {
+        let number = f64::from(self.count);
+        if self.incremental {
+            self.sum.value()
+        } else {
+            self.sum.sum / number + self.sum.rest / number
+        }
+    }
+
+    pub(crate) fn count(self) -> u32 {
+        self.count
+    }
+}
+
+pub(crate) fn kahan_mean(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut mean = Mean::default();
+    values.into_iter().for_each(|value| mean.add(value));
+    mean.value()
 }
 
 /// Population variance by Welford's method.
-pub(crate) fn variance(values: impl IntoIterator<Item = f64>) -> f64 {
-    let (mut count, mut mean, mut squares) = (0.0, KahanSum::default(), KahanSum::default());
-    for value in values {
-        count += 1.0;
-        let delta = value - mean.value();
-        mean.add(delta / count);
-        squares.add(delta * (value - mean.value()));
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Variance {
+    count: u32,
+    mean: KahanSum,
+    squares: KahanSum,
+}
+
+impl Variance {
+    pub(crate) fn add(&mut self, value: f64) {
+        self.count += 1;
+        let delta = value - self.mean.value();
+        self.mean.add(delta / f64::from(self.count));
+        self.squares.add(delta * (value - self.mean.value()));
     }
-    squares.value() / count
+
+    /// NaN if nothing was added.
+    pub(crate) fn value(self) -> f64 {
+        self.squares.value() / f64::from(self.count)
+    }
+
+    pub(crate) fn count(self) -> u32 {
+        self.count
+    }
+}
+
+pub(crate) fn variance(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut variance = Variance::default();
+    values.into_iter().for_each(|value| variance.add(value));
+    variance.value()
 }
 
 /// The quantile `q` by linear interpolation between the two nearest ranks; out of range it is infinite. NaN values count as smallest.

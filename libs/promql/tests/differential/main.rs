@@ -12,7 +12,7 @@ mod prometheus;
 
 use std::collections::BTreeMap;
 
-use holdfast_promql::{Dialect, Expression, Options, Value, format_value, instant, range};
+use holdfast_promql::{Dialect, Expression, Options, format_value, instant, range};
 use holdfast_series::Store;
 use serde_json::Value as Json;
 
@@ -39,8 +39,8 @@ fn ask_here(store: &Store, query: &str, when: When) -> Result<Json, String> {
         When::At(at) => instant(store, &expression, at, &options),
         When::Range { start, end, step } => range(store, &expression, start, end, step, &options),
     };
-    let value: Value = value.map_err(|error| error.to_string())?;
-    Ok(serde_json::from_str(&format_value(&value)).unwrap())
+    let answer = value.map_err(|error| error.to_string())?;
+    Ok(serde_json::from_str(&format_value(&answer.value)).unwrap())
 }
 
 /// The points of an answer: those of each series, or of one without labels.

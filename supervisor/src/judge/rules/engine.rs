@@ -170,7 +170,8 @@ impl GroupState {
                 subquery_step_ms: millis(self.group.interval).max(1),
                 ..Options::default()
             };
-            let result = instant(&overlay, rule.expr(), now_ms, &options).and_then(into_vector);
+            let result = instant(&overlay, rule.expr(), now_ms, &options)
+                .and_then(|answer| into_vector(answer.value));
             let result = result.and_then(|vector| match self.group.limit {
                 Some(limit) if vector.len() > limit => {
                     let count = vector.len();
@@ -379,7 +380,9 @@ fn millis(duration: Duration) -> i64 {
 fn into_vector(value: Value) -> Result<Vec<VectorSample>, EvalError> {
     match value {
         Value::Vector(samples) => Ok(samples),
-        Value::Scalar(sample) => Ok(vec![VectorSample { labels: Labels::empty(), sample }]),
+        Value::Scalar(sample) => {
+            Ok(vec![VectorSample { labels: Labels::empty(), sample, histogram: None }])
+        }
         Value::Matrix(_) | Value::String { .. } => {
             Err(EvalError::Execution("rule result is not a vector or scalar".to_owned()))
         }

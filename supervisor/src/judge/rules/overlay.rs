@@ -3,7 +3,9 @@
 //! A rule may use what a rule before it in the same group has just computed. Those samples are not in the store yet (the engine records
 //! nothing itself), so they are laid over it.
 
-use holdfast_promql::{Querier, QueryError};
+use std::ops::ControlFlow;
+
+use holdfast_promql::{Each, Querier, QueryError, Selection, SeriesView};
 use holdfast_series::{Labels, Matcher, Sample, SeriesData};
 
 /// A source of series with newer samples on top.
@@ -39,23 +41,16 @@ impl Overlay<'_> {
 }
 
 impl Querier for Overlay<'_> {
-    fn select(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-    ) -> Result<Vec<SeriesData>, QueryError> {
-        let found = self.below.select(matchers, start_ms, end_ms)?;
-        Ok(self.lay_over(found, matchers, start_ms, end_ms))
-    }
-
-    fn select_latest(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-    ) -> Result<Vec<SeriesData>, QueryError> {
-        let found = self.below.select_latest(matchers, start_ms, end_ms)?;
-        Ok(self.lay_over(found, matchers, start_ms, end_ms))
+    fn select(&self, selection: &Selection, each: &mut Each<'_>) -> Result<(), QueryError> {
+        let mut found = Vec::new();
+        self.below.select(selection, &mut |series| {
+            found.push(series.to_data());
+            ControlFlow::Continue(())
+        })?;
+        let Selection { matchers, start_ms, end_ms, .. } = selection;
+        let found = self.lay_over(found, matchers, *start_ms, *end_ms);
+        let view = |series: &SeriesData| each(SeriesView::of(series));
+        let _stopped = found.iter().try_for_each(view);
+        Ok(())
     }
 }

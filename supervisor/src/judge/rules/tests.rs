@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_promql::{Querier, QueryError};
-use holdfast_series::{Labels, Matcher, SeriesData, Store, StoreConfig, is_stale};
+use holdfast_promql::{Each, Querier, QueryError, Selection};
+use holdfast_series::{Labels, Matcher, Store, StoreConfig, is_stale};
 
 use super::{Action, AlertTransition, Engine, Evaluation, RuleSet, load};
 use crate::cluster::AlertState;
@@ -239,7 +239,7 @@ fn groups_are_evaluated_when_they_are_due() {
 struct Broken;
 
 impl Querier for Broken {
-    fn select(&self, _: &[Matcher], _: i64, _: i64) -> Result<Vec<SeriesData>, QueryError> {
+    fn select(&self, _: &Selection, _: &mut Each<'_>) -> Result<(), QueryError> {
         Err(QueryError { source_name: "nowhere".to_owned(), cause: "closed".into() })
     }
 }

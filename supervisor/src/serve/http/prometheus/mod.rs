@@ -15,7 +15,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use chrono::{DateTime, Utc};
-use holdfast_promql::{EvalError, Expression, Options, Value, format_number, format_value};
+use holdfast_promql::{
+    Answer, EvalError, Expression, Interruption, Options, format_number, format_value,
+};
 use holdfast_series::{Labels, Matcher, Store, is_label_name, is_stale};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
@@ -137,7 +139,7 @@ fn expression(input: &Input) -> Result<Expression, ApiError> {
 async fn evaluate(
     shared: &Handle,
     input: &Input,
-    run: impl FnOnce(&Store, &Options<'_>) -> Result<Value, EvalError> + Send + 'static,
+    run: impl FnOnce(&Store, &Options<'_>) -> Result<Answer, EvalError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let patience = input.timeout()?.map_or(TIMEOUT_MAX, |asked| asked.min(TIMEOUT_MAX));
     let deadline = Instant::now() + patience;
@@ -145,9 +147,9 @@ async fn evaluate(
     let Ok(Ok(permit)) = turn else { return Err(EvalError::TimedOut.into()) };
     let store = Arc::clone(&shared.api.store);
     let task = tokio::task::spawn_blocking(move || {
-        let is_late = || Instant::now() >= deadline;
+        let is_late = || (Instant::now() >= deadline).then_some(Interruption::TimedOut);
         let options = Options { interrupted: Some(&is_late), ..Options::default() };
-        let result = run(&store, &options).map(|value| format_value(&value));
+        let result = run(&store, &options).map(|answer| format_value(&answer.value));
         drop(permit);
         result
     });
