@@ -3,11 +3,12 @@
 use holdfast_telemetry::metrics::{counter, counter_vec, gauge, histogram};
 use holdfast_telemetry::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
+use crate::broker::BrokerMetrics;
 use crate::protocol::command::Request;
 use crate::protocol::{Disconnect, ErrorCode};
 
 /// Around the objective of a few milliseconds: publish to confirmed, publish to handed over, echo.
-const LATENCY_BUCKETS: [f64; 13] =
+pub(crate) const LATENCY_BUCKETS: [f64; 13] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 /// All figures of the node; clones share them.
@@ -26,13 +27,7 @@ pub struct Metrics {
     pub insufficient_states: IntCounter,
     pub disconnects: IntCounterVec,
     pub rejected_connections: IntCounterVec,
-    pub redis_up: IntGauge,
-    pub redis_reconnects: IntCounter,
-    pub redis_failures: IntCounter,
-    pub resubscribe_seconds: Histogram,
-    pub echo_seconds: Histogram,
-    pub nodes: IntGauge,
-    pub node_messages_dropped: IntCounter,
+    pub broker: BrokerMetrics,
     pub queue_bytes: IntGauge,
     pub slow_consumers: IntCounter,
     pub draining: IntGauge,
@@ -97,39 +92,7 @@ impl Metrics {
                 "Connection attempts refused before the upgrade, by reason",
                 &["reason"],
             ),
-            redis_up: gauge(r, "chatnode_redis_up", "1 while the node's own messages come back"),
-            redis_reconnects: counter(
-                r,
-                "chatnode_redis_reconnects_total",
-                "Connections to Redis made, the first ones included",
-            ),
-            redis_failures: counter(
-                r,
-                "chatnode_redis_failures_total",
-                "Connections to Redis that failed or could not be made",
-            ),
-            resubscribe_seconds: histogram(
-                r,
-                "chatnode_resubscribe_seconds",
-                "Time to subscribe to all channels again after a lost connection to Redis",
-                &LATENCY_BUCKETS,
-            ),
-            echo_seconds: histogram(
-                r,
-                "chatnode_echo_seconds",
-                "Round trip of the node's own message through Redis",
-                &LATENCY_BUCKETS,
-            ),
-            nodes: gauge(
-                r,
-                "chatnode_nodes",
-                "Chat nodes this node knows to be alive, itself included",
-            ),
-            node_messages_dropped: counter(
-                r,
-                "chatnode_node_messages_dropped_total",
-                "Messages between nodes that were dropped because too many waited",
-            ),
+            broker: BrokerMetrics::register(r),
             queue_bytes: gauge(r, "chatnode_queue_bytes", "Bytes waiting in all outgoing queues"),
             slow_consumers: counter(
                 r,

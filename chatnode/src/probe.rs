@@ -83,7 +83,7 @@ impl Probe {
             }
         }
         if !channels.is_empty() && silent.is_empty() {
-            self.metrics.redis_up.set(1);
+            self.metrics.broker.redis_up.set(1);
             self.condition.met();
             if !std::mem::replace(&mut self.up, true) {
                 info!("messages come back from Redis");
@@ -94,7 +94,7 @@ impl Probe {
             let Some(heard_at) = self.heard_at.get_mut(&channel) else { continue };
             if now - *heard_at >= SILENCE_MAX {
                 *heard_at = now;
-                self.metrics.redis_up.set(0);
+                self.metrics.broker.redis_up.set(0);
                 self.condition.unmet("no message of our own came back from Redis");
                 if std::mem::replace(&mut self.up, false) {
                     warn!("no message comes back from Redis, connecting again");
@@ -121,7 +121,7 @@ impl Probe {
             while !silent.is_empty() {
                 let Some((channel, message)) = echoes.recv().await else { return };
                 if message == nonce && silent.remove(&*channel) {
-                    self.metrics.echo_seconds.observe(sent_at.elapsed().as_secs_f64());
+                    self.metrics.broker.echo_seconds.observe(sent_at.elapsed().as_secs_f64());
                 }
             }
         };

@@ -161,7 +161,7 @@ impl Audience for Switchboard {
             self.bus.try_send(message.clone()).is_err()
         };
         if full {
-            self.metrics.node_messages_dropped.inc();
+            self.metrics.broker.node_messages_dropped.inc();
         }
     }
 
@@ -226,6 +226,7 @@ impl Bus {
     }
 
     /// Sends a message; ready once it is on its way. Whether it arrived shows only a [`Self::survey`].
+    #[expect(clippy::needless_pass_by_value, reason = "as in `survey`, which keeps it")]
     pub fn tell(&self, target: Target<'_>, kind: &'static str, payload: Bytes) -> Pending<()> {
         let message = encode('q', 0, &self.shared.id, kind, &payload);
         self.shared.broker.signal(&channel(target), message)
@@ -357,26 +358,24 @@ impl Bus {
                     let _ = answers.try_send((from, payload));
                 }
             }
-            'h' if from != self.shared.id => self.met(from, &String::from_utf8_lossy(&payload)),
-            'b' => {
-                if self.lock().others.remove(&from).is_some() {
-                    info!(node = &*from, "another node has ended");
-                }
+            'h' if from != self.shared.id => self.met(&from, &String::from_utf8_lossy(&payload)),
+            'b' if self.lock().others.remove(&from).is_some() => {
+                info!(node = &*from, "another node has ended");
             }
             _ => {}
         }
         self.count();
     }
 
-    fn met(&self, id: NodeId, name: &str) {
+    fn met(&self, id: &NodeId, name: &str) {
         let mut tables = self.lock();
-        let known = tables.others.contains_key(&id);
+        let known = tables.others.contains_key(id);
         if known || tables.others.len() < NODES_MAX {
-            tables.others.insert(id.clone(), (name.into(), Instant::now()));
+            tables.others.insert(Arc::clone(id), (name.into(), Instant::now()));
         }
         drop(tables);
         if !known {
-            info!(node = &*id, name, "another node is there");
+            info!(node = &**id, name, "another node is there");
         }
     }
 
@@ -394,7 +393,7 @@ impl Bus {
 
     fn count(&self) {
         let others = i64::try_from(self.lock().others.len()).unwrap_or(i64::MAX);
-        self.shared.metrics.nodes.set(others.saturating_add(1));
+        self.shared.metrics.broker.nodes.set(others.saturating_add(1));
     }
 
     /// A panic while the lock is held is a bug that has been reported; the tables are changed in single steps.

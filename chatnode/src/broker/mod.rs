@@ -18,9 +18,11 @@ use crate::stream::{Lineage, Page, Publication};
 
 pub mod bus;
 pub mod memory;
+mod metrics;
 pub mod records;
 pub mod redis;
 
+pub use metrics::BrokerMetrics;
 pub use records::{Change, Condition, Key, Record, Records, Window, Write};
 
 /// Outcome of a broker call, to come.

@@ -185,7 +185,7 @@ fn utf8(bytes: &Bytes) -> &str {
 
 fn publication_json(publication: &Publication, epoch: Option<&str>) -> String {
     let mut text = String::with_capacity(
-        publication.data.len() + publication.info.as_ref().map_or(0, |info| info.len()) + 64,
+        publication.data.len() + publication.info.as_ref().map_or(0, Bytes::len) + 64,
     );
     text.push_str(r#"{"data":"#);
     text.push_str(utf8(&publication.data));

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::client::Client;
-use crate::kit::{Node, Redis, Sentinel, eventually};
+use crate::kit::{Node, Redis, Sentinel, announcer, eventually};
 
 /// Publishes until one publish is acknowledged; returns every payload tried, the acknowledged one last.
 async fn publish_until_acknowledged(client: &mut Client, from: i64) -> Vec<i64> {
@@ -90,95 +88,6 @@ async fn redis_sentinel_is_followed_and_no_acknowledged_message_is_lost() {
     assert_eq!(reply["recovered"], true, "{reply}");
     assert_eq!(reply["publications"].as_array().unwrap().len(), history.len() - 2);
     assert_ne!(reply["epoch"], position["epoch"], "the history is another one");
-}
-
-/// Answers as Sentinel does, with the address it is told.
-async fn announcer(address: watch::Receiver<String>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut address = address.clone();
-            tokio::spawn(async move {
-                let mut buffer = [0; 1024];
-                let mut subscribed = false;
-                loop {
-                    let answer = tokio::select! {
-                        read = stream.read(&mut buffer) => match read {
-                            Ok(0) | Err(_) => return,
-                            Ok(length) if buffer[..length].windows(9).any(|w| w == b"SUBSCRIBE") => {
-                                subscribed = true;
-                                "*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n".to_owned()
-                            }
-                            Ok(_) => {
-                                let now = address.borrow().clone();
-                                let (host, port) = now.split_once(':').unwrap();
-                                format!("*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n", host.len(), port.len())
-                            }
-                        },
-                        Ok(()) = address.changed(), if subscribed => {
-                            let now = address.borrow().replace(':', " ");
-                            let payload = format!("main 127.0.0.1 1 {now}");
-                            format!("*3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n${}\r\n{payload}\r\n", payload.len())
-                        }
-                    };
-                    if stream.write_all(answer.as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    endpoint
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_past_the_fork_learns_it_and_one_before_it_goes_on() {
-    let mut primary = Redis::primary().await;
-    let replica = Redis::replica_of(&primary).await;
-    let (announce, address) = watch::channel(primary.address());
-    let endpoint = announcer(address).await;
-    let redis = format!(
-        "sentinels = [\"{endpoint}\"]\nprimary_name = \"main\"\nconfirm_timeout = \"100ms\"\ncommand_timeout = \"500ms\""
-    );
-    let node = Node::with(&redis, "").await;
-    let mut ada = Client::connect(node.client, "ada").await;
-    let epoch = ada.subscribe("room").await["epoch"].clone();
-    ada.subscribe("calm").await;
-    for number in 1..=3 {
-        assert!(ada.publish("room", json!(number)).await.get("publish").is_some());
-        ada.push_of("pub").await;
-    }
-    // The replica falls behind: two more are on the primary only, delivered but not acknowledged.
-    replica.process.signal("-STOP");
-    primary.command(&["CLIENT", "KILL", "TYPE", "replica"]).await;
-    for number in 4..=5 {
-        assert_eq!(ada.publish("room", json!(number)).await["error"]["code"], 100);
-        assert_eq!(ada.push_of("pub").await["offset"], number);
-    }
-    primary.process.kill();
-    replica.process.signal("-CONT");
-    replica.command(&["REPLICAOF", "NO", "ONE"]).await;
-    let _new_replica = Redis::replica_of(&replica).await;
-    announce.send(replica.address()).unwrap();
-
-    // She has seen two publications that are gone, in this channel and in no other.
-    let push = ada.push().await;
-    assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!("room"), &json!(2500)));
-    let request =
-        |offset| json!({"channel": "room", "recover": true, "offset": offset, "epoch": epoch});
-    let reply = ada.call("subscribe", request(5)).await["subscribe"].clone();
-    assert_eq!((&reply["was_recovering"], reply.get("recovered")), (&json!(true), None), "{reply}");
-    assert_eq!(reply["offset"], 3);
-    let mut bob = Client::connect(node.client, "bob").await;
-    let reply = bob.call("subscribe", request(3)).await["subscribe"].clone();
-    assert_eq!(reply["recovered"], true, "{reply}");
-    // The offsets of what is gone are given out again; under the new epoch, which the push tells.
-    publish_until_acknowledged(&mut bob, 40).await;
-    let publication = bob.push_of("pub").await;
-    assert_eq!((&publication["offset"], &publication["epoch"]), (&json!(4), &reply["epoch"]));
-    ada.publish("calm", json!(1)).await;
-    while ada.push_of("pub").await["data"] != 1 {}
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,8 @@ use holdfast_chatnode::config::Config;
 use holdfast_chatnode::{Listeners, run};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Everything here takes milliseconds; the rest is room for a busy machine.
@@ -197,12 +197,52 @@ impl Sentinel {
     }
 }
 
+/// Answers as Sentinel does, with the address it is told.
+pub(crate) async fn announcer(address: watch::Receiver<String>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut address = address.clone();
+            tokio::spawn(async move {
+                let mut buffer = [0; 1024];
+                let mut subscribed = false;
+                loop {
+                    let answer = tokio::select! {
+                        read = stream.read(&mut buffer) => match read {
+                            Ok(0) | Err(_) => return,
+                            Ok(length) if buffer[..length].windows(9).any(|w| w == b"SUBSCRIBE") => {
+                                subscribed = true;
+                                "*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n".to_owned()
+                            }
+                            Ok(_) => {
+                                let now = address.borrow().clone();
+                                let (host, port) = now.split_once(':').unwrap();
+                                format!("*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n", host.len(), port.len())
+                            }
+                        },
+                        Ok(()) = address.changed(), if subscribed => {
+                            let now = address.borrow().replace(':', " ");
+                            let payload = format!("main 127.0.0.1 1 {now}");
+                            format!("*3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n${}\r\n{payload}\r\n", payload.len())
+                        }
+                    };
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    endpoint
+}
+
 /// A chat node in this process.
 pub(crate) struct Node {
     pub(crate) client: SocketAddr,
     pub(crate) admin: SocketAddr,
     /// Dropped, it stops the node.
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
     _dir: TempDir,
 }
@@ -250,7 +290,14 @@ impl Node {
             (status == 200).then_some(())
         })
         .await;
-        Self { client, admin, _stop: stop, task, _dir: dir }
+        Self { client, admin, stop, task, _dir: dir }
+    }
+
+    /// Stops the node and waits for its end.
+    pub(crate) async fn stop(self) {
+        let Self { stop, mut task, .. } = self;
+        drop(stop);
+        timeout(DEADLINE, &mut task).await.expect("the node ends").unwrap();
     }
 
     /// Waits for the node's end.

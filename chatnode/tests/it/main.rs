@@ -5,6 +5,7 @@
 mod client;
 mod cluster;
 mod failover;
+mod fork;
 mod kit;
 mod program;
 mod protocol;

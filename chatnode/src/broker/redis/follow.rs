@@ -16,16 +16,15 @@ use tracing::warn;
 
 use super::connection::{Connection, ConnectionError};
 use super::link::Link;
+use super::names;
 use super::resp::{self, Value};
 use super::scripts::{Envelope, envelope};
+use super::tails::Tails;
 use crate::broker::Audience;
 use crate::metrics::Metrics;
 
 /// Channels of one `SUBSCRIBE` command.
 const BATCH_MAX: usize = 256;
-
-/// Prefix of pub/sub channels.
-pub(super) const PREFIX: &str = "holdfast:channel:";
 
 /// What is wanted, and how far the connection is.
 #[derive(Default)]
@@ -67,10 +66,10 @@ impl Table {
             if entry.wanted && !entry.sent {
                 entry.sent = true;
                 entry.unconfirmed += 1;
-                subscribe.push(format!("{PREFIX}{channel}"));
+                subscribe.push(names::events(&channel));
             } else if !entry.wanted {
                 if std::mem::replace(&mut entry.sent, false) {
-                    unsubscribe.push(format!("{PREFIX}{channel}"));
+                    unsubscribe.push(names::events(&channel));
                 }
                 if entry.unconfirmed == 0 {
                     channels.remove(&channel);
@@ -81,8 +80,8 @@ impl Table {
         // Unsubscribing first: a channel is in one of the lists only, and the confirmations then come in the order of the entries.
         for (command, names) in [("UNSUBSCRIBE", unsubscribe), ("SUBSCRIBE", subscribe)] {
             for batch in names.chunks(BATCH_MAX) {
-                let words: Vec<&str> =
-                    std::iter::once(command).chain(batch.iter().map(String::as_str)).collect();
+                let names = batch.iter().map(|name| &name[..]);
+                let words: Vec<&[u8]> = std::iter::once(command.as_bytes()).chain(names).collect();
                 resp::encode(&mut out, &words);
             }
         }
@@ -167,6 +166,7 @@ pub(super) struct Follower {
     pub(super) link: Link,
     pub(super) interest: Arc<Interest>,
     pub(super) audience: Arc<dyn Audience>,
+    pub(super) tails: Arc<Tails>,
     pub(super) write_timeout: Duration,
     pub(super) metrics: Metrics,
 }
@@ -202,7 +202,7 @@ impl Follower {
                     if self.handle(&message?) && to_confirm > 0 {
                         to_confirm -= 1;
                         if to_confirm == 0 {
-                            self.metrics.resubscribe_seconds.observe(started.elapsed().as_secs_f64());
+                            self.metrics.broker.resubscribe_seconds.observe(started.elapsed().as_secs_f64());
                             self.audience.interrupted();
                         }
                     }
@@ -217,7 +217,7 @@ impl Follower {
     /// Passes a message on; true if it was the confirmation of a subscription.
     fn handle(&self, message: &Value) -> bool {
         let Some([kind, name, content]) = message.array() else { return false };
-        let Some(channel) = name.text().and_then(|name| name.strip_prefix(PREFIX)) else {
+        let Some(channel) = name.text().and_then(names::channel_of_events) else {
             return false;
         };
         match kind.text() {
@@ -226,7 +226,11 @@ impl Follower {
                 return true;
             }
             Some("message") => match content.bytes().and_then(envelope) {
-                Some(Envelope::Publication { publication, lineage, .. }) => {
+                Some(Envelope::Publication { publication, lineage, body }) => {
+                    if let Some(lineage) = &lineage {
+                        let offset = publication.offset;
+                        self.tails.heard(Instant::now(), channel, lineage, offset, &body);
+                    }
                     self.audience.publication(channel, &publication, lineage.map(Arc::new));
                 }
                 Some(Envelope::Join(info)) => self.audience.join(channel, &info),
@@ -250,7 +254,7 @@ mod tests {
         while let Some(Value::Array(words)) = resp::decode(&mut bytes).unwrap() {
             text.push(words.iter().filter_map(Value::text).collect::<Vec<_>>().join(" "));
         }
-        text.join("; ").replace(PREFIX, "")
+        text.join("; ").replace("holdfast:{", "").replace("}:events", "")
     }
 
     #[test]
@@ -297,7 +301,7 @@ mod tests {
         let (mut first, count) = interest.restart();
         assert_eq!(count, 1);
         let first = resp::decode(&mut first).unwrap().unwrap();
-        assert_eq!(first.array().unwrap()[1].text(), Some("holdfast:channel:a"));
+        assert_eq!(first.array().unwrap()[1].text(), Some("holdfast:{a}:events"));
         // Whoever leaves now is unsubscribed from what was just subscribed to, so that the count still comes true.
         interest.forget("a");
         assert_eq!(commands(&interest), "UNSUBSCRIBE a");

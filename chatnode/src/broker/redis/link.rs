@@ -90,7 +90,7 @@ impl Link {
                             self.reported = false;
                             info!(purpose = self.purpose, address, "connected to Redis");
                         }
-                        self.metrics.redis_reconnects.inc();
+                        self.metrics.broker.redis_reconnects.inc();
                         self.connected_at = Some(Instant::now());
                         return connection;
                     }
@@ -124,7 +124,7 @@ impl Link {
 
     /// Reports a failed connection: once in the log until the next success, always to discovery.
     pub(super) fn failed(&mut self, error: &ConnectionError) {
-        self.metrics.redis_failures.inc();
+        self.metrics.broker.redis_failures.inc();
         if !std::mem::replace(&mut self.reported, true) {
             warn!(purpose = self.purpose, error = %Chain(error), "connection to Redis failed");
         }

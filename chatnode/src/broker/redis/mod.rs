@@ -1,32 +1,37 @@
 //! The broker over Redis: streams for history, pub/sub for fan-out, hashes for presence.
 //!
-//! Three connections, so that none of their delays reaches another: publishing (each batch waits for the replicas), everything else
-//! that is asked, and following. All run to the same primary, which `discovery` finds.
+//! In the order of a call: `route` picks a [`Shard`], `names` the keys, a `pipeline` sends the `scripts` and waits for the replicas,
+//! `follow` hears what happens. `discovery` finds the primary, `link` keeps a connection to it, `tails` and `repair` see to it that a
+//! promotion loses nothing.
 
 mod connection;
 mod discovery;
 mod follow;
 mod link;
+mod names;
 mod pipeline;
 mod records;
+mod repair;
 mod resp;
+mod route;
 mod scripts;
+mod shard;
+mod tails;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::discovery::Discovery;
-use self::follow::{Follower, Interest, PREFIX};
-use self::link::Link;
-use self::pipeline::{Confirmation, Pipeline, QUEUE_MAX, Request, Work};
+use self::pipeline::{Stored, Work};
 use self::resp::Value;
+use self::route::Route;
 use self::scripts::Script;
+use self::shard::{Common, Lane, Shard};
+use self::tails::Tails;
 use crate::broker::{
     Allowance, Audience, Broker, BrokerError, Key, MemberCounts, Members, PRESENCE_TTL, Pending,
     PublishOptions, Published, Range, Rate, Record, Records, Window, Write,
@@ -36,13 +41,12 @@ use crate::metrics::Metrics;
 use crate::namespaces::META_TTL;
 use crate::stream::{Page, Publication};
 
+/// Names tried to find one that lives on each server; a few more than the servers would do.
+const PROBE_NAMES_MAX: usize = 1000;
+
 /// The broker.
 pub struct RedisBroker {
-    publishing: mpsc::Sender<Request>,
-    asking: mpsc::Sender<Request>,
-    interest: Arc<Interest>,
-    reset: watch::Sender<u64>,
-    command_timeout: Duration,
+    shards: Vec<Shard>,
 }
 
 impl RedisBroker {
@@ -55,97 +59,66 @@ impl RedisBroker {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Self {
-        let settings = Arc::new(settings);
-        let (discovery, whereabouts) = Discovery::new(settings.primary.clone());
-        tasks.spawn(discovery.run(shutdown.clone()));
-        let (reset, resets) = watch::channel(0);
-        let link = |purpose| {
-            let (settings, whereabouts) = (Arc::clone(&settings), whereabouts.clone());
-            Link::new(purpose, node, settings, whereabouts, resets.clone(), metrics.clone())
-        };
-        let pipeline = |purpose, confirmation| {
-            let (sender, requests) = mpsc::channel(QUEUE_MAX);
-            let reply_timeout = settings.command_timeout;
-            let pipeline = Pipeline { link: link(purpose), requests, confirmation, reply_timeout };
-            tasks.spawn(pipeline.run(shutdown.clone()));
-            sender
-        };
-        let confirmation = (settings.confirm_replicas > 0).then_some(Confirmation {
-            replicas: settings.confirm_replicas,
-            timeout: settings.confirm_timeout,
-        });
-        let publishing = pipeline("publish", confirmation);
-        let asking = pipeline("ask", None);
-        let interest = Arc::new(Interest::default());
-        let follower = Follower {
-            link: link("follow"),
-            interest: Arc::clone(&interest),
+        let common = Common {
+            settings: Arc::new(settings),
+            node: node.to_owned(),
             audience,
-            write_timeout: settings.command_timeout,
+            tails: Arc::new(Tails::new(Instant::now())),
             metrics: metrics.clone(),
+            tasks: tasks.clone(),
         };
-        tasks.spawn(follower.run(shutdown.clone()));
-        let command_timeout = settings.command_timeout;
-        Self { publishing, asking, interest, reset, command_timeout }
+        let primaries = vec![common.settings.primary.clone()];
+        let count = primaries.len();
+        let shards = primaries.into_iter().enumerate();
+        let shards = shards.map(|(index, primary)| {
+            Shard::start(&common, primary, Route { index, count }, shutdown)
+        });
+        Self { shards: shards.collect() }
     }
 
-    fn request<T: Send + 'static>(
-        &self,
-        queue: &mpsc::Sender<Request>,
-        work: Work,
-        read: impl FnOnce(&Value) -> Result<T, BrokerError> + Send + 'static,
-    ) -> Pending<T> {
-        let (reply, answer) = oneshot::channel();
-        let deadline = Instant::now() + self.command_timeout;
-        let queued = queue.try_send(Request { work, deadline, reply });
-        Box::pin(async move {
-            if let Err(error) = queued {
-                return Err(match error {
-                    mpsc::error::TrySendError::Full(_) => BrokerError::Overloaded,
-                    mpsc::error::TrySendError::Closed(_) => BrokerError::Unavailable,
-                });
-            }
-            // A request that is dropped was under way when its connection failed.
-            read(&answer.await.map_err(|_| BrokerError::Interrupted)??)
-        })
+    /// The shard that what has this name lives on.
+    fn shard(&self, name: &str) -> &Shard {
+        &self.shards[route::index(name, self.shards.len())]
     }
 
     fn tell(&self, channel: &str, kind: char, content: &[u8]) -> Pending<()> {
-        let work = Work::Command(vec![
-            Bytes::from_static(b"PUBLISH"),
-            event_channel(channel).into(),
-            scripts::message(kind, content),
-        ]);
-        self.request(&self.asking, work, done)
+        let message = scripts::message(kind, content);
+        let work = Work::Command(vec![PUBLISH, names::events(channel), message]);
+        self.shard(channel).request(Lane::Direct, work, None, done)
     }
 
     fn ask<T: Send + 'static>(
         &self,
+        name: &str,
         script: Script,
         keys: Vec<String>,
         arguments: Vec<Bytes>,
         read: impl FnOnce(&Value) -> Result<T, BrokerError> + Send + 'static,
     ) -> Pending<T> {
-        self.request(&self.asking, Work::Script { script, keys, arguments }, read)
+        let work = Work::Script { script, keys, arguments };
+        self.shard(name).request(Lane::Direct, work, None, read)
+    }
+
+    fn command<T: Send + 'static>(
+        &self,
+        name: &str,
+        words: Vec<Bytes>,
+        read: impl FnOnce(&Value) -> Result<T, BrokerError> + Send + 'static,
+    ) -> Pending<T> {
+        self.shard(name).request(Lane::Direct, Work::Command(words), None, read)
     }
 }
+
+const PUBLISH: Bytes = Bytes::from_static(b"PUBLISH");
 
 #[expect(clippy::unnecessary_wraps, reason = "one of the readers of replies")]
 fn done(_reply: &Value) -> Result<(), BrokerError> {
     Ok(())
 }
 
-/// Where what happens in a channel is told.
-fn event_channel(channel: &str) -> String {
-    format!("{PREFIX}{channel}")
-}
-
-fn stream_keys(channel: &str) -> Vec<String> {
-    ["meta", "log"].map(|part| format!("holdfast:{{{channel}}}:{part}")).into()
-}
-
-fn member_keys(channel: &str) -> Vec<String> {
-    ["members", "expiry", "users"].map(|part| format!("holdfast:{{{channel}}}:{part}")).into()
+/// One of a record's keys.
+fn part(key: Key<'_>, index: usize) -> Bytes {
+    names::record(key).swap_remove(index).into()
 }
 
 /// A new stream's epoch.
@@ -175,22 +148,21 @@ impl Broker for RedisBroker {
         } else if publication.id.is_empty() {
             publication.id = Bytes::from(format!("{:016x}", fastrand::u64(..)));
         }
-        let body = scripts::body(&publication, retention);
-        let remembered =
-            idempotency.as_ref().map(|o| format!("holdfast:{{{channel}}}:id:{}", o.key));
-        let remember_ms = idempotency.map_or_else(Bytes::new, |once| millis(once.ttl));
-        let (command, events) = (Bytes::from_static(b"PUBLISH"), event_channel(channel).into());
+        let once = idempotency.as_ref().map_or(Duration::ZERO, |once| once.ttl);
+        let body = scripts::body(&publication, retention, once);
+        let remembered = idempotency.map(|once| names::remembered(channel, &once.key));
+        let events = names::events(channel);
         if retention.size == 0 {
             // What is not kept cannot be confirmed by a replica, and must not wait for one.
             let Some(remembered) = remembered else {
                 let message = scripts::message('p', &[b"0 - - - ", &body[..]].concat());
-                let work = Work::Command(vec![command, events, message]);
-                return self.request(&self.asking, work, |_| {
+                return self.command(channel, vec![PUBLISH, events, message], |_| {
                     Ok(Published { offset: 0, epoch: "".into(), suppressed: false })
                 });
             };
-            let arguments = vec![command, events, body, remember_ms];
-            return self.ask(Script::TellOnce, vec![remembered], arguments, scripts::published);
+            let arguments = vec![PUBLISH, events, body, millis(once)];
+            let keys = vec![remembered];
+            return self.ask(channel, Script::TellOnce, keys, arguments, scripts::published);
         }
         let (number, epoch) = version.map_or_else(Default::default, |version| {
             (text(&version.number), Bytes::from(String::from(version.epoch)))
@@ -200,17 +172,18 @@ impl Broker for RedisBroker {
             millis(retention.meta_ttl),
             text(&retention.size),
             millis(retention.ttl),
-            command,
+            PUBLISH,
             events,
-            body,
-            remember_ms,
+            body.clone(),
+            millis(once),
             number,
             epoch,
         ];
-        let mut keys = stream_keys(channel);
+        let mut keys = names::stream(channel);
         keys.extend(remembered);
         let work = Work::Script { script: Script::Publish, keys, arguments };
-        self.request(&self.publishing, work, scripts::published)
+        let stored = Some(Stored { channel: channel.into(), body });
+        self.shard(channel).request(Lane::Confirmed, work, stored, scripts::published)
     }
 
     fn join(&self, channel: &str, info: &str) -> Pending<()> {
@@ -233,60 +206,59 @@ impl Broker for RedisBroker {
             range.since.map_or_else(|| Bytes::from_static(b"-"), |since| text(&since)),
             Bytes::from_static(if range.reverse { b"1" } else { b"0" }),
         ];
-        self.ask(Script::Read, stream_keys(channel), arguments, scripts::page)
+        self.ask(channel, Script::Read, names::stream(channel), arguments, scripts::page)
     }
 
     fn remove_history(&self, channel: &str) -> Pending<()> {
-        let [_, log] = <[String; 2]>::try_from(stream_keys(channel)).unwrap_or_default();
+        let log = names::stream(channel).swap_remove(1);
         let work = Work::Command(vec![Bytes::from_static(b"UNLINK"), log.into()]);
-        self.request(&self.publishing, work, done)
+        self.shard(channel).request(Lane::Confirmed, work, None, done)
     }
 
     fn add_member(&self, channel: &str, client: &str, user: &str, info: &str) -> Pending<()> {
         let arguments = vec![text(client), text(user), text(info), millis(PRESENCE_TTL)];
-        self.ask(Script::AddMember, member_keys(channel), arguments, done)
+        self.ask(channel, Script::AddMember, names::members(channel), arguments, done)
     }
 
     fn remove_member(&self, channel: &str, client: &str) -> Pending<()> {
-        self.ask(Script::RemoveMember, member_keys(channel), vec![text(client)], done)
+        self.ask(channel, Script::RemoveMember, names::members(channel), vec![text(client)], done)
     }
 
     fn members(&self, channel: &str) -> Pending<Members> {
-        self.ask(Script::Members, member_keys(channel), Vec::new(), scripts::members)
+        self.ask(channel, Script::Members, names::members(channel), Vec::new(), scripts::members)
     }
 
     fn member_counts(&self, channel: &str) -> Pending<MemberCounts> {
-        self.ask(Script::MemberCounts, member_keys(channel), Vec::new(), scripts::counts)
+        let keys = names::members(channel);
+        self.ask(channel, Script::MemberCounts, keys, Vec::new(), scripts::counts)
     }
 
     fn take(&self, key: &str, rate: Rate, cost: u32) -> Pending<Allowance> {
         let arguments = vec![text(&rate.burst), text(&rate.every.as_micros()), text(&cost)];
-        let keys = vec![format!("holdfast:rate:{{{key}}}")];
-        self.ask(Script::Take, keys, arguments, scripts::allowance)
+        self.ask(key, Script::Take, vec![names::rate(key)], arguments, scripts::allowance)
     }
 
     fn follow(&self, channel: &str) -> Pending<()> {
-        let followed = self.interest.want(channel);
-        let limit = self.command_timeout;
-        Box::pin(async move {
-            match timeout(limit, followed).await {
-                Ok(Ok(())) => Ok(()),
-                // Forgotten meanwhile, or no connection in time.
-                Ok(Err(_)) | Err(_) => Err(BrokerError::Unavailable),
-            }
-        })
+        self.shard(channel).follow(channel)
     }
 
     fn unfollow(&self, channel: &str) {
-        self.interest.forget(channel);
+        self.shard(channel).unfollow(channel);
     }
 
     fn probe_channels(&self, prefix: &str) -> Vec<String> {
-        vec![prefix.to_owned()]
+        let mut found = vec![None; self.shards.len()];
+        for name in (0..PROBE_NAMES_MAX).map(|number| format!("{prefix}-{number}")) {
+            found[route::index(&name, self.shards.len())].get_or_insert(name);
+            if found.iter().all(Option::is_some) {
+                break;
+            }
+        }
+        found.into_iter().flatten().collect()
     }
 
-    fn reconnect(&self, _channel: &str) {
-        self.reset.send_modify(|count| *count += 1);
+    fn reconnect(&self, channel: &str) {
+        self.shard(channel).reconnect();
     }
 }
 
@@ -297,22 +269,23 @@ impl Records for RedisBroker {
         arguments.push(text(&conditions.len()));
         arguments.extend(conditions.into_iter().flat_map(records::condition));
         arguments.extend(changes.into_iter().flat_map(records::change));
-        let work = Work::Script { script: Script::Write, keys: records::keys(key), arguments };
-        self.request(&self.publishing, work, |reply| Ok(reply.number() == Some(1)))
+        let work = Work::Script { script: Script::Write, keys: names::record(key), arguments };
+        let read = |reply: &Value| Ok(reply.number() == Some(1));
+        self.shard(key.id).request(Lane::Confirmed, work, None, read)
     }
 
     fn fields(&self, key: Key<'_>, names: &[&str]) -> Pending<Vec<Option<Bytes>>> {
         if names.is_empty() {
             return Box::pin(std::future::ready(Ok(Vec::new())));
         }
-        let mut command = vec![Bytes::from_static(b"HMGET"), records::fields_key(key)];
+        let mut command = vec![Bytes::from_static(b"HMGET"), part(key, 0)];
         command.extend(names.iter().map(|name| text(*name)));
-        self.request(&self.asking, Work::Command(command), scripts::fields)
+        self.command(key.id, command, scripts::fields)
     }
 
     fn record(&self, key: Key<'_>) -> Pending<Record> {
-        let command = vec![Bytes::from_static(b"HGETALL"), records::fields_key(key)];
-        self.request(&self.asking, Work::Command(command), scripts::record)
+        let command = vec![Bytes::from_static(b"HGETALL"), part(key, 0)];
+        self.command(key.id, command, scripts::record)
     }
 
     fn ranked(&self, key: Key<'_>, window: Window) -> Pending<Vec<(String, i64)>> {
@@ -320,16 +293,12 @@ impl Records for RedisBroker {
             return Box::pin(std::future::ready(Ok(Vec::new())));
         }
         let last = u64::from(window.offset) + u64::from(window.limit) - 1;
-        let mut command = vec![
-            Bytes::from_static(b"ZRANGE"),
-            records::members_key(key),
-            text(&window.offset),
-            text(&last),
-        ];
+        let mut command =
+            vec![Bytes::from_static(b"ZRANGE"), part(key, 1), text(&window.offset), text(&last)];
         if window.highest_first {
             command.push(Bytes::from_static(b"REV"));
         }
         command.push(Bytes::from_static(b"WITHSCORES"));
-        self.request(&self.asking, Work::Command(command), scripts::ranked)
+        self.command(key.id, command, scripts::ranked)
     }
 }

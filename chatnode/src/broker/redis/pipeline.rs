@@ -9,17 +9,20 @@
 //! for the next connection until its deadline; if the connection fails with it under way, it ends as interrupted.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{ConnectionError, PrimaryConnection};
 use super::link::Link;
+use super::repair::Repair;
 use super::resp::{self, Value};
-use super::scripts::Script;
+use super::scripts::{self, Script};
+use super::tails::Tails;
 use crate::broker::BrokerError;
 
 /// Requests that may wait. At 10,000 a second this is most of a second, and older ones have met their deadline by then.
@@ -42,9 +45,17 @@ pub(super) enum Work {
     Command(Vec<Bytes>),
 }
 
+/// A publication that is stored, for this node's own record of it.
+pub(super) struct Stored {
+    pub(super) channel: Box<str>,
+    pub(super) body: Bytes,
+}
+
 /// Work, and who waits for it.
 pub(super) struct Request {
     pub(super) work: Work,
+    /// What is stored by it.
+    pub(super) stored: Option<Stored>,
     /// After this it is not begun any more.
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Result<Value, BrokerError>>,
@@ -57,12 +68,22 @@ pub(super) struct Confirmation {
     pub(super) timeout: Duration,
 }
 
+/// What a pipeline has to do with a change of the replication history.
+pub(super) enum Part {
+    /// It repairs before it does anything else, and says for which history that was done.
+    Repairs(Box<Repair>, watch::Sender<String>),
+    /// It waits, for a moment, until that was done, so that reads see the repaired streams.
+    Waits(watch::Receiver<String>),
+}
+
 /// The task.
 pub(super) struct Pipeline {
     pub(super) link: Link,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) confirmation: Option<Confirmation>,
     pub(super) reply_timeout: Duration,
+    pub(super) part: Part,
+    pub(super) tails: Arc<Tails>,
 }
 
 /// Why serving over one connection ended without its failing.
@@ -101,7 +122,13 @@ impl Pipeline {
     ) -> Result<End, ConnectionError> {
         let patience =
             self.reply_timeout + self.confirmation.map_or(Duration::ZERO, |wait| wait.timeout);
+        self.part.prepare(&mut primary, self.reply_timeout).await?;
         loop {
+            let again_at = self.part.again_at();
+            if again_at.is_some_and(|at| at <= Instant::now()) {
+                self.part.prepare(&mut primary, self.reply_timeout).await?;
+                continue;
+            }
             if waiting.is_empty() {
                 tokio::select! {
                     request = self.requests.recv() => match request {
@@ -114,6 +141,7 @@ impl Pipeline {
                         return Err(ConnectionError::Closed);
                     }
                     () = self.link.moved() => return Ok(End::Moved),
+                    () = due(again_at) => continue,
                 }
             }
             gather(&mut self.requests, waiting, BATCH_MAX);
@@ -121,7 +149,7 @@ impl Pipeline {
             if batch.is_empty() {
                 continue;
             }
-            let exchange = exchange(&mut primary, &bytes, batch, self.confirmation);
+            let exchange = exchange(&mut primary, &bytes, batch, self.confirmation, &self.tails);
             let not_executed = tokio::select! {
                 done = timeout(patience, exchange) => done.map_err(|_| ConnectionError::Timeout)??,
                 // The requests under way are dropped, which tells those who wait that they were interrupted.
@@ -134,6 +162,42 @@ impl Pipeline {
                 return Err(reason);
             }
         }
+    }
+}
+
+impl Part {
+    /// Does what a fresh connection needs before it serves.
+    async fn prepare(
+        &mut self,
+        primary: &mut PrimaryConnection,
+        limit: Duration,
+    ) -> Result<(), ConnectionError> {
+        match self {
+            Self::Repairs(repair, done) => {
+                repair.run(primary, limit).await?;
+                done.send_replace(primary.history.clone());
+            }
+            Self::Waits(done) => {
+                // A repair that takes longer makes reads less complete, not wrong.
+                let _ = timeout(limit / 2, done.wait_for(|done| *done == primary.history)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// When [`Self::prepare`] is due again.
+    fn again_at(&self) -> Option<Instant> {
+        match self {
+            Self::Repairs(repair, _) => repair.again_at,
+            Self::Waits(_) => None,
+        }
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -206,15 +270,27 @@ fn encode(bytes: &mut BytesMut, work: &Work, primary: &PrimaryConnection) {
     match work {
         Work::Command(words) => resp::encode(bytes, words),
         Work::Script { script, keys, arguments } => {
-            let digest = primary.digests.get(*script as usize).map_or("", String::as_str);
-            let count = keys.len().to_string();
-            let mut words: Vec<&[u8]> = vec![b"EVALSHA", digest.as_bytes(), count.as_bytes()];
-            words.extend(keys.iter().map(String::as_bytes));
-            words.push(primary.history.as_bytes());
-            words.extend(arguments.iter().map(|argument| &argument[..]));
-            resp::encode(bytes, &words);
+            encode_script(bytes, primary, *script, keys, arguments);
         }
     }
+}
+
+/// Appends the call of a script; the history goes before its arguments.
+pub(super) fn encode_script(
+    bytes: &mut BytesMut,
+    primary: &PrimaryConnection,
+    script: Script,
+    keys: &[String],
+    arguments: &[Bytes],
+) {
+    let digest = primary.digests.get(script as usize).map_or("", String::as_str);
+    let count = keys.len().to_string();
+    let mut words: Vec<&[u8]> = Vec::with_capacity(4 + keys.len() + arguments.len());
+    words.extend([&b"EVALSHA"[..], digest.as_bytes(), count.as_bytes()]);
+    words.extend(keys.iter().map(String::as_bytes));
+    words.push(primary.history.as_bytes());
+    words.extend(arguments.iter().map(|argument| &argument[..]));
+    resp::encode(bytes, &words);
 }
 
 /// Requests that Redis said it did not execute, and what that says about the connection.
@@ -226,6 +302,7 @@ async fn exchange(
     bytes: &[u8],
     batch: VecDeque<Request>,
     confirmation: Option<Confirmation>,
+    tails: &Tails,
 ) -> Result<Option<NotExecuted>, ConnectionError> {
     primary.connection.write(bytes).await?;
     let mut unconfirmed = Vec::new();
@@ -237,8 +314,20 @@ async fn exchange(
                 not_executed.get_or_insert_with(|| (refused, Vec::new())).1.push(request);
             }
             Value::Error(message) => answer(request, Err(BrokerError::Refused(message))),
-            value if confirmation.is_some() => unconfirmed.push((request, value)),
-            value => answer(request, Ok(value)),
+            value => {
+                // Also before it is confirmed: subscribers have it already.
+                if let Some(Stored { channel, body }) = &request.stored
+                    && let Ok(done) = scripts::published(&value)
+                    && !done.suppressed
+                {
+                    tails.published(Instant::now(), channel, &done.epoch, done.offset, body);
+                }
+                if confirmation.is_some() {
+                    unconfirmed.push((request, value));
+                } else {
+                    answer(request, Ok(value));
+                }
+            }
         }
     }
     if let Some(Confirmation { replicas: wanted, .. }) = confirmation {

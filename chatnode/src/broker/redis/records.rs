@@ -1,25 +1,8 @@
-//! How records and writes to them are named in Redis. Pure.
+//! How writes to records are put to the script. Pure.
 
 use bytes::Bytes;
 
-use crate::broker::{Change, Condition, Key};
-
-/// Both keys of a record.
-pub(super) fn keys(key: Key<'_>) -> Vec<String> {
-    vec![name(key, "fields"), name(key, "members")]
-}
-
-pub(super) fn fields_key(key: Key<'_>) -> Bytes {
-    name(key, "fields").into()
-}
-
-pub(super) fn members_key(key: Key<'_>) -> Bytes {
-    name(key, "members").into()
-}
-
-fn name(key: Key<'_>, part: &str) -> String {
-    format!("holdfast:{}:{{{}}}:{part}", key.collection, key.id)
-}
+use crate::broker::{Change, Condition};
 
 type Words = [Bytes; 3];
 

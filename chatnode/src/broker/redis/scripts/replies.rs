@@ -1,8 +1,8 @@
 //! The forms that publications have in Redis, and how replies of the scripts are read. Pure.
 //!
 //! A publication is one *body*, encoded once by the node that accepts it, stored in the log and sent to the nodes as it is:
-//! `<time> <delta> <size> <ttl> <data length> <info length> <tags length>\n<data><info><tags><id>`, time and TTL in milliseconds. Size and
-//! TTL of the history are in it so that whoever heard it can write it again.
+//! `<time> <delta> <once> <size> <ttl> <data length> <info length> <tags length>\n<data><info><tags><id>`, all times in milliseconds. How long its
+//! id keeps others from being published (`once`, 0: not at all), and size and TTL of the history, are in it so that whoever heard it can write it again.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -28,14 +28,19 @@ pub(in super::super) enum Envelope {
 }
 
 /// Encodes a publication.
-pub(in super::super) fn body(publication: &Publication, retention: Retention) -> Bytes {
+pub(in super::super) fn body(
+    publication: &Publication,
+    retention: Retention,
+    once: Duration,
+) -> Bytes {
     let Publication { data, info, tags, delta, time_ms, id, .. } = publication;
     let [info, tags] = [info, tags].map(|part| part.as_deref().unwrap_or_default());
     let mut body = BytesMut::with_capacity(80 + data.len() + info.len() + tags.len() + id.len());
-    let (delta, size, ttl) = (u8::from(*delta), retention.size, retention.ttl.as_millis());
+    let (delta, once) = (u8::from(*delta), once.as_millis());
+    let (size, ttl) = (retention.size, retention.ttl.as_millis());
     let lengths = [data.len(), info.len(), tags.len()];
     let [data_len, info_len, tags_len] = lengths;
-    writeln!(body, "{time_ms} {delta} {size} {ttl} {data_len} {info_len} {tags_len}")
+    writeln!(body, "{time_ms} {delta} {once} {size} {ttl} {data_len} {info_len} {tags_len}")
         .expect("writing to memory does not fail");
     for part in [data, info, tags, &id[..]] {
         body.put_slice(part);
@@ -48,7 +53,8 @@ fn read_body(body: &Bytes, offset: u64) -> Option<Publication> {
     let end = body.iter().position(|byte| *byte == b'\n')?;
     let mut numbers = std::str::from_utf8(&body[..end]).ok()?.split(' ');
     let mut number = || numbers.next()?.parse::<u64>().ok();
-    let (time_ms, delta, _size, _ttl) = (number()?, number()? == 1, number()?, number()?);
+    let (time_ms, delta) = (number()?, number()? == 1);
+    let (_once, _size, _ttl) = (number()?, number()?, number()?);
     let mut rest = body.slice(end + 1..);
     let mut part = || {
         let length = usize::try_from(number()?).ok()?;
@@ -184,4 +190,38 @@ pub(in super::super) fn ranked(value: &Value) -> Result<Vec<(String, i64)>, Brok
 #[expect(clippy::cast_possible_truncation, reason = "scores are documented to be exact up to 2^53")]
 fn score(text: &str) -> Option<i64> {
     text.parse().ok().or_else(|| text.parse::<f64>().ok().map(|score| score as i64))
+}
+
+/// What [`super::Script::Repair`] returns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct Repaired {
+    /// Epoch of the stream now, as clients see it.
+    pub(in super::super) visible: Arc<str>,
+    /// Up to where the old history is contained in the present one.
+    pub(in super::super) reached: u64,
+    /// Publications put back in their place.
+    pub(in super::super) put_back: u64,
+    /// Publications appended because their place was taken.
+    pub(in super::super) appended: u64,
+    /// The stream began anew.
+    pub(in super::super) anew: bool,
+    /// Something is missing before what is held; another node may hold it.
+    pub(in super::super) again: bool,
+}
+
+/// Reads what [`super::Script::Repair`] returns.
+pub(in super::super) fn repaired(value: &Value) -> Result<Repaired, BrokerError> {
+    let read = || {
+        let [epoch, history, rest @ ..] = value.array()? else { return None };
+        let [reached, put_back, appended, anew, again] = rest else { return None };
+        Some(Repaired {
+            visible: format!("{}.{}", epoch.text()?, history.text()?).into(),
+            reached: reached.number()?,
+            put_back: put_back.number()?,
+            appended: appended.number()?,
+            anew: anew.number()? == 1,
+            again: again.number()? == 1,
+        })
+    };
+    expected(read())
 }

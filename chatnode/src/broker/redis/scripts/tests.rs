@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::*;
@@ -18,7 +20,7 @@ fn sample() -> Publication {
 
 #[test]
 fn envelopes_are_read_back() {
-    let body = body(&sample(), Retention { size: 5, ..Retention::default() });
+    let body = body(&sample(), Retention { size: 5, ..Retention::default() }, Duration::ZERO);
     let message = |head: &str| Bytes::from([head.as_bytes(), &body[..]].concat());
     let Some(Envelope::Publication { publication, lineage: Some(lineage), body: heard }) =
         envelope(&message("p 7 e h2 h1@5, "))
@@ -47,10 +49,10 @@ fn what_no_node_wrote_is_left_alone() {
         "p ",
         "p 1",
         "x {}",
-        "p 1 e h - 5 0 0 0 99 0 0\n{}",
-        "p a e h - 5 0 0 0 2 0 0\n{}",
-        "p 1 e h - 5 0 0 0 2 0\n{}",
-        "p 1 e h - 5 0 0 0 2 0 0",
+        "p 1 e h - 5 0 0 0 0 99 0 0\n{}",
+        "p a e h - 5 0 0 0 0 2 0 0\n{}",
+        "p 1 e h - 5 0 0 0 0 2 0\n{}",
+        "p 1 e h - 5 0 0 0 0 2 0 0",
     ] {
         assert_eq!(envelope(&Bytes::from(text)), None, "{text:?}");
     }
