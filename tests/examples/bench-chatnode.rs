@@ -25,8 +25,9 @@ const FIRST: usize = 500;
 const OPENED_TOGETHER: usize = 64;
 /// Idle connections per channel: rooms of ten.
 const ROOM: usize = 10;
-/// Subscribers of one channel, per step; the last one is in the result row.
-const FAN_OUTS: [usize; 4] = [1, 10, 100, 1000];
+/// Subscribers of one channel and messages under way at a time, per step. One at a time is the worst case: every delivery is a write of
+/// its own. The last step, a busy room, is in the result row.
+const DELIVERIES: [(usize, usize); 5] = [(1, 1), (10, 1), (100, 1), (1000, 1), (1000, 16)];
 /// Payload of a message in bytes.
 const MESSAGE_BYTES: usize = 128;
 /// Publishers that measure latency, each at [`PUBLISH_EVERY`].
@@ -69,10 +70,10 @@ async fn main() -> Result<()> {
     let node = Arc::new(SingleNode::start(CLIENT, CHANNELS).await);
     let idle_kib = idle(&node, arguments.idle).await?;
     let mut us_per_delivery = 0.0;
-    for fan_out in FAN_OUTS {
+    for (fan_out, under_way) in DELIVERIES {
         // Few deliveries per message: more messages, or the CPU time is too little to be told apart from none.
-        let messages = arguments.messages * (FAN_OUTS[3] / fan_out).min(8);
-        us_per_delivery = deliver(&node, fan_out, messages).await?;
+        let messages = arguments.messages * (1000 / fan_out).min(8);
+        us_per_delivery = deliver(&node, fan_out, under_way, messages).await?;
     }
     let (p50, p99) = paced(&node, arguments.seconds).await?;
     let per_core = eager(&node, arguments.seconds).await?;
@@ -121,8 +122,13 @@ async fn gone(node: &SingleNode) {
     .await;
 }
 
-/// CPU of the node in microseconds per message delivered, one message at a time to `fan_out` subscribers.
-async fn deliver(node: &Arc<SingleNode>, fan_out: usize, messages: usize) -> Result<f64> {
+/// CPU of the node in microseconds per message delivered, `under_way` messages at a time to `fan_out` subscribers.
+async fn deliver(
+    node: &Arc<SingleNode>,
+    fan_out: usize,
+    under_way: usize,
+    messages: usize,
+) -> Result<f64> {
     let channel = format!("fan-out-{fan_out}");
     let members = open(node, 0..fan_out, |_| channel.clone()).await?;
     let mut publisher = join(node, "publisher", "elsewhere").await?;
@@ -139,10 +145,12 @@ async fn deliver(node: &Arc<SingleNode>, fan_out: usize, messages: usize) -> Res
         });
     }
     let before = usage::cpu(node.pid());
-    for number in 0..messages {
-        publish(&mut publisher, number, &channel).await?;
+    for number in (0..messages).step_by(under_way) {
+        let commands: Vec<_> =
+            (number..number + under_way).map(|id| publish_command(id, &channel)).collect();
+        publish(&mut publisher, &commands).await?;
     }
-    let expected = (messages * fan_out) as u64;
+    let expected = (messages.next_multiple_of(under_way) * fan_out) as u64;
     wait::until("every delivery", PATIENCE, async || {
         let received = received.load(Ordering::Relaxed);
         if received >= expected { Ok(()) } else { Err((received, expected)) }
@@ -169,14 +177,23 @@ fn publish_command(id: usize, channel: &str) -> String {
     format!("{{\"id\":{},\"publish\":{{\"channel\":\"{channel}\",\"data\":\"{text}\"}}}}", id + 10)
 }
 
-/// Publishes and waits for the confirmation.
-async fn publish(wire: &mut Wire, id: usize, channel: &str) -> Result<()> {
-    wire.send(&publish_command(id, channel)).await?;
+/// Sends publishes in one frame and waits until all are confirmed.
+async fn publish(wire: &mut Wire, commands: &[String]) -> Result<()> {
+    wire.send(&commands.join("\n")).await?;
+    let mut confirmed = 0;
+    while confirmed < commands.len() {
+        confirmed += confirmations(wire).await?;
+    }
+    Ok(())
+}
+
+/// Waits for confirmations of publishes and counts them.
+async fn confirmations(wire: &mut Wire) -> Result<usize> {
     let answer = wire.next_text().await?;
     if answer.contains("\"error\"") {
         bail!("a publish was answered by {answer}");
     }
-    Ok(())
+    Ok(answer.lines().count())
 }
 
 /// Median and 99th percentile, in milliseconds, from sending a publish until its confirmation, under a moderate load.
@@ -193,7 +210,7 @@ async fn paced(node: &Arc<SingleNode>, seconds: u64) -> Result<(f64, f64)> {
             while Instant::now() < end {
                 every.tick().await;
                 let sent = Instant::now();
-                publish(&mut wire, taken.len(), &channel).await?;
+                publish(&mut wire, &[publish_command(taken.len(), &channel)]).await?;
                 taken.push(sent.elapsed());
             }
             anyhow::Ok(taken)
@@ -231,11 +248,7 @@ async fn eager(node: &Arc<SingleNode>, seconds: u64) -> Result<f64> {
                     wire.send(&publish_command(sent, &channel)).await?;
                     sent += 1;
                 }
-                let answer = wire.next_text().await?;
-                if answer.contains("\"error\"") {
-                    bail!("a publish was answered by {answer}");
-                }
-                confirmed += answer.lines().count();
+                confirmed += confirmations(&mut wire).await?;
             }
             anyhow::Ok(confirmed)
         });
