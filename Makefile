@@ -14,7 +14,7 @@ help: ## list the targets
 deps: ## install what a run needs from the system's packages (redis-server)
 	@tests/scripts/install-packages run
 
-run: deps dev ## build and start a whole local cluster: Redis, chat nodes, balancer, supervisor, mail sink
+run: deps chat-page dev ## build and start a whole local cluster: Redis, chat nodes, balancer, supervisor, mail sink
 	target/debug/holdfast up $(UP_ARGS)
 
 demo-failover: deps dev ## kill -9 the Redis primary under load and count what is lost
@@ -43,6 +43,19 @@ fmt: ## format the source
 alerts-check: ## promtool and amtool checks of alerts/
 	alerts/check.sh
 
+# Rebuilt when a source is newer; the chat node embeds the result.
+chat-page: ## the demo chat page, which the chat node embeds (needs Node.js; without it the node does without)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory console/dist/chat/index.html; \
+	else echo "npm is not installed: the chat node is built without the demo chat page"; fi
+
+console/dist/chat/index.html: console/node_modules/.package-lock.json console/package.json $(shell find console/chat -type f)
+	cd console && npm run --silent build
+	@touch $@
+
+console/node_modules/.package-lock.json: console/package-lock.json
+	cd console && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
 console: ## install and check the web console's packages
 	cd console && npm ci --no-audit --no-fund && npm run check
 
@@ -65,4 +78,4 @@ bench-failover: build ## Redis failover beside Redis Sentinel, fault by fault (n
 
 clean: ## remove what was built
 	$(CARGO) clean
-	rm -rf console/node_modules console/dist .holdfast
+	rm -rf console/node_modules console/dist/chat/* .holdfast

@@ -1,6 +1,7 @@
 //! HTTP: clients on one listener, operators and scrapers on the other.
 
 mod calls;
+mod page;
 mod socket;
 
 use std::pin::pin;
@@ -86,6 +87,7 @@ pub async fn serve_clients(
     let router = Router::new()
         .route("/connection/websocket", get(connect))
         .with_state(node)
+        .merge(page::router())
         // The registry given is an empty one: figures are for the admin listener.
         .merge(health);
     loop {

@@ -34,6 +34,7 @@ fn table(plan: &Plan, children: &Children) -> Table {
     };
     let chat = format!("ws://{}/connection/websocket", plan.chat);
     row("balancer", chat, "chat, for every Centrifuge client");
+    row("balancer", format!("http://{}", plan.chat), "the demo chat page, in a browser");
     row("balancer", format!("http://{}", plan.balancer_admin), "its operator API, /metrics");
     row("supervisor", format!("http://{}", plan.supervisor), "status page, operator API, /metrics");
     row("supervisor", plan.sentinel.to_string(), "the Redis primary, as Redis Sentinel tells it");
@@ -73,6 +74,10 @@ fn hints(plan: &Plan, run: &Run, children: &Children) -> String {
     let mut line = |command: String, what: &str| {
         writeln!(text, "  {command:<54} {what}").expect("a String takes it");
     };
+    line(
+        format!("http://{}", plan.chat),
+        "the demo chat page, in a browser; in another as somebody else",
+    );
     if is_found_from_here(run) {
         line(format!("{holdfast} chat --user ann"), "chat; in another terminal as bob");
     } else {
