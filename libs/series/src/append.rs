@@ -57,7 +57,7 @@ pub enum AppendError {
 
 /// A series that was looked up. Cheap to keep and to clone; stays valid when the series is dropped by retention meanwhile.
 #[derive(Debug, Clone)]
-pub struct SeriesRef(Arc<Series>);
+pub struct SeriesRef(pub(crate) Arc<Series>);
 
 impl SeriesRef {
     /// What names the series.
@@ -66,12 +66,23 @@ impl SeriesRef {
     }
 }
 
+/// Where an appender's samples come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Scrapes, rules, remote writes.
+    Observed,
+    /// A bulk import.
+    Import,
+    /// The log.
+    Log,
+}
+
 /// Takes samples; see [`Store::appender`] and [`Store::importer`].
 #[derive(Debug)]
 pub struct Appender<'a> {
     store: &'a Store,
     window_ms: i64,
-    import: bool,
+    origin: Origin,
     queued: Vec<Queued>,
     appended: u64,
     rejected: u64,
@@ -82,12 +93,17 @@ pub struct Appender<'a> {
 impl Store {
     /// Takes samples as they are observed: none older than the out-of-order window.
     pub fn appender(&self) -> Appender<'_> {
-        Appender::new(self, self.out_of_order_window_ms(), false)
+        Appender::new(self, self.out_of_order_window_ms(), Origin::Observed)
     }
 
     /// Takes samples of any age within retention.
     pub fn importer(&self) -> Appender<'_> {
-        Appender::new(self, i64::MAX, true)
+        Appender::new(self, i64::MAX, Origin::Import)
+    }
+
+    /// Takes samples that the log has already.
+    pub(crate) fn restorer(&self) -> Appender<'_> {
+        Appender::new(self, i64::MAX, Origin::Log)
     }
 
     /// Adds a sample to the series named by `labels`, which is created if it is new.
@@ -117,9 +133,9 @@ impl Store {
 }
 
 impl<'a> Appender<'a> {
-    fn new(store: &'a Store, window_ms: i64, import: bool) -> Self {
+    fn new(store: &'a Store, window_ms: i64, origin: Origin) -> Self {
         let (queued, newest_ms) = (Vec::new(), i64::MIN);
-        Self { store, window_ms, import, queued, appended: 0, rejected: 0, late: 0, newest_ms }
+        Self { store, window_ms, origin, queued, appended: 0, rejected: 0, late: 0, newest_ms }
     }
 
     /// The series named by `labels`, and whether it was created for this call.
@@ -137,8 +153,13 @@ impl<'a> Appender<'a> {
     pub fn push(&mut self, series: &mut SeriesRef, sample: Sample) -> Result<(), AppendError> {
         let pushed =
             self.checked(series, sample.timestamp_ms, |data, order| data.push(sample, order));
-        if !matches!(pushed, Ok(Pushed::Known) | Err(_)) && self.store.is_logged() {
-            self.queued.push((series.0.id, sample));
+        if !matches!(pushed, Ok(Pushed::Known) | Err(_)) && self.origin != Origin::Log {
+            if self.store.is_logged() {
+                self.queued.push((series.0.id, sample));
+            }
+            if let Some(tap) = self.store.tap() {
+                tap.samples(&series.0.labels, &[sample]);
+            }
         }
         pushed.map(drop)
     }
@@ -160,7 +181,10 @@ impl<'a> Appender<'a> {
         let sample = HistogramSample { timestamp_ms: ts_ms, histogram };
         let add = |data: &mut Data, order| data.push_histogram(sample.clone(), order);
         let pushed = self.checked(series, ts_ms, add)?;
-        if pushed != Pushed::Known {
+        if pushed != Pushed::Known && self.origin != Origin::Log {
+            if let Some(tap) = self.store.tap() {
+                tap.histogram(&series.0.labels, &sample);
+            }
             self.store.queue_histogram(series.0.id, sample);
         }
         Ok(())
@@ -206,7 +230,7 @@ impl<'a> Appender<'a> {
     }
 
     fn import_is_possible(&self, timestamp_ms: i64) -> Result<(), AppendError> {
-        if !self.import {
+        if self.origin != Origin::Import {
             return Ok(());
         }
         let oldest_ms = self.store.retention_begins_ms();
@@ -221,8 +245,10 @@ impl<'a> Appender<'a> {
 impl Drop for Appender<'_> {
     fn drop(&mut self) {
         let store = self.store;
-        store.appended.fetch_add(self.appended, Ordering::Relaxed);
-        store.rejected_samples.fetch_add(self.rejected, Ordering::Relaxed);
+        if self.origin != Origin::Log {
+            store.appended.fetch_add(self.appended, Ordering::Relaxed);
+            store.rejected_samples.fetch_add(self.rejected, Ordering::Relaxed);
+        }
         store.late.fetch_add(self.late, Ordering::Relaxed);
         store.newest_ms.fetch_max(self.newest_ms, Ordering::Relaxed);
         store.queue_samples(&self.queued);

@@ -45,6 +45,11 @@ impl Chunk {
     pub(crate) fn samples(&self) -> Samples<'_> {
         Samples::new(&self.bytes, self.first_ms, self.count)
     }
+
+    /// Its samples as they are stored; [`Samples::new`] reads them.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The chunk that is being filled.
@@ -169,7 +174,7 @@ impl OpenChunk {
     }
 }
 
-/// Decodes a chunk. Ends early if bits are missing, which cannot happen to a chunk in memory.
+/// Decodes a chunk. Ends early if bits are missing, which can happen only to bytes from a disk.
 #[derive(Debug)]
 pub(crate) struct Samples<'a> {
     bits: BitReader<'a>,
@@ -183,7 +188,7 @@ pub(crate) struct Samples<'a> {
 }
 
 impl<'a> Samples<'a> {
-    fn new(bytes: &'a [u8], first_ms: i64, count: u16) -> Self {
+    pub(crate) fn new(bytes: &'a [u8], first_ms: i64, count: u16) -> Self {
         Self {
             bits: BitReader { bytes, buffer: 0, left: 0 },
             left: count,

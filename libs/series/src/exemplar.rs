@@ -2,7 +2,7 @@
 //!
 //! They are a help, not a record: one bounded ring holds the newest of all series, in memory only.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::labels::Labels;
 use crate::matcher::Matcher;
@@ -70,7 +70,7 @@ impl ExemplarRing {
                 matchers.iter().all(|matcher| matcher.matches(labels.value(matcher.name())))
             })
         };
-        let mut found: std::collections::BTreeMap<&Labels, Vec<Exemplar>> = Default::default();
+        let mut found: BTreeMap<&Labels, Vec<Exemplar>> = BTreeMap::new();
         for (labels, exemplar) in &self.ring {
             if (start_ms..=end_ms).contains(&exemplar.timestamp_ms) && passes(labels) {
                 found.entry(labels).or_default().push(exemplar.clone());

@@ -153,10 +153,8 @@ impl Histogram {
             usize::try_from(last).is_ok_and(|last| last <= self.custom_bounds.len())
         });
         let signs = self.negative_spans.is_empty() && self.zero_count == 0.0;
-        let valid = match custom {
-            true => ascend && finite && fits && signs,
-            false => self.custom_bounds.is_empty(),
-        };
+        let valid =
+            if custom { ascend && finite && fits && signs } else { self.custom_bounds.is_empty() };
         if valid { Ok(()) } else { Err(HistogramError::Bounds) }
     }
 
@@ -209,7 +207,9 @@ fn or_infinite(bound: Option<&f64>) -> f64 {
 /// `2^(index · 2^-schema)`, the upper bound of a bucket; the last finite one is the largest number, as in Prometheus.
 fn exponential_bound(schema: i8, index: i32) -> f64 {
     let exponent = f64::from(index) * f64::from(-i32::from(schema)).exp2();
-    if exponent == 1024.0 { f64::MAX } else { exponent.exp2() }
+    let bound = exponent.exp2();
+    // Only at the exponent 1024 itself; what is beyond is infinite.
+    if bound.is_infinite() && exponent <= 1024.0 { f64::MAX } else { bound }
 }
 
 /// Counts with the index of their bucket.

@@ -4,7 +4,7 @@
 //! intersecting the lists of all matchers; the list of a `job` is long, and comparing one label of a candidate is as cheap as a step
 //! of the intersection.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::labels::{Label, Labels};
@@ -158,25 +158,14 @@ impl Index {
         })
     }
 
-    /// Names of all labels of the series that pass, sorted.
-    pub(crate) fn label_names(&self, matchers: &[Matcher]) -> BTreeSet<Arc<str>> {
-        if matchers.is_empty() {
-            return self.postings.keys().cloned().collect();
-        }
-        let selected = self.select(matchers);
-        let labels = selected.iter().flat_map(|series| series.labels.as_slice());
-        labels.map(|label| Arc::clone(&label.name)).collect()
+    /// Names of all labels.
+    pub(crate) fn label_names(&self) -> impl Iterator<Item = Arc<str>> {
+        self.postings.keys().cloned()
     }
 
-    /// Values of the label `name` of the series that pass, sorted.
-    pub(crate) fn label_values(&self, name: &str, matchers: &[Matcher]) -> BTreeSet<Arc<str>> {
-        if matchers.is_empty() {
-            let values = self.postings.get(name);
-            return values.map(|values| values.keys().cloned().collect()).unwrap_or_default();
-        }
-        let selected = self.select(matchers);
-        let labels = selected.iter().flat_map(|series| series.labels.as_slice());
-        labels.filter(|label| &*label.name == name).map(|label| Arc::clone(&label.value)).collect()
+    /// Values of the label `name`.
+    pub(crate) fn label_values(&self, name: &str) -> impl Iterator<Item = Arc<str>> {
+        self.postings.get(name).into_iter().flat_map(HashMap::keys).cloned()
     }
 
     /// For each label name its values with the number of series that carry them.

@@ -5,25 +5,33 @@
 //! - [`Store`]: compressed samples in memory, found by label. [`ScrapeCache`] is the quick way in for targets that are scraped again
 //!   and again.
 //!
-//! The store knows no clock and does no IO: every timestamp is an argument, retention happens when the owner calls for it. It lives in
-//! memory alone: a write-ahead log and blocks on disk are not part of it yet, so a restart begins with an empty store.
+//! - [`Disk`]: write-ahead log and blocks under a store, so that it survives a restart and holds more than memory does.
+//!
+//! The store knows no clock and does no IO while it takes samples: every timestamp is an argument, and its owner calls the disk side when
+//! it is time to write. Without a disk side it lives in memory alone.
 
 mod append;
+mod cardinality;
 mod chunk;
+mod disk;
 mod exemplar;
 mod histogram;
 mod index;
 mod labels;
 mod matcher;
 mod metadata;
+mod query;
 mod queue;
 mod scrape;
 mod selection;
 mod series;
 mod store;
+mod tap;
 pub mod text;
 
 pub use append::{AppendError, Appender, SeriesRef};
+pub use cardinality::{Cardinality, Count};
+pub use disk::{Disk, DiskConfig, DiskError, DiskStats, Maintained, OpenError, OpenReport};
 pub use exemplar::{Exemplar, SeriesExemplars};
 pub use histogram::{
     Bucket, CUSTOM_BOUNDS_SCHEMA, Histogram, HistogramError, HistogramSample, ResetHint, Span,
@@ -33,8 +41,10 @@ pub use histogram::{
 pub use labels::{Label, Labels, METRIC_NAME, is_label_name, is_metric_name};
 pub use matcher::{MatchKind, Matcher, MatcherError};
 pub use metadata::{Metadata, MetricKind};
+pub use query::Visitor;
 pub use scrape::{ScrapeCache, ScrapeSummary};
 pub use store::{SeriesData, Store, StoreConfig, StoreStats};
+pub use tap::Tap;
 
 /// One value at one instant.
 #[derive(Debug, Clone, Copy, PartialEq)]

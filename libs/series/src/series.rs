@@ -27,7 +27,7 @@ pub(crate) struct Data {
     sealed: Vec<Chunk>,
     open: OpenChunk,
     late: Option<Box<Late>>,
-    histograms: Option<Box<Vec<HistogramSample>>>,
+    histograms: Vec<HistogramSample>,
     /// Dropped from the index; whoever still holds it must look it up anew.
     pub(crate) gone: bool,
 }
@@ -70,6 +70,31 @@ pub(crate) struct Found {
 impl Found {
     pub(crate) fn is_empty(&self) -> bool {
         self.samples.is_empty() && self.histograms.is_empty()
+    }
+
+    /// Adds what `other` has; where both have an instant, this one counts.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.samples = merge(std::mem::take(&mut self.samples), &other.samples);
+        if !other.histograms.is_empty() {
+            self.histograms.extend_from_slice(&other.histograms);
+            // Stable, so of two at one instant the one that was here stays in front.
+            self.histograms.sort_by_key(|sample| sample.timestamp_ms);
+            self.histograms.dedup_by_key(|sample| sample.timestamp_ms);
+        }
+    }
+
+    /// Takes out what is older than `before_ms`.
+    pub(crate) fn split_before(&mut self, before_ms: i64) -> Self {
+        let first = self.samples.partition_point(|sample| sample.timestamp_ms < before_ms);
+        let rest = self.samples.split_off(first);
+        let samples = std::mem::replace(&mut self.samples, rest);
+        let first = self.histograms.partition_point(|sample| sample.timestamp_ms < before_ms);
+        let rest = self.histograms.split_off(first);
+        Self { samples, histograms: std::mem::replace(&mut self.histograms, rest) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.samples.len() + self.histograms.len()
     }
 
     pub(crate) fn clear(&mut self) {
@@ -143,7 +168,7 @@ impl Data {
         let late = self.late.get_or_insert_default();
         let cutting = find(&late.cutting, timestamp_ms).ok().map(|at| late.cutting[at]);
         let at = find(&late.fresh, timestamp_ms);
-        let known = at.ok().map(|at| late.fresh[at]).or(cutting).or(held.first().copied());
+        let known = at.ok().map(|at| late.fresh[at]).or(cutting).or_else(|| held.first().copied());
         match (known, at) {
             (Some(known), _) if known.value.to_bits() == sample.value.to_bits() => {
                 Ok(Pushed::Known)
@@ -163,7 +188,7 @@ impl Data {
         order: Order,
     ) -> Result<Pushed, AppendError> {
         let timestamp_ms = sample.timestamp_ms;
-        let held = self.histograms.get_or_insert_default();
+        let held = &mut self.histograms;
         let newest_ms = held.last().map_or(i64::MIN, |newest| newest.timestamp_ms);
         let oldest_ms = newest_ms.saturating_sub(order.window_ms).max(order.floor_ms);
         if timestamp_ms < oldest_ms {
@@ -206,7 +231,7 @@ impl Data {
     }
 
     fn read_histograms(&self, start_ms: i64, end_ms: i64) -> &[HistogramSample] {
-        let held = self.histograms.as_deref().map_or(&[][..], Vec::as_slice);
+        let held = &self.histograms;
         let first = held.partition_point(|held| held.timestamp_ms < start_ms);
         let end = held.partition_point(|held| held.timestamp_ms <= end_ms);
         held.get(first..end).unwrap_or_default()
@@ -214,8 +239,8 @@ impl Data {
 
     /// Adds the newest sample from `start_ms` to `end_ms` to `into`: at most one, of either kind.
     pub(crate) fn latest(&self, start_ms: i64, end_ms: i64, into: &mut Found) {
-        match (self.open.newest(), &self.late, &self.histograms) {
-            (Some(newest), None, None) if newest.timestamp_ms <= end_ms => {
+        match (self.open.newest(), &self.late, self.histograms.is_empty()) {
+            (Some(newest), None, true) if newest.timestamp_ms <= end_ms => {
                 if newest.timestamp_ms >= start_ms {
                     into.samples.push(newest);
                 }
@@ -225,6 +250,16 @@ impl Data {
                 into.keep_newest();
             }
         }
+    }
+
+    /// What no block has: what is in order from `start_ms`, and all that was late.
+    pub(crate) fn unwritten(&self, start_ms: i64) -> Found {
+        let mut samples = Vec::new();
+        self.read_chunks(start_ms, i64::MAX, &mut samples);
+        if let Some(late) = &self.late {
+            samples = merge(merge(samples, &late.cutting), &late.fresh);
+        }
+        Found { samples, histograms: self.read_histograms(start_ms, i64::MAX).to_vec() }
     }
 
     /// What a block up to `end_ms`, not included, should hold: what is in order from `start_ms`, and all that was late. The late
@@ -272,6 +307,13 @@ impl Data {
         self.end_if_empty()
     }
 
+    /// Drops what is in order and lies before; `true` if nothing is left.
+    pub(crate) fn forget(&mut self, before_ms: i64) -> bool {
+        self.drop_chunks(before_ms);
+        self.drop_histograms(before_ms);
+        self.end_if_empty()
+    }
+
     fn drop_chunks(&mut self, before_ms: i64) {
         let old = self.sealed.partition_point(|chunk| chunk.last_ms < before_ms);
         self.sealed.drain(..old);
@@ -281,17 +323,13 @@ impl Data {
     }
 
     fn drop_histograms(&mut self, before_ms: i64) {
-        if let Some(held) = &mut self.histograms {
-            held.drain(..held.partition_point(|sample| sample.timestamp_ms < before_ms));
-            if held.is_empty() {
-                self.histograms = None;
-            }
-        }
+        let old = self.histograms.partition_point(|sample| sample.timestamp_ms < before_ms);
+        self.histograms.drain(..old);
     }
 
     fn end_if_empty(&mut self) -> bool {
         let empty = self.sealed.is_empty() && self.open.span().is_none();
-        self.gone = empty && self.late.is_none() && self.histograms.is_none();
+        self.gone = empty && self.late.is_none() && self.histograms.is_empty();
         self.gone
     }
 
@@ -308,23 +346,22 @@ impl Data {
             let first = [late.fresh.first(), late.cutting.first()];
             first.into_iter().flatten().map(|sample| sample.timestamp_ms).min()
         });
-        let histogram = self.histograms.as_ref().and_then(|held| held.first());
-        let histogram = histogram.map(|sample| sample.timestamp_ms);
+        let histogram = self.histograms.first().map(|sample| sample.timestamp_ms);
         [chunks, late, histogram].into_iter().flatten().min()
     }
 
     /// Samples held, histograms included.
     pub(crate) fn len(&self) -> usize {
         let chunks = self.open.len() + self.sealed.iter().map(Chunk::len).sum::<usize>();
-        chunks + self.late_len() + self.histograms.as_ref().map_or(0, |held| held.len())
+        chunks + self.late_len() + self.histograms.len()
     }
 
     /// Bytes of the samples.
     pub(crate) fn size_bytes(&self) -> usize {
         let chunks =
             self.open.size_bytes() + self.sealed.iter().map(Chunk::size_bytes).sum::<usize>();
-        let histograms = self.histograms.iter().flat_map(|held| held.iter());
-        let histograms: usize = histograms.map(|sample| sample.histogram.size_bytes()).sum();
+        let histograms: usize =
+            self.histograms.iter().map(|sample| sample.histogram.size_bytes()).sum();
         chunks + self.late_len() * size_of::<Sample>() + histograms
     }
 }
@@ -340,8 +377,10 @@ fn within(samples: &[Sample], start_ms: i64, end_ms: i64) -> &[Sample] {
 }
 
 /// Both lists as one, by time; where both have an instant, `first` counts.
-pub(crate) fn merge(first: Vec<Sample>, second: &[Sample]) -> Vec<Sample> {
-    if second.is_empty() {
+fn merge(mut first: Vec<Sample>, second: &[Sample]) -> Vec<Sample> {
+    let apart = first.last().zip(second.first());
+    if apart.is_none_or(|(last, next)| last.timestamp_ms < next.timestamp_ms) {
+        first.extend_from_slice(second);
         return first;
     }
     let mut merged = Vec::with_capacity(first.len() + second.len());

@@ -5,23 +5,25 @@
 //! ones go on. The store itself knows no clock and writes nothing: what it takes waits in a queue for the log, and whoever owns the
 //! disk side asks it to begin and end a cut. Without a disk side it is a store in memory, as tests use it.
 
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use std::time::Duration;
 
 use crate::Sample;
-use crate::append::AppendError;
+use crate::append::{AppendError, SeriesRef};
+use crate::disk::Blocks;
 use crate::exemplar::{Exemplar, ExemplarRing, SeriesExemplars};
 use crate::histogram::HistogramSample;
 use crate::index::Index;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::metadata::{Metadata, MetadataTable};
-use crate::queue::{Queue, Queued};
-use crate::selection::{Selected, Selections};
-use crate::series::{Data, Found, Series};
+use crate::queue::{Batch, Queue, Queued};
+use crate::selection::Selections;
+use crate::series::{Data, Series};
+use crate::tap::Tap;
 
 /// How a store is bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +100,9 @@ pub struct Store {
     selections: Mutex<Selections>,
     exemplars: Mutex<ExemplarRing>,
     metadata: RwLock<MetadataTable>,
+    tap: OnceLock<Arc<dyn Tap>>,
     queue: Option<Queue>,
+    pub(crate) blocks: Option<Arc<Blocks>>,
     /// What is older goes beside the chunks of its series, because a block holds that time already or is about to.
     pub(crate) floor_ms: AtomicI64,
     /// The newest sample of all.
@@ -113,19 +117,22 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty store in memory.
-    pub fn new(config: StoreConfig) -> Self {
-        Self::with_queue(config, None)
+    /// An empty store before `blocks`, whose samples a log is to get.
+    pub(crate) fn on_disk(config: StoreConfig, blocks: Arc<Blocks>) -> Self {
+        Self { queue: Some(Queue::default()), blocks: Some(blocks), ..Self::new(config) }
     }
 
-    fn with_queue(config: StoreConfig, queue: Option<Queue>) -> Self {
+    /// An empty store in memory.
+    pub fn new(config: StoreConfig) -> Self {
         Self {
             config,
             index: RwLock::default(),
             selections: Mutex::default(),
             exemplars: Mutex::new(ExemplarRing::new(config.exemplars_max)),
             metadata: RwLock::default(),
-            queue,
+            tap: OnceLock::new(),
+            queue: None,
+            blocks: None,
             floor_ms: AtomicI64::new(i64::MIN),
             newest_ms: AtomicI64::new(i64::MIN),
             now_ms: AtomicI64::new(0),
@@ -144,7 +151,7 @@ impl Store {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn selections(&self) -> MutexGuard<'_, Selections> {
+    pub(crate) fn selections(&self) -> MutexGuard<'_, Selections> {
         self.selections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -182,6 +189,18 @@ impl Store {
         Ok((series, true))
     }
 
+    /// From now on `tap` sees what the store takes. There can be one; a second one is handed back.
+    ///
+    /// # Errors
+    /// If there is one already.
+    pub fn set_tap(&self, tap: Arc<dyn Tap>) -> Result<(), Arc<dyn Tap>> {
+        self.tap.set(tap)
+    }
+
+    pub(crate) fn tap(&self) -> Option<&dyn Tap> {
+        self.tap.get().map(AsRef::as_ref)
+    }
+
     /// Whether what it takes goes to a log.
     pub(crate) fn is_logged(&self) -> bool {
         self.queue.is_some()
@@ -201,6 +220,9 @@ impl Store {
 
     /// Remembers an exemplar of the series named by `series`.
     pub fn append_exemplar(&self, series: &Labels, exemplar: Exemplar) {
+        if let Some(tap) = self.tap() {
+            tap.exemplar(series, &exemplar);
+        }
         self.exemplars.lock().unwrap_or_else(PoisonError::into_inner).push(series, exemplar);
     }
 
@@ -230,89 +252,6 @@ impl Store {
         self.metadata.read().unwrap_or_else(PoisonError::into_inner).all()
     }
 
-    fn selected(&self, matchers: &[Matcher]) -> Selected {
-        let index = self.index();
-        self.selections().get(&index, matchers)
-    }
-
-    /// Calls `each` for every series that passes all matchers and has samples from `start_ms` to `end_ms`, both included: its labels,
-    /// its samples and its histograms, in order of time, staleness markers included. With `newest_only` only the newest sample or
-    /// histogram, which costs no decoding. Stops when `each` says so.
-    pub fn visit(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-        newest_only: bool,
-        each: &mut dyn FnMut(&Labels, &[Sample], &[HistogramSample]) -> ControlFlow<()>,
-    ) {
-        let mut found = Found::default();
-        for series in self.selected(matchers).iter() {
-            found.clear();
-            let data = series.lock();
-            if newest_only {
-                data.latest(start_ms, end_ms, &mut found);
-            } else {
-                data.read(start_ms, end_ms, &mut found);
-            }
-            drop(data);
-            if !found.is_empty()
-                && each(&series.labels, &found.samples, &found.histograms).is_break()
-            {
-                return;
-            }
-        }
-    }
-
-    fn collect(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-        newest_only: bool,
-    ) -> Vec<SeriesData> {
-        let mut all = Vec::new();
-        self.visit(matchers, start_ms, end_ms, newest_only, &mut |labels, samples, histograms| {
-            let histograms = if histograms.is_empty() { Arc::default() } else { histograms.into() };
-            all.push(SeriesData { labels: labels.clone(), samples: samples.into(), histograms });
-            ControlFlow::Continue(())
-        });
-        all
-    }
-
-    /// Series that pass all matchers and have samples from `start_ms` to `end_ms`, both included.
-    pub fn select(&self, matchers: &[Matcher], start_ms: i64, end_ms: i64) -> Vec<SeriesData> {
-        self.collect(matchers, start_ms, end_ms, false)
-    }
-
-    /// As [`Store::select`], with only the newest sample or histogram of each series.
-    pub fn select_latest(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-    ) -> Vec<SeriesData> {
-        self.collect(matchers, start_ms, end_ms, true)
-    }
-
-    /// Label sets of the series that pass all matchers, sorted.
-    pub fn series(&self, matchers: &[Matcher]) -> Vec<Labels> {
-        let selected = self.selected(matchers);
-        let mut labels: Vec<Labels> = selected.iter().map(|series| series.labels.clone()).collect();
-        labels.sort_unstable();
-        labels
-    }
-
-    /// Label names of the series that pass all matchers.
-    pub fn label_names(&self, matchers: &[Matcher]) -> BTreeSet<Arc<str>> {
-        self.index().label_names(matchers)
-    }
-
-    /// Values of the label `name` of the series that pass all matchers.
-    pub fn label_values(&self, name: &str, matchers: &[Matcher]) -> BTreeSet<Arc<str>> {
-        self.index().label_values(name, matchers)
-    }
-
     /// How many series there are in memory.
     pub fn series_count(&self) -> usize {
         self.index().len()
@@ -322,6 +261,44 @@ impl Store {
     /// series were dropped.
     pub fn truncate(&self, before_ms: i64) -> usize {
         self.drop_samples(|data| data.truncate(before_ms))
+    }
+
+    /// Drops what is in order and older than `before_ms`, because it cannot be written to disk.
+    pub(crate) fn forget(&self, before_ms: i64) {
+        self.drop_samples(|data| data.forget(before_ms));
+    }
+
+    /// Drops what a block up to `end_ms` holds.
+    pub(crate) fn end_cut(&self, end_ms: i64) {
+        self.drop_samples(|data| data.end_cut(end_ms));
+    }
+
+    /// All series in memory.
+    pub(crate) fn all_series(&self) -> Vec<Arc<Series>> {
+        self.index().all().cloned().collect()
+    }
+
+    /// The oldest sample in memory.
+    pub(crate) fn oldest_ms(&self) -> Option<i64> {
+        self.index().all().filter_map(|series| series.lock().oldest_ms()).min()
+    }
+
+    /// What was taken since the last call.
+    pub(crate) fn take_queued(&self) -> Batch {
+        self.queue.as_ref().map(Queue::take).unwrap_or_default()
+    }
+
+    /// The series that the log knows by this number.
+    pub(crate) fn restore_series(&self, id: u64, labels: &Labels) -> SeriesRef {
+        let mut index = self.index_mut();
+        let known = index.get(labels).cloned();
+        index.reserve(id);
+        SeriesRef(known.unwrap_or_else(|| index.insert_as(id, labels)))
+    }
+
+    /// Tells the time, which decides what is too old to be imported.
+    pub(crate) fn set_clock(&self, now_ms: i64) {
+        self.now_ms.store(now_ms, Ordering::Relaxed);
     }
 
     /// Drops samples by `drop`, which says whether a series has none left.
@@ -347,7 +324,7 @@ impl Store {
 
     /// Drops what retention no longer keeps at `now_ms`. To be called now and then, such as every minute.
     pub fn enforce_retention(&self, now_ms: i64) -> usize {
-        self.now_ms.store(now_ms, Ordering::Relaxed);
+        self.set_clock(now_ms);
         self.truncate(now_ms.saturating_sub(millis(self.config.retention)))
     }
 
@@ -372,7 +349,8 @@ impl Store {
     }
 }
 
-fn millis(duration: Duration) -> i64 {
+/// Whole milliseconds, for arithmetic with timestamps.
+pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
