@@ -32,7 +32,7 @@ use crate::act::upstreams::HoldfastBalancer;
 use crate::cluster::{RedisStatus, ServersStatus};
 use crate::config::{Config, Redis};
 use crate::control::{Control, QUEUE_MAX};
-use crate::judge::rules::RuleSet;
+use crate::judge::rules::{Identity, RuleSet};
 use crate::observe::canary::Canary;
 use crate::observe::redis::RedisSamples;
 use crate::observe::scrape::{Facts, ScrapeMetrics, Scraper, Source, Target};
@@ -164,14 +164,14 @@ impl Daemon {
         let (reload, reloads) = mpsc::channel(QUEUE_MAX);
         let outputs =
             rules::Outputs { calls, alerts, rules: described, notices, sink: Arc::clone(&sink) };
-        let rule_loop = rules::RuleLoop::new(
-            self.config.rules.clone(),
+        let inputs = rules::Inputs {
+            settings: self.config.rules.clone(),
             rules,
-            Arc::clone(&store),
-            outputs,
+            identity: Identity { external_url: self.external_url(), ..Identity::default() },
+            source: Arc::new(rules::local::Local::new(Arc::clone(&store), &self.registry)),
             reloads,
-            &self.registry,
-        );
+        };
+        let rule_loop = rules::RuleLoop::new(inputs, outputs, &self.registry);
 
         // Installed here so that a hang-up sent at any time from now on reloads and does not end us.
         let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;

@@ -1,6 +1,6 @@
 //! From files as written to rules that can be evaluated, all faults reported together.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -169,6 +169,8 @@ impl FileCheck<'_> {
                 self.fault(place, "interval", "expected a duration above zero");
             }
         }
+        let query_offset = self.duration(place, "query_offset", group.query_offset.as_ref());
+        self.label_names(place, &group.labels);
         let (mut rules, mut seen) = (Vec::new(), HashSet::new());
         let mut names: Vec<String> = Vec::new();
         for (index, value) in group.rules.into_iter().enumerate() {
@@ -184,7 +186,7 @@ impl FileCheck<'_> {
                 (format!("{}.{name}", place.key), self.item(place.block, kind, &name, nth))
             };
             let place = Place { key, block };
-            let written: RuleAsWritten = match serde_norway::from_value(value) {
+            let mut written: RuleAsWritten = match serde_norway::from_value(value) {
                 Ok(written) => written,
                 Err(error) => {
                     self.shape_fault(&place, &error);
@@ -198,12 +200,17 @@ impl FileCheck<'_> {
                     "this rule comes twice in its group, with the same labels",
                 );
             }
+            self.label_names(&place, &written.labels);
+            for (name, text) in &group.labels {
+                written.labels.entry(name.clone()).or_insert_with(|| text.clone());
+            }
             rules.extend(self.rule(&place, &written));
         }
         Group {
             file: path.to_owned(),
             name: group.name,
             interval,
+            query_offset: query_offset.unwrap_or_default(),
             limit: (group.limit > 0).then_some(group.limit),
             rules,
         }
@@ -213,15 +220,6 @@ impl FileCheck<'_> {
         let expr = Expression::parse(&written.expr.0);
         if let Err(error) = &expr {
             self.fault(place, "expr", error);
-        }
-        for name in
-            written.labels.keys().filter(|name| !is_label_name(name) || *name == METRIC_NAME)
-        {
-            self.fault(
-                place,
-                &format!("labels.{name}"),
-                "expected a label name other than __name__",
-            );
         }
         match (&written.alert, &written.record) {
             (Some(_), Some(_)) => {
@@ -234,6 +232,13 @@ impl FileCheck<'_> {
             }
             (Some(name), None) => self.alert(place, &name.0, written, expr.ok()).map(Rule::Alert),
             (None, Some(name)) => self.record(place, &name.0, written, expr.ok()).map(Rule::Record),
+        }
+    }
+
+    fn label_names(&mut self, place: &Place, labels: &BTreeMap<String, Text>) {
+        for name in labels.keys().filter(|name| !is_label_name(name) || *name == METRIC_NAME) {
+            let key = format!("labels.{name}");
+            self.fault(place, &key, "expected a label name other than __name__");
         }
     }
 

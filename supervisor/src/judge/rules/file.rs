@@ -26,6 +26,12 @@ pub(super) struct GroupAsWritten {
     /// How often it is evaluated.
     #[serde(default)]
     pub(super) interval: Option<Text>,
+    /// How far back its expressions are evaluated.
+    #[serde(default)]
+    pub(super) query_offset: Option<Text>,
+    /// Labels that each of its rules adds unless it sets them itself.
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, Text>,
     /// Most alerts or series a rule of it may yield; 0 for any number.
     #[serde(default)]
     pub(super) limit: usize,

@@ -29,7 +29,7 @@ pub struct AlertRule {
     pub hold: Duration,
     /// How long it goes on firing after it was last true.
     pub keep_firing_for: Duration,
-    /// Labels to add.
+    /// Labels to add, those of the group among them.
     pub labels: Vec<(String, Template)>,
     /// Annotations.
     pub annotations: Vec<(String, Template)>,
@@ -44,7 +44,7 @@ pub struct RecordRule {
     pub name: String,
     /// What they hold.
     pub expr: Expression,
-    /// Labels to set.
+    /// Labels to set, those of the group among them.
     pub labels: Vec<(String, String)>,
 }
 
@@ -84,6 +84,8 @@ pub struct Group {
     pub name: String,
     /// How often it is evaluated.
     pub interval: Duration,
+    /// How far back its expressions are evaluated, for series that arrive late.
+    pub query_offset: Duration,
     /// Most alerts or series a rule may yield; `None` for any number.
     pub limit: Option<usize>,
     /// Its rules.

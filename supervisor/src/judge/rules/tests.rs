@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holdfast_promql::{Each, Querier, QueryError, Selection};
-use holdfast_series::{Labels, Matcher, Store, StoreConfig, is_stale};
+use holdfast_promql::{EvalError, Expression, Options, QueryError, Value, VectorSample, instant};
+use holdfast_series::{Labels, Matcher, Sample, Store, StoreConfig, is_stale};
 
-use super::{Action, AlertTransition, Engine, Evaluation, RuleSet, load};
+use super::{Action, AlertTransition, At, Engine, Evaluation, Identity, RuleSet, Source, load};
 use crate::cluster::AlertState;
 
 fn parse(text: &str) -> Result<RuleSet, String> {
@@ -19,9 +19,40 @@ fn rules(rules: &str) -> RuleSet {
     parse(&format!("groups:\n  - name: g\n    rules:\n{rules}")).unwrap()
 }
 
+/// A store as the source of rules, without a clock.
+struct Rows(Store);
+
+impl Source for Rows {
+    fn instant(&self, expression: &Expression, at: At) -> Result<Value, EvalError> {
+        Ok(instant(&self.0, expression, at.time_ms, &Options::default())?.value)
+    }
+
+    fn newest(
+        &self,
+        metric: &str,
+        alertname: &str,
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Result<Vec<(Labels, Sample)>, EvalError> {
+        let matchers = [Matcher::equal("__name__", metric), Matcher::equal("alertname", alertname)];
+        let found = self.0.select_latest(&matchers, start_ms, end_ms).into_iter();
+        Ok(found.map(|series| (series.labels, *series.samples.last().unwrap())).collect())
+    }
+
+    fn record(&self, samples: &[VectorSample]) {
+        for VectorSample { labels, sample, .. } in samples {
+            self.0.append(labels, sample.timestamp_ms, sample.value).unwrap();
+        }
+    }
+
+    fn clock(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
 /// A store, an engine and a clock that goes on by seconds.
 struct World {
-    store: Store,
+    rows: Rows,
     engine: Engine,
     now_ms: i64,
 }
@@ -33,7 +64,8 @@ impl World {
             series_max: 1000,
             ..StoreConfig::default()
         };
-        Self { store: Store::new(config), engine: Engine::new(rules), now_ms: 1_000_000 }
+        let rows = Rows(Store::new(config));
+        Self { rows, engine: Engine::new(rules, identity()), now_ms: 1_000_000 }
     }
 
     /// One second later: these series have these values, and the rules are evaluated.
@@ -41,13 +73,10 @@ impl World {
         self.now_ms += 1000;
         for (server, value) in series {
             let labels = Labels::from_pairs([("__name__", "load"), ("server", server)]);
-            self.store.append(&labels, self.now_ms, *value).unwrap();
+            self.rows.0.append(&labels, self.now_ms, *value).unwrap();
         }
-        let evaluation = self.engine.evaluate(self.now_ms, &self.store);
+        let evaluation = self.engine.evaluate(self.now_ms, &self.rows);
         assert!(evaluation.failures.is_empty(), "{:?}", evaluation.failures);
-        for (labels, sample) in &evaluation.samples_to_record {
-            self.store.append(labels, sample.timestamp_ms, sample.value).unwrap();
-        }
         evaluation
     }
 
@@ -58,6 +87,20 @@ impl World {
 
     fn states(&self) -> Vec<AlertState> {
         self.engine.active().iter().map(|alert| alert.state).collect()
+    }
+
+    /// Samples of this instant, as label sets and values.
+    fn recorded(&self, name: &str) -> Vec<(Labels, Sample)> {
+        let matchers = [Matcher::equal("__name__", name)];
+        let found = self.rows.0.select(&matchers, self.now_ms, self.now_ms).into_iter();
+        found.map(|series| (series.labels, series.samples[0])).collect()
+    }
+}
+
+fn identity() -> Identity {
+    Identity {
+        external_labels: Labels::from_pairs([("cluster", "eu")]),
+        external_url: "http://supervisor".to_owned(),
     }
 }
 
@@ -149,7 +192,7 @@ fn a_series_that_ends_resolves_its_alert() {
     world.see(&[("a", 9.0)]);
     assert_eq!(world.see(&[]), "", "the last sample still counts");
     let labels = Labels::from_pairs([("__name__", "load"), ("server", "a")]);
-    world.store.append(&labels, world.now_ms + 1, holdfast_series::stale_marker()).unwrap();
+    world.rows.0.append(&labels, world.now_ms + 1, holdfast_series::stale_marker()).unwrap();
     assert_eq!(world.see(&[]), "a:firing>resolved");
 }
 
@@ -169,25 +212,108 @@ fn resolved_alerts_are_forgotten_after_a_quarter_of_an_hour() {
 fn alerts_are_recorded_and_end_as_series() {
     let mut world = World::new(rules(HIGH));
     world.step(&[("a", 9.0)]);
-    let find = |world: &World, name: &str| {
-        let now_ms = world.now_ms;
-        world.store.select(&[Matcher::equal("__name__", name)], now_ms, now_ms)
-    };
-    let alerts = find(&world, "ALERTS");
+    let alerts = world.recorded("ALERTS");
     assert_eq!(alerts.len(), 1);
-    assert_eq!(alerts[0].labels.value("alertstate"), "pending");
-    assert_eq!(find(&world, "ALERTS_FOR_STATE")[0].samples[0].value.to_bits(), 1001_f64.to_bits());
+    assert_eq!(alerts[0].0.value("alertstate"), "pending");
+    assert_eq!(world.recorded("ALERTS_FOR_STATE")[0].1.value.to_bits(), 1001_f64.to_bits());
     world.step(&[("a", 9.0)]);
     world.step(&[("a", 9.0)]);
-    let mut states: Vec<(String, bool)> = find(&world, "ALERTS")
+    let mut states: Vec<(String, bool)> = world
+        .recorded("ALERTS")
         .iter()
-        .map(|s| (s.labels.value("alertstate").to_owned(), is_stale(s.samples[0].value)))
+        .map(|(labels, sample)| (labels.value("alertstate").to_owned(), is_stale(sample.value)))
         .collect();
     states.sort();
     assert_eq!(states, [("firing".to_owned(), false), ("pending".to_owned(), true)]);
-    let evaluation = world.step(&[("a", 0.0)]);
-    assert!(evaluation.samples_to_record.iter().all(|(_, sample)| is_stale(sample.value)));
-    assert_eq!(evaluation.samples_to_record.len(), 2);
+    world.step(&[("a", 0.0)]);
+    for name in ["ALERTS", "ALERTS_FOR_STATE"] {
+        let recorded = world.recorded(name);
+        assert_eq!(recorded.len(), 1, "{name}");
+        assert!(is_stale(recorded[0].1.value), "{name}");
+    }
+}
+
+#[test]
+fn a_restart_takes_up_where_the_recorded_state_left_off() {
+    let slow = HIGH.replace("for: 2s", "for: 5s");
+    let restart = |world: &mut World, away_ms: i64| {
+        world.engine = Engine::new(rules(&slow), identity());
+        world.now_ms += away_ms;
+    };
+    let mut world = World::new(rules(&slow));
+    for _ in 0..6 {
+        world.see(&[("a", 9.0)]);
+    }
+    assert_eq!(world.see(&[("a", 9.0), ("b", 9.0)]), "b:->pending");
+    restart(&mut world, 60_000);
+    assert_eq!(world.see(&[("a", 9.0), ("b", 9.0)]), "a:->firing b:->pending");
+    assert_eq!(world.engine.active()[0].active_at_ms, 1_001_000, "true ever since");
+    for _ in 0..4 {
+        assert_eq!(world.see(&[("a", 9.0), ("b", 9.0)]), "");
+    }
+    assert_eq!(world.see(&[("b", 9.0)]), "b:pending>firing", "a second less, as it had waited one");
+
+    restart(&mut world, 61 * 60_000);
+    assert_eq!(world.see(&[("b", 9.0)]), "b:->pending", "longer than an hour ago");
+
+    world.see(&[("b", 1.0)]);
+    restart(&mut world, 0);
+    assert_eq!(world.see(&[("b", 9.0)]), "b:->pending", "it had ended before");
+}
+
+#[test]
+fn an_offset_looks_back_and_group_labels_are_added() {
+    let text = r"groups:
+  - name: late
+    query_offset: 2s
+    labels: {team: chat, severity: info}
+    rules:
+      - {record: 'load:sum', expr: sum(load)}
+      - {alert: Late, expr: load > 5, labels: {severity: critical}}
+";
+    let mut world = World::new(parse(text).unwrap());
+    assert_eq!(world.see(&[("a", 9.0)]), "");
+    assert_eq!(world.see(&[("a", 1.0)]), "");
+    assert_eq!(world.see(&[("a", 1.0)]), "a:->firing");
+    let alert = world.engine.active().remove(0);
+    assert_eq!((alert.labels.value("team"), alert.labels.value("severity")), ("chat", "critical"));
+    assert_eq!(alert.active_at_ms, world.now_ms);
+    world.now_ms -= 2000;
+    let sum = world.recorded("load:sum");
+    assert_eq!(sum[0].0.value("severity"), "info");
+    assert_eq!(sum[0].1.value.to_bits(), 9_f64.to_bits(), "recorded at the time it is about");
+}
+
+#[test]
+fn annotations_may_ask_and_know_the_supervisor() {
+    let text = r#"
+      - alert: High
+        expr: load > 5
+        annotations:
+          summary: '{{ with query "sum(load)" }}{{ . | first | value }}{{ end }} in {{ $externalLabels.cluster }} {{ externalURL }}'
+"#;
+    let mut world = World::new(rules(text));
+    world.see(&[("a", 9.0), ("b", 2.0)]);
+    assert_eq!(world.engine.active()[0].annotations["summary"], "11 in eu http://supervisor");
+}
+
+#[test]
+fn rules_tell_how_they_fared() {
+    let text = "      - {alert: Now, expr: load > 5}
+      - {record: r, expr: load * on() load}
+";
+    let mut world = World::new(rules(text));
+    assert!(world.engine.groups()[0].rules().all(|(_, health)| health.time_ms.is_none()));
+    world.see(&[("a", 9.0)]);
+    world.now_ms += 1000;
+    let labels = Labels::from_pairs([("__name__", "load"), ("server", "b")]);
+    world.rows.0.append(&labels, world.now_ms, 1.0).unwrap();
+    let evaluation = world.engine.evaluate(world.now_ms, &world.rows);
+    assert_eq!(evaluation.failures.len(), 1);
+    let group = &world.engine.groups()[0];
+    let errors: Vec<bool> = group.rules().map(|(_, health)| health.error.is_some()).collect();
+    assert_eq!(errors, [false, true]);
+    assert_eq!((group.last().time_ms, group.last().samples), (Some(world.now_ms), 2));
 }
 
 #[test]
@@ -198,8 +324,8 @@ fn a_rule_sees_what_rules_before_it_recorded() {
 "#;
     let mut world = World::new(rules(text));
     assert_eq!(show(&world.step(&[("a", 9.0), ("b", 1.0)]).transitions), ":->firing");
-    let recorded = world.store.series(&[Matcher::equal("__name__", "job:load:max")]);
-    assert_eq!(recorded[0].to_string(), r#"{__name__="job:load:max", kind="peak"}"#);
+    let recorded = world.recorded("job:load:max");
+    assert_eq!(recorded[0].0.to_string(), r#"{__name__="job:load:max", kind="peak"}"#);
     assert_eq!(show(&world.step(&[("a", 2.0)]).transitions), ":firing>resolved");
 }
 
@@ -227,20 +353,41 @@ fn new_rules_take_over_the_alerts_of_old_ones() {
 fn groups_are_evaluated_when_they_are_due() {
     let text = "groups: [{name: slow, interval: 3s, rules: [{alert: A, expr: load > 5}]}]";
     let mut world = World::new(parse(text).unwrap());
-    let seen: Vec<usize> = (0..7).map(|_| world.step(&[("a", 9.0)]).groups).collect();
+    let seen: Vec<usize> = (0..7).map(|_| world.step(&[("a", 9.0)]).groups.len()).collect();
     assert_eq!(seen, [1, 0, 0, 1, 0, 0, 1]);
-    assert_eq!(world.engine.next_due_ms(), Some(world.now_ms + 3000));
+    assert_eq!(world.engine.next_due_ms(world.now_ms), Some(world.now_ms + 3000));
     world.now_ms += 7000;
     let evaluation = world.step(&[("a", 9.0)]);
-    assert_eq!((evaluation.groups, evaluation.missed), (1, 1));
-    assert_eq!(world.engine.next_due_ms(), Some(world.now_ms + 1000));
+    assert_eq!(evaluation.groups[0].missed, 1);
+    assert_eq!(world.engine.next_due_ms(world.now_ms), Some(world.now_ms + 1000));
+    let before_ms = world.now_ms - 60_000;
+    assert_eq!(world.engine.next_due_ms(before_ms), Some(before_ms), "the clock was set back");
 }
 
 struct Broken;
 
-impl Querier for Broken {
-    fn select(&self, _: &Selection, _: &mut Each<'_>) -> Result<(), QueryError> {
-        Err(QueryError { source_name: "nowhere".to_owned(), cause: "closed".into() })
+impl Broken {
+    fn error<T>() -> Result<T, EvalError> {
+        let cause = "closed".into();
+        Err(EvalError::Query(QueryError { source_name: "nowhere".to_owned(), cause }))
+    }
+}
+
+impl Source for Broken {
+    fn instant(&self, _: &Expression, _: At) -> Result<Value, EvalError> {
+        Self::error()
+    }
+
+    fn newest(&self, _: &str, _: &str, _: i64, _: i64) -> Result<Vec<(Labels, Sample)>, EvalError> {
+        Self::error()
+    }
+
+    fn record(&self, samples: &[VectorSample]) {
+        assert!(samples.is_empty(), "nothing is known");
+    }
+
+    fn clock(&self) -> Duration {
+        Duration::ZERO
     }
 }
 
@@ -251,7 +398,7 @@ fn a_failed_evaluation_changes_no_alert() {
     let evaluation = world.engine.evaluate(world.now_ms + 1000, &Broken);
     assert_eq!(evaluation.failures.len(), 1);
     assert_eq!(evaluation.failures[0].error.to_string(), "select series from nowhere");
-    assert!(evaluation.transitions.is_empty() && evaluation.samples_to_record.is_empty());
+    assert!(evaluation.transitions.is_empty());
     assert_eq!(world.states(), [AlertState::Firing]);
 }
 
@@ -260,7 +407,7 @@ fn limits_and_clashing_labels_are_failures() {
     for (text, expected) in [
         (
             "groups: [{name: g, limit: 1, rules: [{alert: A, expr: load}]}]",
-            "exceeded limit of 1 with 2 series",
+            "exceeded limit of 1 with 2 alerts",
         ),
         (
             "groups: [{name: g, rules: [{alert: A, expr: load, labels: {server: x}}]}]",
@@ -278,9 +425,9 @@ fn limits_and_clashing_labels_are_failures() {
         let mut world = World::new(parse(text).unwrap());
         for server in ["a", "b"] {
             let labels = Labels::from_pairs([("__name__", "load"), ("server", server)]);
-            world.store.append(&labels, world.now_ms, 1.0).unwrap();
+            world.rows.0.append(&labels, world.now_ms, 1.0).unwrap();
         }
-        let evaluation = world.engine.evaluate(world.now_ms, &world.store);
+        let evaluation = world.engine.evaluate(world.now_ms, &world.rows);
         assert_eq!(evaluation.failures[0].error.to_string(), expected, "{text}");
     }
 }

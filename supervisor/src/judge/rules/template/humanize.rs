@@ -1,5 +1,9 @@
 //! Numbers for people, to the letter as Prometheus' templates write them.
 
+use chrono::DateTime;
+
+/// The year 5138: beyond it nothing is meant as an instant.
+const SECONDS_MAX: f64 = 1e11;
 const LARGE: [&str; 8] = ["k", "M", "G", "T", "P", "E", "Z", "Y"];
 const SMALL: [&str; 8] = ["m", "u", "n", "p", "f", "a", "z", "y"];
 
@@ -28,6 +32,13 @@ pub(super) fn significant(value: f64, digits: usize) -> String {
     } else {
         with_exponent(trim_zeros(mantissa), exponent)
     }
+}
+
+/// As `%.<decimals>e`.
+pub(super) fn exponential(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$e}");
+    let (mantissa, exponent) = split(&text);
+    with_exponent(mantissa, exponent)
 }
 
 fn special(value: f64) -> Option<String> {
@@ -127,6 +138,22 @@ pub(super) fn humanize_duration(value: f64) -> String {
     }
 }
 
+/// An instant: seconds since the Unix epoch, as Go prints a time.
+pub(super) fn humanize_timestamp(seconds: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "the range is checked before")]
+    let ms = (seconds.abs() < SECONDS_MAX).then(|| (seconds * 1000.0).round() as i64);
+    ms.map_or_else(|| significant(seconds, 4), time)
+}
+
+/// The instant, milliseconds since the Unix epoch, as Go prints it.
+pub(super) fn time(ms: i64) -> String {
+    let Some(time) = DateTime::from_timestamp_millis(ms) else { return ms.to_string() };
+    let text = time.format("%Y-%m-%d %H:%M:%S").to_string();
+    let millis = format!(".{:03}", time.timestamp_subsec_millis());
+    let fraction = millis.trim_end_matches('0').trim_end_matches('.');
+    format!("{text}{fraction} +0000 UTC")
+}
+
 /// A ratio: `0.1234` → `12.34%`.
 pub(super) fn humanize_percentage(value: f64) -> String {
     format!("{}%", significant(value * 100.0, 4))
@@ -158,6 +185,9 @@ mod tests {
             (humanize_duration, 3_661.0, "1h 1m 1s"),
             (humanize_duration, -90_061.0, "-1d 1h 1m 1s"),
             (humanize_duration, f64::NAN, "NaN"),
+            (humanize_timestamp, 1_435_065_584.128, "2015-06-23 13:19:44.128 +0000 UTC"),
+            (humanize_timestamp, 0.0, "1970-01-01 00:00:00 +0000 UTC"),
+            (humanize_timestamp, f64::INFINITY, "+Inf"),
             (humanize_percentage, 0.123_456, "12.35%"),
             (humanize_percentage, 1.0, "100%"),
             (humanize_percentage, 123.0, "1.23e+04%"),

@@ -1,23 +1,24 @@
 //! The rule loop: evaluates the rules every interval and hands on what came of it.
 //!
-//! Transitions go to the journal and to those who tell people; calls for action to the server controller; recorded samples back to
-//! the store; the list of alerts to the status page. A rule that cannot be evaluated is counted and logged once, and while any rule
+//! Transitions go to the journal and to those who tell people; calls for action to the server controller; the list of alerts to the
+//! status page. The evaluation itself runs on a thread that may take its time, so that a heavy rule holds up nobody else. A rule that cannot be evaluated is counted and logged once, and while any rule
 //! with an action fails, what the rules call for counts as unknown: nothing opens and nothing closes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod describe;
+pub(super) mod local;
+mod metrics;
+
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_series::Store;
+use holdfast_telemetry::Registry;
 use holdfast_telemetry::errors::Chain;
-use holdfast_telemetry::{
-    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, metrics,
-};
 use serde_json::json;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{AlertState, AlertStatus};
@@ -25,11 +26,21 @@ use crate::config::Rules;
 use crate::control::{ControlError, Reload};
 use crate::judge::circuits::{self, Call, Percent};
 use crate::judge::rules::{
-    Action, Alert, AlertTransition, Engine, Evaluation, Rule, RuleSet, load,
+    Action, Alert, AlertTransition, Engine, Evaluation, Identity, Rule, RuleSet, Source, load,
 };
 use crate::record::{Draft, Kind, Severity, Sink};
-use crate::serve::http::alert_json;
 use crate::tell::{AlertNotice, subject_of};
+
+use self::describe::describe;
+use self::metrics::Metrics;
+
+/// Longest that one rule may take; a rule that takes longer counts as failed. Rules are due every second, and those of a healthy
+/// cluster take a millisecond.
+const RULE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Shortest and longest wait for the next group: the first keeps a clock that jumps from making the loop spin, the second notices it.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What the rules call for, by server.
 #[derive(Debug, Clone, Default)]
@@ -52,113 +63,6 @@ pub(super) struct Outputs {
     pub(super) notices: mpsc::Sender<AlertNotice>,
     /// To the journal.
     pub(super) sink: Sink,
-}
-
-struct Metrics {
-    evaluations: IntCounter,
-    failures: IntCounterVec,
-    missed: IntCounter,
-    seconds: Histogram,
-    last: IntGauge,
-    alerts: IntGaugeVec,
-    notices_dropped: IntCounter,
-    reload_successful: IntGauge,
-    reload_at: IntGauge,
-    known: HashSet<String>,
-}
-
-impl Metrics {
-    fn register(registry: &Registry) -> Self {
-        Self {
-            evaluations: metrics::counter(
-                registry,
-                "supervisor_rule_evaluations_total",
-                "Rules evaluated",
-            ),
-            failures: metrics::counter_vec(
-                registry,
-                "supervisor_rule_evaluation_failures_total",
-                "Rules that could not be evaluated, by group",
-                &["rule_group"],
-            ),
-            missed: metrics::counter(
-                registry,
-                "supervisor_rule_evaluations_missed_total",
-                "Evaluations of groups that were due and came too late",
-            ),
-            seconds: metrics::histogram(
-                registry,
-                "supervisor_rule_evaluation_seconds",
-                "Time to evaluate all groups that are due",
-                &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0],
-            ),
-            last: metrics::gauge(
-                registry,
-                "supervisor_rule_last_evaluation_timestamp_seconds",
-                "When the rules were last evaluated",
-            ),
-            alerts: metrics::gauge_vec(
-                registry,
-                "supervisor_alerts",
-                "Alerts by name and state",
-                &["alertname", "state"],
-            ),
-            notices_dropped: metrics::counter(
-                registry,
-                "supervisor_alert_notices_dropped_total",
-                "Alert changes that could not be handed to the notifier because its queue was full",
-            ),
-            reload_successful: metrics::gauge(
-                registry,
-                "supervisor_config_last_reload_successful",
-                "Whether the last reading of the rule files succeeded",
-            ),
-            reload_at: metrics::gauge(
-                registry,
-                "supervisor_config_last_reload_timestamp_seconds",
-                "When the rule files were last read with success",
-            ),
-            known: HashSet::new(),
-        }
-    }
-
-    /// Rules in force: their series exist at 0, those of removed rules go.
-    fn set_rules(&mut self, engine: &Engine) {
-        let names: HashSet<String> = engine
-            .groups()
-            .flat_map(|group| &group.rules)
-            .filter(|rule| matches!(rule, Rule::Alert(_)))
-            .map(|rule| rule.name().to_owned())
-            .collect();
-        for gone in self.known.difference(&names) {
-            for state in ["pending", "firing"] {
-                // It may never have been set, which is as good as removed.
-                let _absent = self.alerts.remove_label_values(&[gone, state]);
-            }
-        }
-        for group in engine.groups() {
-            self.failures.with_label_values(&[&group.name]);
-        }
-        self.known = names;
-    }
-
-    fn set_alerts(&self, alerts: &[Alert]) {
-        let mut counts: HashMap<(&str, &str), i64> = HashMap::new();
-        for alert in alerts {
-            let state = match alert.state {
-                AlertState::Pending => "pending",
-                AlertState::Firing => "firing",
-                AlertState::Resolved => continue,
-            };
-            *counts.entry((&alert.name, state)).or_default() += 1;
-        }
-        for name in &self.known {
-            for state in ["pending", "firing"] {
-                let count = counts.get(&(name.as_str(), state)).copied().unwrap_or(0);
-                self.alerts.with_label_values(&[name, state]).set(count);
-            }
-        }
-    }
 }
 
 /// Reads the rule files that the settings name. Blocking: files are read.
@@ -196,11 +100,28 @@ pub(super) async fn reload_on(
     }
 }
 
+/// Where rules get their answers from.
+pub(super) type SharedSource = Arc<dyn Source + Send + Sync>;
+
+/// What the loop works with.
+pub(super) struct Inputs {
+    /// The settings that name the rule files.
+    pub(super) settings: Rules,
+    /// The rules, read from those files.
+    pub(super) rules: RuleSet,
+    /// As whom templates show this supervisor.
+    pub(super) identity: Identity,
+    /// What the rules are evaluated on.
+    pub(super) source: SharedSource,
+    /// Requests to read the files again.
+    pub(super) reloads: mpsc::Receiver<Reload>,
+}
+
 /// Evaluates the rules.
 pub(super) struct RuleLoop {
     settings: Rules,
     engine: Engine,
-    store: Arc<Store>,
+    source: SharedSource,
     outputs: Outputs,
     reloads: mpsc::Receiver<Reload>,
     metrics: Metrics,
@@ -209,48 +130,57 @@ pub(super) struct RuleLoop {
 }
 
 impl RuleLoop {
-    /// A loop over `rules`, which were read from the files of `settings`.
-    pub(super) fn new(
-        settings: Rules,
-        rules: RuleSet,
-        store: Arc<Store>,
-        outputs: Outputs,
-        reloads: mpsc::Receiver<Reload>,
-        registry: &Registry,
-    ) -> Self {
+    /// A loop that has not evaluated anything yet.
+    pub(super) fn new(inputs: Inputs, outputs: Outputs, registry: &Registry) -> Self {
+        let Inputs { settings, rules, identity, source, reloads } = inputs;
         let mut metrics = Metrics::register(registry);
-        let engine = Engine::new(rules);
+        let engine = Engine::new(rules, identity);
         metrics.set_rules(&engine);
         metrics.reload_successful.set(1);
         metrics.reload_at.set(chrono::Utc::now().timestamp());
         let failing = HashSet::new();
-        Self { settings, engine, store, outputs, reloads, metrics, failing }
+        Self { settings, engine, source, outputs, reloads, metrics, failing }
     }
 
     /// Runs until `shutdown`.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
-        // Groups may have shorter intervals of their own; the engine knows which are due.
-        let shortest = self.engine.groups().map(|group| group.interval).min();
-        let interval = shortest.unwrap_or(self.settings.evaluation_interval);
-        let mut tick = tokio::time::interval(interval.max(Duration::from_millis(100)));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                _ = tick.tick() => self.evaluate(),
+                () = tokio::time::sleep(self.until_due()) => {
+                    if self.is_due() {
+                        self.evaluate().await;
+                    }
+                }
                 Some(reload) = self.reloads.recv() => self.reload(reload).await,
             }
         }
     }
 
-    fn evaluate(&mut self) {
+    fn is_due(&self) -> bool {
+        self.engine.next_due_ms(now_ms()).is_some_and(|due_ms| due_ms <= now_ms())
+    }
+
+    fn until_due(&self) -> Duration {
+        let now_ms = now_ms();
+        let wait_ms = self
+            .engine
+            .next_due_ms(now_ms)
+            .map_or(i64::MAX, |due_ms| due_ms.saturating_sub(now_ms));
+        Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)).clamp(WAIT_MIN, WAIT_MAX)
+    }
+
+    async fn evaluate(&mut self) {
         let begun = Instant::now();
-        let now_ms = chrono::Utc::now().timestamp_millis();
-        let evaluation = self.engine.evaluate(now_ms, &*self.store);
-        for (labels, sample) in &evaluation.samples_to_record {
-            // Out of order only when the clock was set back; the next evaluation is newer again.
-            let _old = self.store.append(labels, sample.timestamp_ms, sample.value);
-        }
+        let now_ms = now_ms();
+        let (mut engine, source) = (std::mem::take(&mut self.engine), Arc::clone(&self.source));
+        let task = tokio::task::spawn_blocking(move || {
+            let evaluation = engine.evaluate(now_ms, &*source);
+            (engine, evaluation)
+        });
+        let (engine, evaluation) =
+            task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        self.engine = engine;
         let alerts = self.engine.active();
         let known = self.report_failures(&evaluation);
         self.publish_calls(&alerts, known);
@@ -258,19 +188,15 @@ impl RuleLoop {
             self.hand_on(transition);
         }
         self.metrics.set_alerts(&alerts);
+        self.metrics.set_evaluation(&self.engine, &evaluation, begun.elapsed().as_secs_f64());
         self.outputs.alerts.send_replace(alerts.iter().map(Alert::status).collect());
-        self.outputs.rules.send_replace(describe(&self.engine, &alerts));
-        self.metrics.evaluations.inc_by(evaluation.rules as u64);
-        self.metrics.missed.inc_by(evaluation.missed);
-        self.metrics.seconds.observe(begun.elapsed().as_secs_f64());
-        self.metrics.last.set(now_ms / 1000);
+        self.outputs.rules.send_replace(describe(&self.engine));
     }
 
     /// Counts failures, logs new ones, and returns whether what the rules call for is known.
     fn report_failures(&mut self, evaluation: &Evaluation) -> bool {
         let mut failing = HashSet::new();
         for failure in &evaluation.failures {
-            self.metrics.failures.with_label_values(&[&failure.group]).inc();
             if !self.failing.contains(&failure.rule) {
                 tracing::warn!(
                     file = %failure.file.display(), group = failure.group, rule = failure.rule,
@@ -281,9 +207,11 @@ impl RuleLoop {
         }
         self.failing = failing;
         let acting =
-            self.engine.groups().flat_map(|group| &group.rules).filter_map(|rule| match rule {
-                Rule::Alert(alert) if alert.action.is_some() => Some(&alert.name),
-                _ => None,
+            self.engine.groups().iter().flat_map(|group| &group.group().rules).filter_map(|rule| {
+                match rule {
+                    Rule::Alert(alert) if alert.action.is_some() => Some(&alert.name),
+                    _ => None,
+                }
             });
         acting.into_iter().all(|name| !self.failing.contains(name))
     }
@@ -371,64 +299,16 @@ impl RuleLoop {
     }
 }
 
+fn now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
 fn severity_of(alert: &AlertStatus) -> Severity {
     match alert.labels.get("severity").map(String::as_str) {
         Some("critical") => Severity::Critical,
         Some("info") => Severity::Info,
         _ => Severity::Warning,
     }
-}
-
-/// The groups as Prometheus' `/api/v1/rules` shows them.
-fn describe(engine: &Engine, alerts: &[Alert]) -> serde_json::Value {
-    let groups: Vec<_> = engine
-        .groups()
-        .map(|group| {
-            let rules: Vec<_> = group
-                .rules
-                .iter()
-                .map(|rule| match rule {
-                    Rule::Alert(rule) => {
-                        let own = alerts.iter().filter(|alert| {
-                            alert.name == rule.name
-                                && *alert.group == *group.name
-                                && alert.state != AlertState::Resolved
-                        });
-                        let own: Vec<_> = own.map(Alert::status).collect();
-                        let firing = own.iter().any(|alert| alert.state == AlertState::Firing);
-                        let alerts: Vec<_> = own.iter().map(alert_json).collect();
-                        json!({
-                            "type": "alerting",
-                            "name": rule.name,
-                            "query": rule.expr.text(),
-                            "duration": rule.hold.as_secs_f64(),
-                            "keepFiringFor": rule.keep_firing_for.as_secs_f64(),
-                            "state": match (firing, own.is_empty()) {
-                                (true, _) => "firing",
-                                (false, false) => "pending",
-                                (false, true) => "inactive",
-                            },
-                            "alerts": alerts,
-                            "health": "ok",
-                        })
-                    }
-                    Rule::Record(rule) => json!({
-                        "type": "recording",
-                        "name": rule.name,
-                        "query": rule.expr.text(),
-                        "health": "ok",
-                    }),
-                })
-                .collect();
-            json!({
-                "name": group.name,
-                "file": group.file,
-                "interval": group.interval.as_secs_f64(),
-                "rules": rules,
-            })
-        })
-        .collect();
-    json!({ "groups": groups })
 }
 
 #[cfg(test)]
