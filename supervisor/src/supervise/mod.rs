@@ -8,6 +8,7 @@ mod backups;
 mod epoch;
 mod rules;
 mod servers;
+mod store;
 mod tasks;
 
 use std::collections::HashMap;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use holdfast_series::{Store, StoreConfig};
+use holdfast_series::{Disk, Store};
 use holdfast_telemetry::health::Readiness;
 use holdfast_telemetry::{Registry, announce, metrics};
 use tokio::net::TcpListener;
@@ -47,8 +48,6 @@ pub use rules::read as read_rules;
 
 /// Events and incidents the journal keeps: about a year of a cluster that has ten events a day, and bounded however many it has.
 const RETENTION: Retention = Retention { events_max: 100_000, incidents_max: 5_000 };
-/// Time between two clean-ups of the store.
-const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// Causes that an earlier run left open count as over when this one has not found them again within this time: longer than any rule
 /// holds before it fires on something that has been wrong all along.
 const CONFIRM_WITHIN: Duration = Duration::from_mins(5);
@@ -107,6 +106,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let state_dir = config.supervisor.state_dir.clone();
     std::fs::create_dir_all(&state_dir)
         .map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
+    let (metrics_dir, settings) = (state_dir.clone(), config.metrics);
+    let disk = tokio::task::spawn_blocking(move || store::open(&metrics_dir, settings)).await??;
     let journal = Arc::new(Journal::open(&state_dir.join("journal.redb"), RETENTION)?);
     let registry = metrics::registry("supervisor", env!("CARGO_PKG_VERSION"));
     journal.register(&registry);
@@ -115,7 +116,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     if let Some(listener) = &sentinel {
         announce::listening("sentinel", listener.local_addr()?);
     }
-    let daemon = Daemon { config, journal, registry, address, tasks: Tasks::new() };
+    let daemon = Daemon { config, journal, disk, registry, address, tasks: Tasks::new() };
     daemon.run(rules, http, sentinel, shutdown).await
 }
 
@@ -127,6 +128,7 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Sta
 struct Daemon {
     config: Config,
     journal: Arc<Journal>,
+    disk: Arc<Disk>,
     registry: Registry,
     address: SocketAddr,
     tasks: Tasks,
@@ -143,11 +145,12 @@ impl Daemon {
         let sink = self.sink();
         let readiness = Readiness::new();
         let started = readiness.condition("started");
-        let store = Arc::new(Store::new(StoreConfig {
-            retention: self.config.metrics.retention,
-            series_max: self.config.metrics.series_max,
-            ..StoreConfig::default()
-        }));
+        let store = Arc::clone(self.disk.store());
+        let keeper = store::Keeper::new(Arc::clone(&self.disk), &self.registry);
+        let flusher = keeper.flusher();
+        self.tasks.spawn("metrics log", |stop| store::until(stop, flusher));
+        let maintainer = keeper.maintainer();
+        self.tasks.spawn("metrics blocks", |stop| store::until(stop, maintainer));
         let client = reqwest::Client::builder().no_proxy().build()?;
         sink(Draft::new(Kind::Started, Severity::Info, "supervisor", "supervisor started"));
 
@@ -200,9 +203,7 @@ impl Daemon {
         self.tasks.spawn("drills", |stop| runner.run(stop));
         self.scrapers(&client, &store, &facts, redis.as_ref());
         self.tasks.spawn("rules", |stop| rule_loop.run(stop));
-        self.tasks.spawn("housekeeping", |stop| {
-            housekeeping(Arc::clone(&store), Arc::clone(&self.journal), stop)
-        });
+        self.tasks.spawn("housekeeping", |stop| housekeeping(Arc::clone(&self.journal), stop));
 
         let api = ApiState {
             sources: StatusSources {
@@ -260,6 +261,11 @@ impl Daemon {
         let left = self.tasks.stop(GRACE).await;
         if !left.is_empty() {
             tracing::warn!(parts = left.join(", "), "parts did not end in time and were aborted");
+        }
+        let disk = Arc::clone(&self.disk);
+        let saved = tokio::task::spawn_blocking(move || disk.flush()).await;
+        if !matches!(saved, Ok(Ok(()))) {
+            tracing::error!("the last samples could not be written to disk");
         }
         let journal = Arc::clone(&self.journal);
         let flushed = tokio::task::spawn_blocking(move || journal.flush(GRACE)).await;
@@ -462,23 +468,12 @@ fn exposition(samples: &RedisSamples) -> String {
     text
 }
 
-/// Drops samples that are too old and, once, closes what an earlier run left open and this one did not find again.
-async fn housekeeping(store: Arc<Store>, journal: Arc<Journal>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(HOUSEKEEPING);
-    let confirmed = tokio::time::sleep(CONFIRM_WITHIN);
-    tokio::pin!(confirmed);
-    let mut is_confirmed = false;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = &mut confirmed, if !is_confirmed => {
-                is_confirmed = true;
-                journal.close_unconfirmed(chrono::Utc::now());
-            }
-            _ = tick.tick() => {
-                let dropped = store.enforce_retention(chrono::Utc::now().timestamp_millis());
-                tracing::debug!(dropped, series = store.series_count(), "old samples dropped");
-            }
-        }
+/// Closes, once, what an earlier run left open and this one did not find again.
+async fn housekeeping(journal: Arc<Journal>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = tokio::time::sleep(CONFIRM_WITHIN) => {}
     }
+    journal.close_unconfirmed(chrono::Utc::now());
+    stop.cancelled().await;
 }

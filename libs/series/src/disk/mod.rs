@@ -122,7 +122,7 @@ pub enum DiskError {
 pub struct BlockFailure(CutError);
 
 /// What [`Disk::maintain`] did.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Maintained {
     /// Blocks cut from memory.
     pub cut: usize,
@@ -130,8 +130,6 @@ pub struct Maintained {
     pub compacted: usize,
     /// Blocks dropped by retention.
     pub expired: usize,
-    /// Damage met since the last call: which file, and what was left out.
-    pub damage: Vec<String>,
 }
 
 /// The disk side of a store.
@@ -248,7 +246,6 @@ impl Disk {
         if result.is_err() {
             self.store.forget(now_ms.saturating_sub(UNWRITTEN_MAX_MS));
         }
-        done.damage = self.blocks.take_notes();
         result.map(|()| done)
     }
 
@@ -349,6 +346,21 @@ impl Disk {
         }
     }
 
+    /// Whether everything taken up to the last flush is on disk.
+    pub fn log_complete(&self) -> bool {
+        !self.gap.load(Ordering::Relaxed)
+    }
+
+    /// Writes of log, checkpoint and blocks that failed.
+    pub fn write_failures(&self) -> u64 {
+        self.write_failures.load(Ordering::Relaxed)
+    }
+
+    /// Damage met by readers since the last call: which file, and what was left out. Bounded.
+    pub fn take_damage(&self) -> Vec<String> {
+        self.blocks.take_notes()
+    }
+
     /// What it does and has met. Looks at the sizes of the log's files.
     pub fn stats(&self) -> DiskStats {
         let blocks = self.blocks.all();
@@ -362,8 +374,8 @@ impl Disk {
             log_bytes,
             block_samples: blocks.iter().map(|block| block.footer.samples).sum(),
             oldest_ms: blocks.iter().map(|block| block.footer.first_ms).min(),
-            log_complete: !self.gap.load(Ordering::Relaxed),
-            write_failures_total: self.write_failures.load(Ordering::Relaxed),
+            log_complete: self.log_complete(),
+            write_failures_total: self.write_failures(),
             damaged_total: self.damage_at_open + self.blocks.damaged(),
             cuts_total: self.cuts.load(Ordering::Relaxed),
             compactions_total: self.compactions.load(Ordering::Relaxed),
