@@ -14,8 +14,8 @@ export interface Cluster {
   chatUrl: string;
   /** Base URL of the supervisor. */
   supervisorUrl: string;
-  /** A connection token for a user. */
-  token(user: string): string;
+  /** A connection token for a user, good for an hour unless said otherwise. */
+  token(user: string, lifetimeSeconds?: number): string;
   /** Process id of a program such as `chatnode-1`. */
   pid(program: string): number;
   /** The supervisor's status. */
@@ -67,9 +67,9 @@ export async function startCluster(): Promise<Cluster> {
   const cluster: Cluster = {
     chatUrl: "",
     supervisorUrl: "",
-    token(user) {
+    token(user, lifetimeSeconds = 3600) {
       const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
-      const exp = Math.floor(Date.now() / 1000) + 3600;
+      const exp = Math.floor(Date.now() / 1000) + lifetimeSeconds;
       const text = `${encode({ alg: "HS256", typ: "JWT" })}.${encode({ sub: user, exp })}`;
       const secret = read("secrets/chat.secret").trim();
       return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { Centrifuge, type PublicationContext, type Subscription } from "centrifuge";
+import { Centrifuge, type PublicationContext, State, type Subscription } from "centrifuge";
 import WebSocket from "ws";
 
 import { type Cluster, startCluster, until } from "./cluster.ts";
@@ -100,6 +100,25 @@ test("a client whose node is killed comes back by itself and recovers what it mi
       return true;
     });
   }
+});
+
+test("a token is renewed before it expires, and the connection stays", async () => {
+  let asked = 0;
+  const client = new Centrifuge(cluster.chatUrl, {
+    websocket: WebSocket,
+    getToken: async () => {
+      asked += 1;
+      return cluster.token("gail", 3);
+    },
+  });
+  clients.push(client);
+  let losses = -1;
+  client.on("connecting", () => (losses += 1));
+  client.connect();
+  await client.ready(SOON_MS);
+  await until("three tokens", SOON_MS, async () => (asked >= 3 ? true : undefined));
+  assert.equal(client.state, State.Connected);
+  assert.equal(losses, 0);
 });
 
 test("a bad token is refused for good", async () => {
