@@ -13,8 +13,9 @@ use tracing::{info, warn};
 
 use crate::broker::Broker;
 use crate::broker::bus::{Bus, Switchboard};
+use crate::broker::memory::MemoryBroker;
 use crate::broker::redis::RedisBroker;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::drain::Connections;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -75,14 +76,19 @@ pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output 
 
     let hub = Arc::new(Hub::new(metrics.clone()));
     let (switchboard, lines) = Switchboard::new(Arc::clone(&hub) as _, metrics.clone());
-    let broker: Arc<dyn Broker> = Arc::new(RedisBroker::start(
-        config.redis,
-        &config.name,
-        Arc::new(switchboard),
-        &metrics,
-        &tasks,
-        &shutdown,
-    ));
+    let switchboard = Arc::new(switchboard);
+    let broker: Arc<dyn Broker> = match config.broker {
+        config::Broker::Memory => {
+            warn!(
+                "messages are kept in memory: this node is alone, and what it keeps ends with it"
+            );
+            Arc::new(MemoryBroker::start(switchboard, &tasks, &shutdown))
+        }
+        config::Broker::Redis(settings) => {
+            let name = &config.name;
+            Arc::new(RedisBroker::start(settings, name, switchboard, &metrics, &tasks, &shutdown))
+        }
+    };
     let condition = readiness.condition("redis");
     let probe = Probe::new(Arc::clone(&broker), lines.probe, metrics.clone(), condition);
     tasks.spawn(probe.run(shutdown.clone()));

@@ -107,6 +107,17 @@ pub struct PublishOptions {
     pub version: Option<Version>,
 }
 
+impl PublishOptions {
+    /// Gives `publication` the id that it is known by: the idempotency key, its own, or a new one.
+    fn identify(&self, publication: &mut Publication) {
+        if let Some(once) = &self.idempotency {
+            publication.id = Bytes::from(once.key.to_string());
+        } else if publication.id.is_empty() {
+            publication.id = Bytes::from(format!("{:016x}", fastrand::u64(..)));
+        }
+    }
+}
+
 /// Where a publication went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use holdfast_telemetry::logs::{Format, Level};
 use serde::Deserialize;
 
+use super::redis;
+
 use crate::namespaces::Options;
 
 /// The whole file.
@@ -18,7 +20,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) traces: Traces,
     pub(super) tokens: Tokens,
-    pub(super) redis: Redis,
+    pub(super) redis: Option<redis::Section>,
     #[serde(default)]
     pub(super) client: Client,
     #[serde(default)]
@@ -36,6 +38,8 @@ pub(super) struct Node {
     pub(super) listen: String,
     pub(super) admin_listen: String,
     pub(super) admin_token_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) broker: redis::Kind,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,32 +59,6 @@ pub(super) struct Traces {
 #[serde(deny_unknown_fields)]
 pub(super) struct Tokens {
     pub(super) hmac_secret_file: PathBuf,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Redis {
-    pub(super) sentinels: Option<Vec<String>>,
-    pub(super) primary_name: Option<String>,
-    pub(super) address: Option<String>,
-    pub(super) username: Option<String>,
-    pub(super) password_file: Option<PathBuf>,
-    #[serde(default = "confirm_replicas")]
-    pub(super) confirm_replicas: u32,
-    #[serde(default = "one_second", with = "holdfast_settings::duration")]
-    pub(super) confirm_timeout: Duration,
-    #[serde(default = "one_second", with = "holdfast_settings::duration")]
-    pub(super) command_timeout: Duration,
-}
-
-/// One replica is what makes an acknowledged message survive the primary.
-fn confirm_replicas() -> u32 {
-    1
-}
-
-/// Far above what a healthy Redis needs, and a fifth of the SDKs' command timeout of 5 s.
-fn one_second() -> Duration {
-    Duration::from_secs(1)
 }
 
 #[derive(Debug, Deserialize)]

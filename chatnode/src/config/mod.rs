@@ -3,6 +3,7 @@
 //! All faults are reported together, each with file, line and key, before anything is bound or connected to.
 
 mod file;
+mod redis;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,6 +15,8 @@ use holdfast_telemetry::logs::{Format, Level};
 
 use crate::namespaces::{Options, Table};
 use file::File;
+
+pub use redis::{Access, Broker, Primary, Redis, Servers, Tls};
 
 /// Checked settings.
 #[derive(Debug)]
@@ -35,44 +38,13 @@ pub struct Config {
     /// Secret that connection tokens are signed with.
     pub token_secret: Secret,
     /// Where messages are kept.
-    pub redis: Redis,
+    pub broker: Broker,
     /// What one client may take.
     pub client: Client,
     /// Time over which connections are closed on shutdown.
     pub drain_period: Duration,
     /// What channels offer.
     pub namespaces: Table,
-}
-
-/// Where the primary is found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Primary {
-    /// By asking Sentinel-compatible endpoints for the primary of this name.
-    Sentinels {
-        /// `host:port` of each.
-        endpoints: Vec<String>,
-        /// Name they know the primary by.
-        name: String,
-    },
-    /// At this `host:port`, always.
-    Fixed(String),
-}
-
-/// How Redis is used.
-#[derive(Debug, Clone)]
-pub struct Redis {
-    /// Where the primary is found.
-    pub primary: Primary,
-    /// ACL user, if not the default one.
-    pub username: Option<String>,
-    /// Password of that user.
-    pub password: Option<Secret>,
-    /// A publish is acknowledged once it is on this many replicas.
-    pub confirm_replicas: u32,
-    /// How long to wait for them.
-    pub confirm_timeout: Duration,
-    /// How long any other reply may take, and how long a publish is held while there is no primary.
-    pub command_timeout: Duration,
 }
 
 /// Bounds and timers of one client connection.
@@ -116,7 +88,7 @@ fn check(file: &File, source: &Source) -> Result<Config, Faults> {
     let admin_listen = check.socket("node.admin_listen", &file.node.admin_listen);
     let admin_token = check.secret("node.admin_token_file", file.node.admin_token_file.as_deref());
     let token_secret = check.secret("tokens.hmac_secret_file", Some(&file.tokens.hmac_secret_file));
-    let redis = check.redis(&file.redis);
+    let broker = check.broker(file.node.broker, file.redis.as_ref());
     let client = check.client(&file.client);
     let namespaces = check.namespaces(file);
     if listen == admin_listen && listen.port() != 0 {
@@ -141,7 +113,7 @@ fn check(file: &File, source: &Source) -> Result<Config, Faults> {
         otlp_endpoint,
         // Without a secret there is a fault, and this value is not handed out.
         token_secret: token_secret.unwrap_or(none),
-        redis,
+        broker,
         client,
         drain_period: file.drain.period,
         namespaces,
@@ -201,50 +173,6 @@ impl Check<'_> {
         if value < min {
             let min = holdfast_settings::duration::format(min);
             self.fault(key, format!("expected at least {min}"));
-        }
-    }
-
-    fn redis(&mut self, file: &file::Redis) -> Redis {
-        let primary = match (&file.sentinels, &file.address) {
-            (Some(_), Some(_)) => {
-                self.fault("redis.address", "expected either sentinels or address, found both");
-                Primary::Fixed(String::new())
-            }
-            (None, None) => {
-                self.fault("redis", "expected sentinels and primary_name, or address");
-                Primary::Fixed(String::new())
-            }
-            (None, Some(address)) => {
-                self.host_port("redis.address", address);
-                Primary::Fixed(address.clone())
-            }
-            (Some(endpoints), None) => {
-                if endpoints.is_empty() {
-                    self.fault("redis.sentinels", "expected at least one host:port");
-                }
-                for (index, endpoint) in endpoints.iter().enumerate() {
-                    self.host_port(&format!("redis.sentinels[{index}]"), endpoint);
-                }
-                let name = file.primary_name.clone().unwrap_or_default();
-                if name.is_empty() {
-                    self.fault("redis.primary_name", "expected the name the sentinels know it by");
-                }
-                Primary::Sentinels { endpoints: endpoints.clone(), name }
-            }
-        };
-        if file.username.is_some() && file.password_file.is_none() {
-            self.fault("redis.username", "needs redis.password_file");
-        }
-        let short = Duration::from_millis(10);
-        self.at_least("redis.confirm_timeout", file.confirm_timeout, short);
-        self.at_least("redis.command_timeout", file.command_timeout, short);
-        Redis {
-            primary,
-            username: file.username.clone(),
-            password: self.secret("redis.password_file", file.password_file.as_deref()),
-            confirm_replicas: file.confirm_replicas,
-            confirm_timeout: file.confirm_timeout,
-            command_timeout: file.command_timeout,
         }
     }
 
@@ -336,11 +264,19 @@ mod tests {
             .map_err(|faults| faults.to_string().replace(&format!("{}/", dir.path().display()), ""))
     }
 
+    fn in_redis(config: &Config) -> &Redis {
+        match &config.broker {
+            Broker::Redis(redis) => redis,
+            Broker::Memory => panic!("not in Redis"),
+        }
+    }
+
     #[test]
     fn the_sample_file_is_valid_and_says_the_defaults() {
         let config = load(SAMPLE).unwrap();
         assert_eq!(config.name, "chatnode-1");
-        assert!(matches!(config.redis.primary, Primary::Sentinels { .. }));
+        let redis = in_redis(&config);
+        assert!(matches!(&redis.servers, Servers::Shards(one) if one.len() == 1));
         let namespaces = Namespaces::new(config.namespaces.clone());
         assert_eq!(namespaces.of("a").unwrap().history_size, 1000);
         assert!(namespaces.of("canary:probe").unwrap().force_recovery);
@@ -351,9 +287,10 @@ mod tests {
         .unwrap();
         assert_eq!(format!("{:?}", bare.client), format!("{:?}", config.client));
         assert_eq!(bare.drain_period, config.drain_period);
-        assert_eq!(bare.redis.confirm_replicas, config.redis.confirm_replicas);
-        assert_eq!(bare.redis.confirm_timeout, config.redis.confirm_timeout);
-        assert_eq!(bare.redis.command_timeout, config.redis.command_timeout);
+        let bare_redis = in_redis(&bare);
+        assert_eq!(bare_redis.confirm_replicas, redis.confirm_replicas);
+        assert_eq!(bare_redis.confirm_timeout, redis.confirm_timeout);
+        assert_eq!(bare_redis.command_timeout, redis.command_timeout);
     }
 
     #[test]

@@ -140,9 +140,10 @@ impl Broker for MemoryBroker {
     fn publish(
         &self,
         channel: &str,
-        publication: Publication,
+        mut publication: Publication,
         options: PublishOptions,
     ) -> Pending<Published> {
+        options.identify(&mut publication);
         self.deliver(channel, |state, now| {
             let (published, news) = state.streams.publish(now, channel, publication, &options);
             let delivery = news.map(|(publication, lineage)| {

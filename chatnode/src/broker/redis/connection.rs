@@ -5,16 +5,21 @@
 //! acting on it at once, also with nothing under way, is what makes a failover short. And `WAIT` covers what this very connection
 //! wrote, so what goes over it, and in which order, must be ours to say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use super::resp::{self, Malformed, Value};
 use super::scripts;
-use crate::config;
+use crate::config::{self, Access, Tls};
 use holdfast_settings::Secret;
 
 /// Room made for each read; a batch of publications.
@@ -49,7 +54,7 @@ pub(super) enum ConnectionError {
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     input: BytesMut,
 }
 
@@ -64,19 +69,34 @@ pub(super) struct PrimaryConnection {
 }
 
 impl Connection {
-    /// Connects within `limit`.
-    pub(super) async fn open(address: &str, limit: Duration) -> Result<Self, ConnectionError> {
-        let connect = timeout(limit, TcpStream::connect(address));
-        let stream = connect.await.map_err(|_| ConnectionError::Timeout)?;
-        let stream = stream
-            .map_err(|source| ConnectionError::Connect { address: address.to_owned(), source })?;
-        stream.set_nodelay(true).map_err(ConnectionError::Io)?;
+    /// Connects within `limit`, encrypted if `tls` is given.
+    pub(super) async fn open(
+        address: &str,
+        tls: Option<&Tls>,
+        limit: Duration,
+    ) -> Result<Self, ConnectionError> {
+        let failed = |source| ConnectionError::Connect { address: address.to_owned(), source };
+        let connect = async {
+            let stream = TcpStream::connect(address).await.map_err(failed)?;
+            stream.set_nodelay(true).map_err(failed)?;
+            let Some(Tls { client, server_name }) = tls else { return Ok(Either::Left(stream)) };
+            let name = match server_name {
+                Some(name) => name.clone(),
+                None => host(address).map_err(|error| failed(std::io::Error::other(error)))?,
+            };
+            let connector = TlsConnector::from(Arc::clone(client));
+            let stream = connector.connect(name, stream).await.map_err(failed)?;
+            Ok(Either::Right(Box::new(stream)))
+        };
+        let stream = timeout(limit, connect).await.map_err(|_| ConnectionError::Timeout)??;
         Ok(Self { stream, input: BytesMut::new() })
     }
 
     /// Writes all of `bytes`.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), ConnectionError> {
-        self.stream.write_all(bytes).await.map_err(ConnectionError::Io)
+        self.stream.write_all(bytes).await.map_err(ConnectionError::Io)?;
+        // Over TLS the last record may wait in a buffer.
+        self.stream.flush().await.map_err(ConnectionError::Io)
     }
 
     /// The next reply.
@@ -128,6 +148,22 @@ impl Connection {
     }
 }
 
+/// The host of `host:port`, as it stands on a certificate.
+fn host(address: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(host.to_owned())
+}
+
+/// The command that says who we are; `None` if there is nothing to say.
+pub(super) fn auth(access: &Access) -> Option<Vec<&str>> {
+    let password = access.password.as_ref().map(Secret::expose)?;
+    Some(match &access.username {
+        Some(user) => vec!["AUTH", user, password],
+        None => vec!["AUTH", password],
+    })
+}
+
 /// Command names that may stand in an error; arguments never do, one of them is the password.
 fn known(command: &str) -> &'static str {
     ["AUTH", "CLIENT", "INFO", "SCRIPT", "SENTINEL", "SUBSCRIBE"]
@@ -143,17 +179,11 @@ pub(super) async fn open_primary(
     client_name: &str,
 ) -> Result<PrimaryConnection, ConnectionError> {
     let limit = settings.command_timeout;
-    let mut connection = Connection::open(address, limit).await?;
+    let access = &settings.access;
+    let mut connection = Connection::open(address, access.tls.as_ref(), limit).await?;
     let mut commands: Vec<&[&str]> = Vec::new();
-    let password = settings.password.as_ref().map(Secret::expose);
-    let auth = match (&settings.username, password) {
-        (Some(user), Some(password)) => vec!["AUTH", user, password],
-        (None, Some(password)) => vec!["AUTH", password],
-        (_, None) => Vec::new(),
-    };
-    if !auth.is_empty() {
-        commands.push(&auth);
-    }
+    let auth = auth(access);
+    commands.extend(auth.as_deref());
     let name = ["CLIENT", "SETNAME", client_name];
     commands.push(&name);
     commands.push(&["INFO", "replication"]);

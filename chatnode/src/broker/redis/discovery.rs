@@ -15,9 +15,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::connection::{Connection, ConnectionError};
+use super::connection::{Connection, ConnectionError, auth};
 use super::resp::Value;
-use crate::config::Primary;
+use crate::config::{Access, Primary};
 use holdfast_telemetry::errors::Chain;
 
 /// An endpoint answers from memory; one that does not within this time is given up for the next.
@@ -37,6 +37,7 @@ const EVENT: &str = "+switch-master";
 /// The task's half.
 pub(super) struct Discovery {
     primary: Primary,
+    access: Access,
     address: watch::Sender<Option<String>>,
     suspect: Arc<Notify>,
 }
@@ -49,7 +50,7 @@ pub(super) struct Whereabouts {
 }
 
 impl Discovery {
-    pub(super) fn new(primary: Primary) -> (Self, Whereabouts) {
+    pub(super) fn new(primary: Primary, access: Access) -> (Self, Whereabouts) {
         let known = match &primary {
             Primary::Fixed(address) => Some(address.clone()),
             Primary::Sentinels { .. } => None,
@@ -57,7 +58,7 @@ impl Discovery {
         let (sender, receiver) = watch::channel(known);
         let suspect = Arc::new(Notify::new());
         let whereabouts = Whereabouts { address: receiver, suspect: Arc::clone(&suspect) };
-        (Self { primary, address: sender, suspect }, whereabouts)
+        (Self { primary, access, address: sender, suspect }, whereabouts)
     }
 
     /// Keeps the address up to date until `shutdown`.
@@ -89,9 +90,9 @@ impl Discovery {
         name: &str,
         reported: &mut bool,
     ) -> Result<std::convert::Infallible, ConnectionError> {
-        let mut events = Connection::open(endpoint, ENDPOINT_TIMEOUT).await?;
+        let mut events = self.open(endpoint).await?;
         events.ask(&[&["SUBSCRIBE", EVENT]], ENDPOINT_TIMEOUT).await?;
-        let mut questions = Connection::open(endpoint, ENDPOINT_TIMEOUT).await?;
+        let mut questions = self.open(endpoint).await?;
         let mut ticks = interval(ASK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -114,6 +115,15 @@ impl Discovery {
                 debug!(endpoint, name, "the endpoint knows no primary of this name");
             }
         }
+    }
+
+    async fn open(&self, endpoint: &str) -> Result<Connection, ConnectionError> {
+        let tls = self.access.tls.as_ref();
+        let mut connection = Connection::open(endpoint, tls, ENDPOINT_TIMEOUT).await?;
+        if let Some(auth) = auth(&self.access) {
+            connection.ask(&[&auth], ENDPOINT_TIMEOUT).await?;
+        }
+        Ok(connection)
     }
 
     fn announce(&self, address: &str) {

@@ -36,7 +36,7 @@ use crate::broker::{
     Allowance, Audience, Broker, BrokerError, Key, MemberCounts, Members, PRESENCE_TTL, Pending,
     PublishOptions, Published, Range, Rate, Record, Records, Window, Write,
 };
-use crate::config;
+use crate::config::{self, Servers};
 use crate::metrics::Metrics;
 use crate::namespaces::META_TTL;
 use crate::stream::{Page, Publication};
@@ -52,7 +52,7 @@ pub struct RedisBroker {
 impl RedisBroker {
     /// Starts the broker's tasks on `tasks`; they end with `shutdown`.
     pub fn start(
-        settings: config::Redis,
+        settings: Box<config::Redis>,
         node: &str,
         audience: Arc<dyn Audience>,
         metrics: &Metrics,
@@ -60,14 +60,14 @@ impl RedisBroker {
         shutdown: &CancellationToken,
     ) -> Self {
         let common = Common {
-            settings: Arc::new(settings),
+            settings: settings.into(),
             node: node.to_owned(),
             audience,
             tails: Arc::new(Tails::new(Instant::now())),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         };
-        let primaries = vec![common.settings.primary.clone()];
+        let Servers::Shards(primaries) = common.settings.servers.clone();
         let count = primaries.len();
         let shards = primaries.into_iter().enumerate();
         let shards = shards.map(|(index, primary)| {
@@ -142,12 +142,8 @@ impl Broker for RedisBroker {
         mut publication: Publication,
         options: PublishOptions,
     ) -> Pending<Published> {
+        options.identify(&mut publication);
         let PublishOptions { retention, idempotency, version } = options;
-        if let Some(once) = &idempotency {
-            publication.id = Bytes::from(once.key.to_string());
-        } else if publication.id.is_empty() {
-            publication.id = Bytes::from(format!("{:016x}", fastrand::u64(..)));
-        }
         let once = idempotency.as_ref().map_or(Duration::ZERO, |once| once.ttl);
         let body = scripts::body(&publication, retention, once);
         let remembered = idempotency.map(|once| names::remembered(channel, &once.key));

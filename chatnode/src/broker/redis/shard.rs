@@ -59,7 +59,7 @@ impl Shard {
         shutdown: &CancellationToken,
     ) -> Self {
         let Common { settings, node, audience, tails, metrics, tasks } = common;
-        let (discovery, whereabouts) = Discovery::new(primary);
+        let (discovery, whereabouts) = Discovery::new(primary, settings.sentinel_access.clone());
         tasks.spawn(discovery.run(shutdown.clone()));
         let (reset, resets) = watch::channel(0);
         let link = |purpose| {
