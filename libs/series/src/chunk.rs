@@ -15,6 +15,10 @@ pub(crate) const CHUNK_SAMPLES: u16 = 120;
 const CLASSES: [(u64, u32, u32); 4] =
     [(0b10, 2, 7), (0b110, 3, 12), (0b1110, 4, 20), (0b1111, 4, 64)];
 
+/// An open chunk notes its state this often, so that its last samples can be read without decoding it from the start: rules ask for
+/// some minutes. At least so many samples, at most twice as many are decoded then; a note costs 32 bytes, and two are kept.
+const MARK_EVERY: u16 = 20;
+
 /// An open chunk grows by this much: doubling would leave half of the memory of 200,000 series empty.
 const GROW_BYTES: usize = 48;
 
@@ -65,6 +69,20 @@ pub(crate) struct OpenChunk {
     trailing: u32,
     /// Whether there is a newest sample, here or in the chunk sealed before.
     any: bool,
+    /// The last two notes, the older one first.
+    marks: [Mark; 2],
+}
+
+/// The state of a chunk after so many samples.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    count: u16,
+    leading: u8,
+    trailing: u8,
+    bits: u32,
+    last_ms: i64,
+    delta: i64,
+    value_bits: u64,
 }
 
 impl OpenChunk {
@@ -84,6 +102,22 @@ impl OpenChunk {
         self.value_bits = value_bits;
         self.any = true;
         self.count += 1;
+        if self.count.is_multiple_of(MARK_EVERY) {
+            self.marks = [self.marks[1], self.mark()];
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a chunk has far below 2^32 bits")]
+    fn mark(&self) -> Mark {
+        Mark {
+            count: self.count,
+            leading: self.leading as u8,
+            trailing: self.trailing as u8,
+            bits: self.bits.bytes.len() as u32 * 8 - self.bits.free,
+            last_ms: self.last_ms,
+            delta: self.delta,
+            value_bits: self.value_bits,
+        }
     }
 
     fn write_change(&mut self, change: i64) {
@@ -161,6 +195,15 @@ impl OpenChunk {
         Samples::new(&self.bits.bytes, self.first_ms, self.count)
     }
 
+    /// Samples in order, those from `start_ms` on among them; some older ones may come first.
+    pub(crate) fn samples_from(&self, start_ms: i64) -> Samples<'_> {
+        let usable = |mark: &&Mark| mark.count > 0 && mark.last_ms < start_ms;
+        match self.marks.iter().rev().find(usable) {
+            Some(mark) => Samples::resume(&self.bits.bytes, mark, self.count),
+            None => self.samples(),
+        }
+    }
+
     /// Takes what it holds as a sealed chunk and starts anew.
     pub(crate) fn seal(&mut self) -> Chunk {
         let full = std::mem::take(self);
@@ -201,6 +244,24 @@ impl<'a> Samples<'a> {
         }
     }
 
+    fn resume(bytes: &'a [u8], mark: &Mark, count: u16) -> Self {
+        let (whole, part) = (mark.bits as usize / 8, mark.bits % 8);
+        let mut bits =
+            BitReader { bytes: bytes.get(whole..).unwrap_or_default(), buffer: 0, left: 0 };
+        // The bits of the byte in which the mark lies that come before it.
+        let skipped = bits.read(part);
+        Self {
+            bits,
+            left: if skipped.is_some() { count - mark.count } else { 0 },
+            first: false,
+            timestamp_ms: mark.last_ms,
+            delta: mark.delta,
+            value_bits: mark.value_bits,
+            leading: mark.leading.into(),
+            trailing: mark.trailing.into(),
+        }
+    }
+
     fn read_change(&mut self) -> Option<i64> {
         if self.bits.read(1)? == 0 {
             return Some(0);
@@ -237,6 +298,12 @@ impl Iterator for Samples<'_> {
 
     fn next(&mut self) -> Option<Sample> {
         self.left = self.left.checked_sub(1)?;
+        // As far away as the one before, and the same value: what a quiet gauge consists of.
+        if !self.first && self.bits.skip_zeros() {
+            self.timestamp_ms = self.timestamp_ms.wrapping_add(self.delta);
+            let value = f64::from_bits(self.value_bits);
+            return Some(Sample { timestamp_ms: self.timestamp_ms, value });
+        }
         if self.first {
             self.first = false;
             self.value_bits = self.bits.read(64)?;
@@ -305,18 +372,39 @@ struct BitReader<'a> {
 }
 
 impl BitReader<'_> {
-    #[expect(clippy::cast_possible_truncation, reason = "at most eight bytes are taken at a time")]
+    /// Reads two bits if both are zero and in the buffer.
+    #[inline]
+    fn skip_zeros(&mut self) -> bool {
+        let left = self.left.checked_sub(2);
+        let Some(left) = left.filter(|left| (self.buffer >> left).trailing_zeros() >= 2) else {
+            return false;
+        };
+        self.left = left;
+        true
+    }
+
+    #[inline]
     fn read(&mut self, bits: u32) -> Option<u64> {
         if bits <= self.left {
             self.left -= bits;
             return Some((self.buffer >> self.left) & mask(bits));
         }
+        self.read_over(bits)
+    }
+
+    /// Reads on from the next eight bytes.
+    #[expect(clippy::cast_possible_truncation, reason = "at most eight bytes are taken at a time")]
+    fn read_over(&mut self, bits: u32) -> Option<u64> {
         let high = self.buffer & mask(self.left);
         let rest = bits - self.left;
         let take = self.bytes.len().min(8);
-        let (next, tail) = self.bytes.split_at(take);
-        self.buffer = next.iter().fold(0, |buffer, &byte| buffer << 8 | u64::from(byte));
-        self.bytes = tail;
+        if let Some((next, tail)) = self.bytes.split_first_chunk::<8>() {
+            self.buffer = u64::from_be_bytes(*next);
+            self.bytes = tail;
+        } else {
+            self.buffer = self.bytes.iter().fold(0, |buffer, &byte| buffer << 8 | u64::from(byte));
+            self.bytes = &[];
+        }
         self.left = (take as u32 * 8).checked_sub(rest)?;
         let low = (self.buffer >> self.left) & mask(rest);
         Some(high.unbounded_shl(rest) | low)
@@ -373,6 +461,27 @@ mod tests {
             let shown = std::panic::catch_unwind(|| round_trip(&samples));
             assert!(shown.is_ok(), "seed {seed}");
         }
+    }
+
+    #[test]
+    fn the_end_of_an_open_chunk_is_read_from_a_mark() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut open = OpenChunk::default();
+        let mut all = Vec::new();
+        for index in 0..i64::from(CHUNK_SAMPLES) {
+            let timestamp_ms = index * 1000 + random.i64(0..3);
+            let sample = Sample { timestamp_ms, value: random.i64(0..4) as f64 };
+            open.push(sample);
+            all.push(sample);
+            let start_ms = timestamp_ms - random.i64(0..40_000);
+            let decoded: Vec<Sample> = open.samples_from(start_ms).collect();
+            assert!(all.ends_with(&decoded), "after {index}");
+            assert!(decoded.len() <= 80 || decoded.len() == all.len());
+            let wanted = all.iter().filter(|sample| sample.timestamp_ms >= start_ms).count();
+            assert!(decoded.len() >= wanted, "after {index}");
+        }
+        let newest = open.samples_from(100_000).count();
+        assert!(newest <= 2 * usize::from(MARK_EVERY), "{newest} decoded for twenty");
     }
 
     #[test]

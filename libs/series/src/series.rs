@@ -226,7 +226,7 @@ impl Data {
             chunk.samples().within(start_ms, end_ms, into);
         }
         if self.open.span().is_some_and(|(first, last)| first <= end_ms && last >= start_ms) {
-            self.open.samples().within(start_ms, end_ms, into);
+            self.open.samples_from(start_ms).within(start_ms, end_ms, into);
         }
     }
 

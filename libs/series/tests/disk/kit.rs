@@ -1,9 +1,11 @@
 //! What the tests share: a store in a temporary folder and samples that can be told from each other.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use holdfast_series::{Disk, DiskConfig, Labels, Matcher, OpenReport, Sample, Store, StoreConfig};
+use holdfast_series::{
+    Disk, DiskConfig, Labels, Matcher, OpenError, OpenReport, Sample, Store, StoreConfig,
+};
 
 pub(crate) const MINUTE_MS: i64 = 60_000;
 pub(crate) const HOUR_MS: i64 = 60 * MINUTE_MS;
@@ -19,8 +21,21 @@ pub(crate) fn config() -> DiskConfig {
     }
 }
 
+/// Opens a store. Tests start processes, and until such a process runs its own program it shares the locks of this one; so a folder that
+/// is in use is tried again for a while.
 pub(crate) fn open(folder: &Path, now_ms: i64) -> (Disk, OpenReport) {
-    Disk::open(folder, config(), now_ms).unwrap()
+    open_as(folder, config(), now_ms)
+}
+
+/// As [`open`], with settings of its own.
+pub(crate) fn open_as(folder: &Path, config: DiskConfig, now_ms: i64) -> (Disk, OpenReport) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match Disk::open(folder, config, now_ms) {
+            Err(OpenError::InUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 pub(crate) fn labels(number: usize) -> Labels {

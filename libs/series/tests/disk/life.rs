@@ -7,7 +7,7 @@ use holdfast_series::{
     AppendError, Disk, Histogram, Labels, MatchKind, Matcher, OpenError, Sample, Span,
 };
 
-use crate::kit::{HOUR_MS, MINUTE_MS, check, config, fill, labels, open, read};
+use crate::kit::{HOUR_MS, MINUTE_MS, check, config, fill, labels, open, open_as, read};
 
 #[test]
 fn what_was_flushed_is_there_after_a_restart() {
@@ -138,7 +138,7 @@ fn retention_drops_blocks_by_time_and_by_size() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config();
     config.store.retention = Duration::from_hours(2);
-    let (disk, _) = Disk::open(folder.path(), config, 0).unwrap();
+    let (disk, _) = open_as(folder.path(), config, 0);
     let mut now_ms = 0;
     while now_ms < 4 * HOUR_MS {
         fill(disk.store(), 20, now_ms, now_ms + 10 * MINUTE_MS, 10_000);
@@ -151,7 +151,7 @@ fn retention_drops_blocks_by_time_and_by_size() {
     let before = disk.stats();
     drop(disk);
     config.bytes_max = Some(before.block_bytes / 2);
-    let (disk, _) = Disk::open(folder.path(), config, now_ms).unwrap();
+    let (disk, _) = open_as(folder.path(), config, now_ms);
     assert!(disk.maintain(now_ms).unwrap().expired > 0);
     let after = disk.stats();
     assert!(after.block_bytes <= before.block_bytes / 2, "{after:?}");
