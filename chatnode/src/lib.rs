@@ -13,14 +13,17 @@
 //! - [`config`], [`metrics`]: settings and figures.
 
 pub mod access;
+pub mod api;
 pub mod broker;
 pub mod config;
 pub mod drain;
 pub mod hub;
 pub mod metrics;
+pub mod model;
 pub mod namespaces;
 pub mod probe;
 pub mod protocol;
+pub mod proxy;
 mod run;
 pub mod server;
 pub mod session;

@@ -61,7 +61,7 @@ fn start(config: Config) -> anyhow::Result<()> {
         }
         announce::listening("client", listeners.client.local_addr()?);
         announce::listening("admin", listeners.admin.local_addr()?);
-        run(listeners, config, stop).await;
+        run(listeners, config, stop).await?;
         Ok(())
     })
 }

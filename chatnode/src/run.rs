@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::access::{self, SetupError, Surroundings};
 use crate::broker::Broker;
 use crate::broker::bus::{Bus, Switchboard};
 use crate::broker::memory::MemoryBroker;
@@ -19,7 +20,6 @@ use crate::config::{self, Config};
 use crate::drain::Connections;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::namespaces::Namespaces;
 use crate::probe::Probe;
 use crate::server::{self, LISTENER_GRACE, Node};
 use crate::session::Shared;
@@ -68,7 +68,14 @@ impl Listeners {
 }
 
 /// Runs a node until `stop` is ready or it is asked to drain, then drains it.
-pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output = ()>) {
+///
+/// # Errors
+/// It could not be put together.
+pub async fn run(
+    listeners: Listeners,
+    config: Config,
+    stop: impl Future<Output = ()>,
+) -> Result<(), SetupError> {
     let registry = registry("chatnode", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&registry);
     let readiness = Readiness::new();
@@ -94,7 +101,20 @@ pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output 
     tasks.spawn(probe.run(shutdown.clone()));
     let bus = Bus::new(Arc::clone(&broker), &config.name, metrics.clone());
     tasks.spawn(bus.clone().run(lines.bus, shutdown.clone()));
-    let namespaces = Namespaces::new(config.namespaces);
+    let secret = config.access.tokens.secret.clone();
+    let entrance = access::start(
+        config.access,
+        Surroundings {
+            name: &config.name,
+            broker: Arc::clone(&broker),
+            bus: bus.clone(),
+            locals: Arc::new(NotYet),
+            registry: &registry,
+            tasks: &tasks,
+            shutdown: &shutdown,
+        },
+    )?;
+    let namespaces = entrance.gate.namespaces.clone();
     let watch = Watch {
         hub: Arc::clone(&hub),
         broker: Arc::clone(&broker),
@@ -104,7 +124,7 @@ pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output 
 
     let connections = Arc::new(Connections::new(config.client.connections_max, metrics.clone()));
     let client_tasks = TaskTracker::new();
-    let tokens = Verifier::hmac(&config.token_secret);
+    let tokens = secret.as_ref().map(Verifier::hmac).unwrap_or_default();
     let shared = Shared { limits: config.client, namespaces, tokens };
     let node = Arc::new(Node {
         shared: Arc::new(shared),
@@ -115,11 +135,17 @@ pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output 
         tasks: client_tasks.clone(),
         metrics,
     });
-    let clients =
-        server::serve_clients(listeners.client, node, readiness.clone(), shutdown.clone());
+    let clients = server::serve_clients(
+        listeners.client,
+        node,
+        entrance.client_routes,
+        readiness.clone(),
+        shutdown.clone(),
+    );
     let admin = server::serve_admin(
         listeners.admin,
         config.admin_token,
+        entrance.admin_routes,
         Arc::clone(&connections),
         registry,
         readiness.clone(),
@@ -143,4 +169,26 @@ pub async fn run(listeners: Listeners, config: Config, stop: impl Future<Output 
     let _ = timeout(LISTENER_GRACE, futures_util::future::join(clients, admin)).await;
     let _ = timeout(BROKER_GRACE, tasks.wait()).await;
     info!("chat node has ended");
+    Ok(())
+}
+
+/// Until connections can be ordered about: nobody is here.
+struct NotYet;
+
+impl crate::api::Locals for NotYet {
+    fn carry_out(&self, _: &crate::api::Whom, _: &crate::api::Order) -> usize {
+        0
+    }
+
+    fn close_where(&self, _: &dyn Fn(&access::Who) -> bool) -> usize {
+        0
+    }
+
+    fn channels(&self) -> Vec<(Arc<str>, usize)> {
+        Vec::new()
+    }
+
+    fn counts(&self) -> crate::api::Counts {
+        crate::api::Counts::default()
+    }
 }

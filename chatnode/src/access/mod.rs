@@ -5,11 +5,20 @@
 //! overrides of its token already applied, who is shown to others, and when it ends. So the session never sees a token's claims, and a
 //! new way to let clients in changes nothing there.
 
+mod doorkeeper;
+mod revocations;
+mod setup;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+
+pub(crate) use doorkeeper::unix_seconds;
+pub use doorkeeper::{Doorkeeper, Rules};
+pub use revocations::{REVOKED_FOR, Revocation, Revocations};
+pub use setup::{Entrance, SetupError, Surroundings, start};
 
 use crate::namespaces::Options;
 use crate::protocol::{Disconnect, ErrorCode};
@@ -166,7 +175,7 @@ pub struct Accepted {
     pub skip_history: bool,
 }
 
-/// Decides. Every call starts its work at once, and gives up by itself when what it asks does not answer in time.
+/// Decides. A decision that waits for somebody gives up by itself in time; dropping it before loses nothing.
 pub trait Gate: Send + Sync + 'static {
     /// Whether the client may connect.
     fn connect(&self, ask: ConnectAsk) -> Decision<Admission>;

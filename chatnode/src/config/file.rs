@@ -6,8 +6,8 @@ use std::time::Duration;
 use holdfast_telemetry::logs::{Format, Level};
 use serde::Deserialize;
 
+use super::access::{AccessFile, AccountsFile, ApiFile, ProxyFile, TokensFile};
 use super::redis;
-
 use crate::namespaces::Options;
 
 /// The whole file.
@@ -19,7 +19,16 @@ pub(super) struct File {
     pub(super) log: Log,
     #[serde(default)]
     pub(super) traces: Traces,
-    pub(super) tokens: Tokens,
+    #[serde(default)]
+    pub(super) tokens: TokensFile,
+    #[serde(default)]
+    pub(super) access: AccessFile,
+    #[serde(default)]
+    pub(super) proxy: Vec<ProxyFile>,
+    #[serde(default)]
+    pub(super) api: ApiFile,
+    #[serde(default)]
+    pub(super) accounts: AccountsFile,
     pub(super) redis: Option<redis::Section>,
     #[serde(default)]
     pub(super) client: Client,
@@ -53,12 +62,6 @@ pub(super) struct Log {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Traces {
     pub(super) otlp_endpoint: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Tokens {
-    pub(super) hmac_secret_file: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]

@@ -2,6 +2,7 @@
 //!
 //! All faults are reported together, each with file, line and key, before anything is bound or connected to.
 
+mod access;
 mod file;
 mod redis;
 
@@ -13,7 +14,7 @@ use axum::http::Uri;
 use holdfast_settings::{Faults, Secret, Source};
 use holdfast_telemetry::logs::{Format, Level};
 
-use crate::namespaces::{Options, Table};
+pub use access::{Permissions, Tokens};
 use file::File;
 
 pub use redis::{Access, Broker, Primary, Redis, Servers, Tls};
@@ -35,16 +36,14 @@ pub struct Config {
     pub log_format: Format,
     /// Where traces go, if anywhere.
     pub otlp_endpoint: Option<String>,
-    /// Secret that connection tokens are signed with.
-    pub token_secret: Secret,
     /// Where messages are kept.
     pub broker: Broker,
     /// What one client may take.
     pub client: Client,
     /// Time over which connections are closed on shutdown.
     pub drain_period: Duration,
-    /// What channels offer.
-    pub namespaces: Table,
+    /// Who may do what.
+    pub access: Permissions,
 }
 
 /// Bounds and timers of one client connection.
@@ -87,10 +86,9 @@ fn check(file: &File, source: &Source) -> Result<Config, Faults> {
     let listen = check.socket("node.listen", &file.node.listen);
     let admin_listen = check.socket("node.admin_listen", &file.node.admin_listen);
     let admin_token = check.secret("node.admin_token_file", file.node.admin_token_file.as_deref());
-    let token_secret = check.secret("tokens.hmac_secret_file", Some(&file.tokens.hmac_secret_file));
     let broker = check.broker(file.node.broker, file.redis.as_ref());
     let client = check.client(&file.client);
-    let namespaces = check.namespaces(file);
+    let access = check.access(file);
     if listen == admin_listen && listen.port() != 0 {
         check.fault(
             "node.admin_listen",
@@ -102,7 +100,6 @@ fn check(file: &File, source: &Source) -> Result<Config, Faults> {
         let expected = "expected a URL such as \"http://127.0.0.1:4318\"";
         check.fault("traces.otlp_endpoint", format!("{expected}, found {endpoint:?}"));
     }
-    let none = Secret::new("");
     check.faults.finish(Config {
         name: file.node.name.clone(),
         listen,
@@ -111,12 +108,10 @@ fn check(file: &File, source: &Source) -> Result<Config, Faults> {
         log_level: file.log.level,
         log_format: file.log.format,
         otlp_endpoint,
-        // Without a secret there is a fault, and this value is not handed out.
-        token_secret: token_secret.unwrap_or(none),
         broker,
         client,
         drain_period: file.drain.period,
-        namespaces,
+        access,
     })
 }
 
@@ -212,37 +207,6 @@ impl Check<'_> {
             allowed_origins: file.allowed_origins.clone(),
         }
     }
-
-    fn namespaces(&mut self, file: &File) -> Table {
-        if !file.channels.name.is_empty() {
-            self.fault(
-                "channels.name",
-                "expected none: these are the channels without a namespace",
-            );
-        }
-        self.options("channels", &file.channels);
-        let mut names = std::collections::HashSet::new();
-        for (index, options) in file.namespace.iter().enumerate() {
-            let (key, name) = (format!("namespace[{index}]"), &options.name);
-            if name.is_empty()
-                || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-            {
-                let expected = "expected letters, digits, '-', '_' or '.'";
-                self.fault(&format!("{key}.name"), expected);
-            }
-            if !names.insert(name) {
-                self.fault(&format!("{key}.name"), format!("{name:?} is used twice"));
-            }
-            self.options(&key, options);
-        }
-        Table::new(file.channels.clone(), file.namespace.iter().cloned())
-    }
-
-    fn options(&mut self, key: &str, options: &Options) {
-        for (option, message) in options.faults() {
-            self.fault(&format!("{key}.{option}"), message);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -277,7 +241,7 @@ mod tests {
         assert_eq!(config.name, "chatnode-1");
         let redis = in_redis(&config);
         assert!(matches!(&redis.servers, Servers::Shards(one) if one.len() == 1));
-        let namespaces = Namespaces::new(config.namespaces.clone());
+        let namespaces = Namespaces::new(config.access.namespaces.clone());
         assert_eq!(namespaces.of("a").unwrap().history_size, 1000);
         assert!(namespaces.of("canary:probe").unwrap().force_recovery);
         let bare = load(

@@ -27,6 +27,8 @@ impl ErrorCode {
     pub const UNKNOWN_CHANNEL: Self = Self::lasting(102, "unknown channel");
     /// The rules of the channel do not allow it.
     pub const PERMISSION_DENIED: Self = Self::lasting(103, "permission denied");
+    /// There is no such procedure or API method.
+    pub const METHOD_NOT_FOUND: Self = Self::lasting(104, "method not found");
     /// The connection is subscribed to this channel already.
     pub const ALREADY_SUBSCRIBED: Self = Self::lasting(105, "already subscribed");
     /// Too many channels on one connection.
@@ -37,18 +39,22 @@ impl ErrorCode {
     pub const NOT_AVAILABLE: Self = Self::lasting(108, "not available");
     /// The SDK must fetch a new token.
     pub const TOKEN_EXPIRED: Self = Self::lasting(109, "token expired");
+    /// What was asked for has ended.
+    pub const EXPIRED: Self = Self::lasting(110, "expired");
     /// The position asked for cannot be continued.
     pub const UNRECOVERABLE_POSITION: Self = Self::lasting(112, "unrecoverable position");
     /// Every error this node sends, so that its metric shows all series from the start.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::INTERNAL,
         Self::UNKNOWN_CHANNEL,
         Self::PERMISSION_DENIED,
+        Self::METHOD_NOT_FOUND,
         Self::ALREADY_SUBSCRIBED,
         Self::LIMIT_EXCEEDED,
         Self::BAD_REQUEST,
         Self::NOT_AVAILABLE,
         Self::TOKEN_EXPIRED,
+        Self::EXPIRED,
         Self::UNRECOVERABLE_POSITION,
     ];
 }

@@ -77,6 +77,7 @@ pub struct Node {
 pub async fn serve_clients(
     listener: TcpListener,
     node: Arc<Node>,
+    more: Router,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {
@@ -88,6 +89,7 @@ pub async fn serve_clients(
         .route("/connection/websocket", get(connect))
         .with_state(node)
         .merge(page::router())
+        .merge(more)
         // The registry given is an empty one: figures are for the admin listener.
         .merge(health);
     loop {
@@ -138,6 +140,7 @@ async fn serve_client(
 pub async fn serve_admin(
     listener: TcpListener,
     token: Option<Secret>,
+    more: Router,
     connections: Arc<Connections>,
     registry: Registry,
     readiness: Readiness,
@@ -146,6 +149,7 @@ pub async fn serve_admin(
     let router = Router::new()
         .route("/drain", post(drain))
         .with_state((token, connections))
+        .merge(more)
         .merge(holdfast_telemetry::http::router(registry, readiness));
     let serve = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
     if let Err(error) = serve.await {

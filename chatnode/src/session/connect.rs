@@ -43,7 +43,9 @@ impl Session {
                 self.deferred.clear();
                 return out.error(id, ErrorCode::TOKEN_EXPIRED);
             }
-            Err(TokenError::Invalid) => return out.close(Disconnect::INVALID_TOKEN),
+            Err(TokenError::Invalid | TokenError::UnknownKey) => {
+                return out.close(Disconnect::INVALID_TOKEN);
+            }
             Err(TokenError::Anonymous) => return out.close(Disconnect::PERMISSION_DENIED),
         };
         let Identity { user, info, ends_at, channels } = identity;

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use holdfast_chatnode::access::SetupError;
 use holdfast_chatnode::config::Config;
 use holdfast_chatnode::{Listeners, run};
 use tempfile::TempDir;
@@ -243,7 +244,7 @@ pub(crate) struct Node {
     pub(crate) admin: SocketAddr,
     /// Dropped, it stops the node.
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinHandle<Result<(), SetupError>>,
     _dir: TempDir,
 }
 
@@ -297,12 +298,12 @@ impl Node {
     pub(crate) async fn stop(self) {
         let Self { stop, mut task, .. } = self;
         drop(stop);
-        timeout(DEADLINE, &mut task).await.expect("the node ends").unwrap();
+        timeout(DEADLINE, &mut task).await.expect("the node ends").unwrap().unwrap();
     }
 
     /// Waits for the node's end.
     pub(crate) async fn ended(mut self) {
-        timeout(DEADLINE, &mut self.task).await.expect("the node ends").unwrap();
+        timeout(DEADLINE, &mut self.task).await.expect("the node ends").unwrap().unwrap();
     }
 
     /// The value of a metric, by its full series name.
