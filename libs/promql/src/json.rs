@@ -7,7 +7,7 @@ use holdfast_series::{Histogram, Labels, Sample};
 
 use crate::Value;
 use crate::histogram::buckets_shown;
-use crate::text::write_number;
+use crate::text::write_api_number;
 
 /// `{"resultType":…,"result":…}`, what stands under `data` in an answer to a query.
 pub fn format_value(value: &Value) -> String {
@@ -108,7 +108,7 @@ fn push_histogram(out: &mut String, timestamp_ms: i64, histogram: &Histogram) {
 
 fn push_number(out: &mut String, value: f64) {
     out.push('"');
-    write_number(out, value);
+    write_api_number(out, value);
     out.push('"');
 }
 

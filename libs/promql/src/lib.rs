@@ -20,6 +20,7 @@ mod error;
 mod eval;
 mod expression;
 mod functions;
+mod guard;
 mod histogram;
 mod json;
 mod notes;

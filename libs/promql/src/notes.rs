@@ -146,6 +146,13 @@ impl Notes {
         }
     }
 
+    /// Notes those that are none.
+    pub(crate) fn check_quantiles(&self, q: &[f64]) {
+        for q in q {
+            self.check_quantile(*q);
+        }
+    }
+
     /// Warnings and infos, each kind cut to what an answer shows.
     pub(crate) fn into_texts(self) -> (Vec<String>, Vec<String>) {
         let (infos, warnings): (Vec<Note>, Vec<Note>) =

@@ -36,9 +36,15 @@ impl Walk<'_> {
             Plan::Matrix(source) | Plan::AbsentOverTime(source) => self.source(source, grid),
             Plan::Range { source, params, .. } => {
                 self.source(source, grid);
-                params.iter().for_each(|param| self.plan(param, grid));
+                for param in params {
+                    self.plan(param, grid);
+                }
             }
-            plan => plan.children().into_iter().for_each(|child| self.plan(child, grid)),
+            plan => {
+                for child in plan.children() {
+                    self.plan(child, grid);
+                }
+            }
         }
     }
 

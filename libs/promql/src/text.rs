@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// A number as in Prometheus' HTTP API and label values: shortest text that reads back the same, never an exponent.
+/// A number as in label values and templates: shortest text that reads back the same, never an exponent.
 pub fn format_number(value: f64) -> String {
     let mut text = String::new();
     write_number(&mut text, value);
@@ -27,6 +27,23 @@ pub(crate) fn write_number(out: &mut String, value: f64) {
     } else {
         let _infallible = write!(out, "{value}");
     }
+}
+
+/// Numbers of which the HTTP API writes those below this, and from [`LARGE`] on, with an exponent.
+const SMALL: f64 = 1e-6;
+const LARGE: f64 = 1e21;
+
+/// A number as in Prometheus' HTTP API: as [`write_number`], but very small and very large ones with an exponent of two digits.
+pub(crate) fn write_api_number(out: &mut String, value: f64) {
+    let size = value.abs();
+    if size == 0.0 || !size.is_finite() || (SMALL..LARGE).contains(&size) {
+        return write_number(out, value);
+    }
+    let text = format!("{value:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, exponent) =
+        exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+    let _infallible = write!(out, "{digits}e{sign}{exponent:0>2}");
 }
 
 const UNITS: [(&str, i64); 7] = [
@@ -85,6 +102,23 @@ mod tests {
             (f64::NEG_INFINITY, "-Inf"),
         ] {
             assert_eq!(format_number(value), text);
+        }
+    }
+
+    #[test]
+    fn the_api_writes_extremes_with_an_exponent() {
+        for (value, text) in [
+            (1e-6, "0.000001"),
+            (5.45e-7, "5.45e-07"),
+            (-1e-300, "-1e-300"),
+            (1e20, "100000000000000000000"),
+            (1.5e21, "1.5e+21"),
+            (f64::INFINITY, "+Inf"),
+            (0.0, "0"),
+        ] {
+            let mut found = String::new();
+            write_api_number(&mut found, value);
+            assert_eq!(found, text);
         }
     }
 

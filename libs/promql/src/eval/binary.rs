@@ -90,9 +90,10 @@ impl Evaluator<'_> {
         match (lhs, rhs) {
             (Point::Float(left), Point::Float(right)) => {
                 let (value, holds) = binary.op.apply(*left, *right);
-                match binary.return_bool {
-                    true => Some(verdict(holds)),
-                    false => holds.then_some(value.into()),
+                if binary.return_bool {
+                    Some(verdict(holds))
+                } else {
+                    holds.then_some(value.into())
                 }
             }
             (Point::Histogram(left), Point::Histogram(right)) => match binary.op {
@@ -106,9 +107,10 @@ impl Evaluator<'_> {
                 }
                 BinaryOp::Eq | BinaryOp::Ne => {
                     let holds = histogram::equal(left, right) == (binary.op == BinaryOp::Eq);
-                    match binary.return_bool {
-                        true => Some(verdict(holds)),
-                        false => holds.then(|| Point::Histogram(Arc::clone(left))),
+                    if binary.return_bool {
+                        Some(verdict(holds))
+                    } else {
+                        holds.then(|| Point::Histogram(Arc::clone(left)))
                     }
                 }
                 op => self.incompatible("histogram", op, "histogram"),

@@ -12,10 +12,10 @@ impl Evaluator<'_> {
     pub(super) fn call(&self, call: &Call, args: &[Plan], grid: Grid) -> Result<Node, EvalError> {
         Ok(match call {
             Call::Time => Node::Scalar(grid.seconds().collect()),
-            Call::Start => self.constant(self.ends.0 as f64 / 1000.0, grid),
-            Call::End => self.constant(self.ends.1 as f64 / 1000.0, grid),
-            Call::Range => self.constant((self.ends.1 - self.ends.0) as f64 / 1000.0, grid),
-            Call::Step => self.constant(self.step_ms as f64 / 1000.0, grid),
+            Call::Start => constant(self.ends.0 as f64 / 1000.0, grid),
+            Call::End => constant(self.ends.1 as f64 / 1000.0, grid),
+            Call::Range => constant((self.ends.1 - self.ends.0) as f64 / 1000.0, grid),
+            Call::Step => constant(self.step_ms as f64 / 1000.0, grid),
             Call::MaxOf => self.of_two(args, grid, go_max)?,
             Call::MinOf => self.of_two(args, grid, go_min)?,
             Call::Pi => Node::Scalar(vec![std::f64::consts::PI; grid.steps]),
@@ -59,10 +59,6 @@ impl Evaluator<'_> {
         })
     }
 
-    fn constant(&self, value: f64, grid: Grid) -> Node {
-        Node::Scalar(vec![value; grid.steps])
-    }
-
     fn of_two(
         &self,
         args: &[Plan],
@@ -102,6 +98,11 @@ impl Evaluator<'_> {
     }
 }
 
+/// The same number at each step.
+fn constant(value: f64, grid: Grid) -> Node {
+    Node::Scalar(vec![value; grid.steps])
+}
+
 /// The value of the only series at each step; NaN where there is none or more than one.
 fn only_values(columns: &[Column], grid: Grid) -> Vec<f64> {
     let only = |step: usize| {
@@ -117,11 +118,11 @@ fn only_values(columns: &[Column], grid: Grid) -> Vec<f64> {
 /// Sorts an instant vector by its labels in the order they are named, then by all.
 fn sort_by_label(columns: &mut [Column], names: &[Plan], descending: bool) {
     columns.sort_by(|a, b| {
-        let named = names.iter().filter_map(|name| match name {
+        let first = names.iter().filter_map(|name| match name {
             Plan::Text(name) => Some(natural_order(a.labels.value(name), b.labels.value(name))),
             _ => None,
         });
-        let order = named.fold(Ordering::Equal, Ordering::then);
+        let order = first.fold(Ordering::Equal, Ordering::then);
         let order = order.then_with(|| a.labels.cmp(&b.labels));
         if descending { order.reverse() } else { order }
     });

@@ -34,7 +34,7 @@ impl Evaluator<'_> {
         grid: Grid,
     ) -> Result<Vec<Column>, EvalError> {
         let q = self.scalar(&args[0], grid)?;
-        q.iter().for_each(|q| self.notes.check_quantile(*q));
+        self.notes.check_quantiles(&q);
         let columns = self.vector(&args[1], grid)?;
         merge(self.histograms(&columns, &Question::Quantile(&q), grid)?, SAME_LABELS)
     }
@@ -62,7 +62,7 @@ impl Evaluator<'_> {
         let mut all = Vec::new();
         for arg in &args[2..] {
             let q = self.scalar(arg, grid)?;
-            q.iter().for_each(|q| self.notes.check_quantile(*q));
+            self.notes.check_quantiles(&q);
             let text = crate::format_number(q[0]);
             for mut column in self.histograms(&columns, &Question::Quantile(&q), grid)? {
                 column.labels = column.labels.with(label, &text);
@@ -127,10 +127,10 @@ impl Evaluator<'_> {
                     self.notes.add(Note::MixedClassicAndNative(source.metric.to_owned()));
                 }
                 (Some(native), true) => {
-                    *cell = self.ask_native(native, source.metric, question, step)
+                    *cell = self.ask_native(native, source.metric, question, step);
                 }
                 (None, false) => {
-                    *cell = self.ask_classic(&mut buckets, source.metric, question, step)
+                    *cell = self.ask_classic(&mut buckets, source.metric, question, step);
                 }
                 (None, true) => {}
             }

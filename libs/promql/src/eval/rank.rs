@@ -46,7 +46,7 @@ impl Evaluator<'_> {
         grid: Grid,
     ) -> Result<Vec<Column>, EvalError> {
         let q = self.scalar(aggregate.param()?, grid)?;
-        q.iter().for_each(|q| self.notes.check_quantile(*q));
+        self.notes.check_quantiles(&q);
         let groups = self.groups(aggregate, grid)?;
         self.note_histograms(&groups, "quantile");
         let mut values = Vec::new();
@@ -154,16 +154,12 @@ impl Evaluator<'_> {
                         Some(Point::Float(value)) => format_number(value),
                         Some(Point::Histogram(histogram)) => histogram::to_text(&histogram),
                     };
-                    let labels = || group.labels.with(label, &text);
-                    let position = match index.get(&text) {
-                        Some(position) => *position,
-                        None => {
-                            self.charge(grid.steps)?;
-                            counted.push(Column::empty(labels(), grid));
-                            index.insert(text, counted.len() - 1);
-                            counted.len() - 1
-                        }
-                    };
+                    let position = index.get(&text).copied().unwrap_or(counted.len());
+                    if position == counted.len() {
+                        self.charge(grid.steps)?;
+                        counted.push(Column::empty(group.labels.with(label, &text), grid));
+                        index.insert(text, position);
+                    }
                     let cell = &mut counted[position].values[step];
                     *cell = if is_filled(*cell) { *cell + 1.0 } else { 1.0 };
                 }
@@ -205,7 +201,9 @@ fn outstanding(group: Group, k: &[f64], top: bool, grid: Grid) -> Result<Vec<Col
         ranked.truncate(k);
         ranked.sort_unstable_by(order);
         kept.fill(false);
-        ranked.iter().for_each(|member| kept[*member] = true);
+        for member in &ranked {
+            kept[*member] = true;
+        }
         for (member, kept) in members.iter_mut().zip(&kept) {
             if !kept {
                 member.set(step, None);

@@ -75,10 +75,8 @@ impl Evaluator<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), EvalError> {
         let scalar_left = binary.lhs.kind() == Kind::Scalar;
-        let (scalar, vector) = match scalar_left {
-            true => (&binary.lhs, &binary.rhs),
-            false => (&binary.rhs, &binary.lhs),
-        };
+        let (scalar, vector) =
+            if scalar_left { (&binary.lhs, &binary.rhs) } else { (&binary.rhs, &binary.lhs) };
         let scalar = self.scalar(scalar, grid)?;
         let filters = binary.filters();
         self.stream(vector, grid, &mut |column| {

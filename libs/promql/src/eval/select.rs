@@ -122,9 +122,10 @@ impl Evaluator<'_> {
 }
 
 fn shown_histogram(sample: &HistogramSample, timestamps: bool) -> Point {
-    match timestamps {
-        true => Point::Float(sample.timestamp_ms as f64 / 1000.0),
-        false => Point::Histogram(sample.histogram.clone()),
+    if timestamps {
+        Point::Float(sample.timestamp_ms as f64 / 1000.0)
+    } else {
+        Point::Histogram(sample.histogram.clone())
     }
 }
 

@@ -71,9 +71,10 @@ pub(super) fn of_last_two(window: &Window<'_>, per_second: bool) -> Option<Point
         window.notes.add(Note::NotAGaugeHistogram(window.metric()));
     }
     let reset = per_second && histogram::was_reset(&before.histogram, &last.histogram);
-    let change = match reset {
-        true => Ok((*last.histogram).clone()),
-        false => histogram::combined(&last.histogram, &before.histogram, -1.0),
+    let change = if reset {
+        Ok((*last.histogram).clone())
+    } else {
+        histogram::combined(&last.histogram, &before.histogram, -1.0)
     };
     match change {
         Ok(mut change) => {

@@ -104,9 +104,10 @@ pub(crate) fn fraction(lower: f64, upper: f64, histogram: &Histogram) -> f64 {
     }
     let buckets = ascending(histogram);
     // Observations of NaN lie between no values.
-    let count = match histogram.sum.is_nan() {
-        true => buckets.iter().map(|bucket| bucket.count).sum(),
-        false => histogram.count,
+    let count = if histogram.sum.is_nan() {
+        buckets.iter().map(|bucket| bucket.count).sum()
+    } else {
+        histogram.count
     };
     let rank = |value: f64| {
         let mut rank = 0.0;

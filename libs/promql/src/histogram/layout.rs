@@ -1,6 +1,6 @@
 //! Where the buckets of a histogram are: as sorted lists of index and count, which can be coarsened and merged.
 
-use holdfast_series::{CUSTOM_BOUNDS_SCHEMA, Histogram, Span, indexed};
+use holdfast_series::{Histogram, Span, indexed};
 
 use super::Mismatch;
 
@@ -35,7 +35,7 @@ impl Layout {
         let shift = u32::from((self.schema - schema).unsigned_abs());
         for counts in [&mut self.positive, &mut self.negative] {
             for (index, _) in counts.iter_mut() {
-                *index = ((*index - 1) >> shift) + 1;
+                *index = (index.saturating_sub(1) >> shift) + 1;
             }
             counts.dedup_by(|next, kept| {
                 let same = next.0 == kept.0;
@@ -108,10 +108,9 @@ pub(super) fn common(a: &Histogram, b: &Histogram) -> Result<(Layout, Layout), M
         (false, false) => {}
         _ => return Err(Mismatch::Kinds),
     }
-    debug_assert!(a.schema != CUSTOM_BOUNDS_SCHEMA, "told apart above");
     let (mut left, mut right) = (Layout::of(a), Layout::of(b));
     // Widening for one may cut a bucket of the other, which widens again; each round takes in at least one bucket more.
-    while left.zero_threshold != right.zero_threshold {
+    while left.zero_threshold.to_bits() != right.zero_threshold.to_bits() {
         let threshold = left.zero_threshold.max(right.zero_threshold);
         let threshold = left.threshold_from(threshold).max(right.threshold_from(threshold));
         for layout in [&mut left, &mut right] {
@@ -132,9 +131,9 @@ fn spans(counts: &Counts) -> (Vec<Span>, Vec<f64>) {
     for &(index, count) in counts.iter().filter(|(_, count)| *count != 0.0) {
         match spans.last_mut() {
             Some(span) if index == next => span.length += 1,
-            _ => spans.push(Span { offset: index - next, length: 1 }),
+            _ => spans.push(Span { offset: index.saturating_sub(next), length: 1 }),
         }
-        next = index + 1;
+        next = index.saturating_add(1);
         values.push(count);
     }
     (spans, values)

@@ -61,7 +61,8 @@ fn merged(a: &Counts, b: &Counts, factor: f64) -> Counts {
         match (a.peek(), b.peek()) {
             (Some(&&(left, count)), Some(&&(right, other))) if left == right => {
                 merged.push((left, count + other * factor));
-                (a.next(), b.next());
+                a.next();
+                b.next();
             }
             (Some(&&(left, count)), other) if other.is_none_or(|(right, _)| left < *right) => {
                 merged.push((left, count));
@@ -150,7 +151,6 @@ pub(crate) fn was_reset(before: &Histogram, after: &Histogram) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "results are exact by construction")]
 mod tests {
     use holdfast_series::Span;
 

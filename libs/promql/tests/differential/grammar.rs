@@ -2,14 +2,16 @@
 //!
 //! Some things are left out of the grammar because Prometheus 2.42 answers them against its own documentation: `@` within a subquery that
 //! looks into the future (it takes the sample of another time), `timestamp(x @ t offset o)` (it forgets the offset), `predict_linear`
-//! of a range with `@` (its window moves with the steps), and sums that overflow on the way (NaN where the third version has infinity).
+//! of a range with `@` (its window moves with the steps), `atan2` between vectors (it keeps the metric's name), and sums that overflow on
+//! the way (NaN where the third version has infinity). Left out as well is what makes a large difference of the last bit, such as the
+//! remainder of an average: averages are taken in another order.
 
 use fastrand::Rng;
 
 /// The query of a seed.
 pub(crate) fn query(seed: u64) -> String {
     let mut random = Rng::with_seed(seed);
-    vector(&mut random, 3)
+    if random.u8(0..12) == 0 { exact_function(&mut random) } else { vector(&mut random, 3) }
 }
 
 fn pick<'t>(random: &mut Rng, from: &[&'t str]) -> &'t str {
@@ -73,7 +75,7 @@ fn labels(random: &mut Rng) -> String {
 fn number(random: &mut Rng) -> String {
     pick(
         random,
-        &["0", "1", "2", "0.5", "-1", "1e6", "3", "time()", "scalar(sum(load))", "NaN", "Inf"],
+        &["0", "1", "2", "0.5", "-1", "1e3", "3", "time()", "scalar(sum(load))", "NaN", "Inf"],
     )
     .to_owned()
 }
@@ -82,8 +84,9 @@ fn vector(random: &mut Rng, depth: u32) -> String {
     if depth == 0 {
         return selector(random) + &modifier(random);
     }
-    match random.u8(0..10) {
+    match random.u8(0..11) {
         0 => selector(random) + &modifier(random),
+        10 => chosen(random, depth),
         1 | 2 => range_function(random, depth),
         3 | 4 => aggregation(random, depth),
         5 => function(random, depth),
@@ -117,19 +120,29 @@ fn range_function(random: &mut Rng, depth: u32) -> String {
             "present_over_time",
         ],
     );
-    match random.u8(0..8) {
+    match random.u8(0..9) {
         0 => format!(
             "quantile_over_time({}, {})",
             pick(random, &["0.5", "0.99", "1", "2"]),
             range(random, depth)
         ),
-        1 => format!("predict_linear({}[10m] offset 1m, 600)", selector(random)),
+        1 => format!(
+            "predict_linear({}[10m] offset 1m, {})",
+            selector(random),
+            pick(random, &["600", "-60", "0", "0x10"])
+        ),
+        2 => format!(
+            "holt_winters({}[{}], {}, 0.7)",
+            selector(random),
+            pick(random, &["5m", "17m"]),
+            pick(random, &["0.1", "0.99"])
+        ),
         _ => format!("{name}({})", range(random, depth)),
     }
 }
 
 fn aggregation(random: &mut Rng, depth: u32) -> String {
-    let op = pick(random, &["sum", "avg", "min", "max", "count", "group", "stddev", "stdvar"]);
+    let op = pick(random, &["sum", "avg", "min", "max", "count", "group"]);
     let op = match random.u8(0..6) {
         0 => {
             return format!(
@@ -149,19 +162,74 @@ fn aggregation(random: &mut Rng, depth: u32) -> String {
     format!("{op}{grouping} ({})", vector(random, depth - 1))
 }
 
+/// Functions whose last bit depends on the library. They stand alone: `deriv` of one would be all rounding.
+fn exact_function(random: &mut Rng) -> String {
+    let functions = [
+        "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "deg", "exp", "log10",
+        "log2", "rad", "sin", "sinh", "tan", "tanh",
+    ];
+    let dates = [
+        "day_of_month",
+        "day_of_week",
+        "day_of_year",
+        "days_in_month",
+        "hour",
+        "minute",
+        "month",
+        "year",
+    ];
+    let modifier = modifier(random);
+    match random.u8(0..3) {
+        0 => format!("{}()", pick(random, &dates)),
+        // What date NaN is depends on the processor.
+        1 => format!("{}(memory_bytes{modifier})", pick(random, &dates)),
+        _ => format!("{}({}{modifier})", pick(random, &functions), selector(random)),
+    }
+}
+
+/// Aggregations and functions that choose among series by their values, of series whose values are all different.
+fn chosen(random: &mut Rng, depth: u32) -> String {
+    let (name, zone) =
+        (pick(random, &["memory_bytes", "load"]), pick(random, &["", "{job=\"api\"}"]));
+    let vector = format!("{name}{zone}{}", modifier(random));
+    let grouping = pick(random, &["", " by (job)", " without (instance)", " by (zone, nothing)"]);
+    match random.u8(0..11) {
+        0 => format!(
+            "topk{grouping} ({}, {vector})",
+            pick(random, &["1", "2", "100", "0", "-1", "1.9"])
+        ),
+        1 => format!(
+            "bottomk{grouping} ({}, {vector})",
+            pick(random, &["1", "3", "scalar(vector(2))"])
+        ),
+        2 => format!("sort_desc({vector})"),
+        3 => format!("sort({vector})"),
+        4 => format!("clamp_{}({vector}, {})", pick(random, &["min", "max"]), number(random)),
+        5 => format!(
+            "label_join({vector}, \"{}\", \"-\", \"job\", \"nothing\", \"instance\")",
+            pick(random, &["x", "zone"])
+        ),
+        6 => format!("round({vector}, {})", pick(random, &["0.1", "5", "0", "1e3"])),
+        7 => format!(
+            "vector(scalar({name}{{instance=\"api-1\"}}) {} 2)",
+            pick(random, &["+", "/", "^", "%", "atan2", ">= bool"])
+        ),
+        _ => format!("absent_over_time({})", range(random, depth)),
+    }
+}
+
 fn function(random: &mut Rng, depth: u32) -> String {
-    let name = pick(
-        random,
-        &["abs", "ceil", "floor", "sqrt", "ln", "sgn", "round", "-", "timestamp", "absent", "sort"],
-    );
+    let name = pick(random, &["abs", "sqrt", "ln", "sgn", "-", "timestamp", "absent", "sort"]);
     let arg = vector(random, depth - 1);
-    let arg = if name == "timestamp" { without_at(&arg) } else { arg };
+    if name == "timestamp" {
+        // Small numbers, for the variance of large ones is all rounding.
+        return format!("(timestamp({}) - 1.7e9)", without_at(&arg));
+    }
     format!("{name}({arg})")
 }
 
 fn with_number(random: &mut Rng, depth: u32) -> String {
-    let op =
-        pick(random, &["+", "-", "*", "/", "%", "^", ">", "<=", "== bool", "!=", "< bool", ">="]);
+    let op = pick(random, &["+", "-", "*", "/", "^", ">", "<=", "== bool", "!=", "< bool", ">="]);
     let (vector, number) = (vector(random, depth - 1), number(random));
     if random.bool() {
         format!("({vector}) {op} {number}")
@@ -181,8 +249,10 @@ fn set_operation(random: &mut Rng, depth: u32) -> String {
 }
 
 fn arithmetic(random: &mut Rng, depth: u32) -> String {
-    let op = pick(random, &["+", "-", "*", "/", ">", "== bool", "<"]);
-    let matching = match random.u8(0..4) {
+    let op = pick(random, &["+", "-", "*", "/", "^", ">", "== bool", "<", "!= bool", ">="]);
+    let matching = match random.u8(0..6) {
+        4 => " on(instance, zone) group_right".to_owned(),
+        5 => " ignoring(le, version) group_left()".to_owned(),
         0 => String::new(),
         1 => " on(instance)".to_owned(),
         2 => " ignoring(zone, code)".to_owned(),
@@ -205,6 +275,6 @@ fn special(random: &mut Rng, depth: u32) -> String {
             "label_replace({}, \"zone\", \"$1\", \"instance\", \"(.*)-.*\")",
             vector(random, depth - 1)
         ),
-        _ => format!("count_values(\"v\", round({}))", vector(random, depth - 1)),
+        _ => format!("count_values(\"v\", round({}))", selector(random)),
     }
 }
