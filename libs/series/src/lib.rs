@@ -42,7 +42,7 @@ pub use labels::{Label, Labels, METRIC_NAME, is_label_name, is_metric_name};
 pub use matcher::{MatchKind, Matcher, MatcherError};
 pub use metadata::{Metadata, MetricKind};
 pub use query::Visitor;
-pub use scrape::{ScrapeCache, ScrapeSummary};
+pub use scrape::{Relabel, ScrapeCache, ScrapeError, ScrapeOptions, ScrapeReport, ScrapeSummary};
 pub use store::{SeriesData, Store, StoreConfig, StoreStats};
 pub use tap::Tap;
 

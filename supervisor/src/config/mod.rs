@@ -7,6 +7,7 @@
 mod check;
 mod file;
 mod metrics;
+mod relabel;
 mod rules;
 mod scrape;
 

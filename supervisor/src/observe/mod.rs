@@ -3,4 +3,5 @@
 pub mod canary;
 pub mod chat_client;
 pub mod redis;
+pub mod relabel;
 pub mod scrape;

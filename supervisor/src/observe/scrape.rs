@@ -163,7 +163,7 @@ impl Scraper {
             let outcome = result.and_then(|body| {
                 let summary = self
                     .store
-                    .append_scrape(&mut cache, &body, now_ms)
+                    .append_scrape(&mut cache, &body, text::Format::Prometheus, now_ms)
                     .map_err(|error| Chain(&error).to_string())?;
                 self.metrics.rejected.inc_by(summary.rejected as u64);
                 Ok((body, summary.samples))
@@ -176,7 +176,7 @@ impl Scraper {
                 "up {up}\nscrape_duration_seconds {seconds}\nscrape_samples_scraped {samples}\n"
             );
             self.store
-                .append_scrape(&mut own, &figures, now_ms)
+                .append_scrape(&mut own, &figures, text::Format::Prometheus, now_ms)
                 .expect("three well-formed lines are a well-formed exposition");
             self.report(outcome.as_ref().err(), &mut was_up);
             self.publish(outcome.map(|(body, _)| body), seconds, now_ms, &mut cpu);
@@ -273,7 +273,7 @@ fn value_of(body: &str, name: &str) -> Option<f64> {
     let line = body
         .lines()
         .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '\t'])))?;
-    text::parse(line).next()?.ok().map(|sample| sample.value)
+    text::parse(line, text::Format::Prometheus).next()?.ok().map(|sample| sample.value)
 }
 
 /// Where in the interval a target is scraped: spread by name, the same in every run.
