@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
 
+mod accounts;
+mod api;
 mod broker;
 mod client;
 mod cluster;

@@ -126,6 +126,10 @@ format = "text"
 [tokens]
 hmac_secret_file = {secret}
 
+# Accounts, contacts, groups and messages for the demo chat page.
+[accounts]
+builtin = true
+
 [redis]
 sentinels = ["{sentinel}"]
 primary_name = "main"
