@@ -12,6 +12,8 @@ const READY_WITHIN_MS = 120_000;
 export interface Cluster {
   /** WebSocket address through the balancer. */
   chatUrl: string;
+  /** Base URL of the demo chat page, through the balancer. */
+  pageUrl: string;
   /** Base URL of the supervisor. */
   supervisorUrl: string;
   /** A connection token for a user, good for an hour unless said otherwise. */
@@ -66,6 +68,7 @@ export async function startCluster(): Promise<Cluster> {
 
   const cluster: Cluster = {
     chatUrl: "",
+    pageUrl: "",
     supervisorUrl: "",
     token(user, lifetimeSeconds = 3600) {
       const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
@@ -90,7 +93,9 @@ export async function startCluster(): Promise<Cluster> {
     await until("the settings of the cluster", READY_WITHIN_MS, async () =>
       existsSync(join(latest, "client.toml")) ? true : undefined,
     );
-    cluster.chatUrl = `ws://${key("etc/balancer.toml", "[[listener]]", "listen")}/connection/websocket`;
+    const chat = key("etc/balancer.toml", "[[listener]]", "listen");
+    cluster.chatUrl = `ws://${chat}/connection/websocket`;
+    cluster.pageUrl = `http://${chat}`;
     cluster.supervisorUrl = `http://${key("etc/holdfast.toml", "[supervisor]", "listen")}`;
     await until("a healthy cluster", READY_WITHIN_MS, async () => {
       const status = await cluster.status();

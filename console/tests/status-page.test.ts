@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { type Browser, chromium, type Page } from "playwright-core";
+import type { Browser, Page } from "playwright-core";
 
+import { launch } from "./browser.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
 
 const SOON_MS = 30_000;
@@ -15,11 +16,7 @@ const errors: string[] = [];
 
 before(async () => {
   cluster = await startCluster();
-  browser = await chromium.launch({
-    executablePath: "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-      "--disable-component-update", "--disable-sync"],
-  });
+  browser = await launch();
   page = await browser.newPage({ viewport: { width: 1280, height: 1400 } });
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("response", (response) => {

@@ -323,9 +323,7 @@ impl<R> Protocol<R> {
         let Some(subscription) = self.subscriptions.get_mut(channel) else { return };
         let publication = read_publication(channel, publication, recovered);
         if let Some(position) = subscription.position.as_mut().filter(|_| publication.offset > 0) {
-            if publication.offset <= position.offset {
-                return;
-            }
+            // As the official clients do: what a node delivers twice is seen twice, and so found.
             position.offset = publication.offset;
         }
         effects.push(Effect::Event(super::Event::Publication(publication)));
