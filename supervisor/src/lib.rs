@@ -23,6 +23,7 @@ pub mod observe;
 pub mod plan;
 pub mod record;
 pub mod rehearse;
+pub mod remote;
 pub mod serve;
 pub mod supervise;
 pub mod tell;

@@ -66,6 +66,13 @@ impl Expression {
         names
     }
 
+    /// The matchers of each of its selectors.
+    pub fn selectors(&self) -> Vec<&[Matcher]> {
+        let mut found = Vec::new();
+        self.plan.visit(&mut |selector| found.push(&*selector.matchers));
+        found
+    }
+
     /// The matchers of an expression that is nothing but a selector, such as a `match[]` parameter.
     pub fn as_matchers(&self) -> Option<&[Matcher]> {
         match &*self.plan {

@@ -101,7 +101,7 @@ impl Checker<'_> {
     fn config(&mut self, file: file::File) -> Option<Config> {
         let supervisor = self.supervisor(file.supervisor);
         let scrape = self.scrape(&file.scrape);
-        let metrics = self.metrics(&file.metrics);
+        let metrics = self.metrics(file.metrics);
         let rules = self.rules(&file.rules);
         let nodes = self.nodes(file.node);
         let balancer = file.balancer.map(|balancer| self.balancer(balancer));
@@ -128,7 +128,7 @@ impl Checker<'_> {
             otlp_endpoint: Some(file.traces.otlp_endpoint).filter(|url| !url.is_empty()),
             supervisor,
             scrape,
-            metrics,
+            metrics: metrics?,
             rules,
             nodes,
             // `transpose`-like: an inner `None` has added its fault already.

@@ -8,6 +8,7 @@ mod check;
 mod file;
 mod metrics;
 mod relabel;
+mod remote;
 mod rules;
 mod scrape;
 

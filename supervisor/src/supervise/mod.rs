@@ -6,6 +6,7 @@
 
 mod backups;
 mod epoch;
+mod remote;
 mod rules;
 mod servers;
 mod store;
@@ -106,8 +107,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let state_dir = config.supervisor.state_dir.clone();
     std::fs::create_dir_all(&state_dir)
         .map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
-    let (metrics_dir, settings) = (state_dir.clone(), config.metrics);
-    let disk = tokio::task::spawn_blocking(move || store::open(&metrics_dir, settings)).await??;
+    let (metrics_dir, settings) = (state_dir.clone(), config.metrics.clone());
+    let disk = tokio::task::spawn_blocking(move || store::open(&metrics_dir, &settings)).await??;
     let journal = Arc::new(Journal::open(&state_dir.join("journal.redb"), RETENTION)?);
     let registry = metrics::registry("supervisor", env!("CARGO_PKG_VERSION"));
     journal.register(&registry);
@@ -151,6 +152,9 @@ impl Daemon {
         self.tasks.spawn("metrics log", |stop| store::until(stop, flusher));
         let maintainer = keeper.maintainer();
         self.tasks.spawn("metrics blocks", |stop| store::until(stop, maintainer));
+        let prometheus = remote::prometheus(&self.config)?;
+        let state_dir = &self.config.supervisor.state_dir;
+        remote::write(&self.config, state_dir, &store, &self.registry, &mut self.tasks)?;
         let client = reqwest::Client::builder().no_proxy().build()?;
         sink(Draft::new(Kind::Started, Severity::Info, "supervisor", "supervisor started"));
 
@@ -170,8 +174,11 @@ impl Daemon {
         let inputs = rules::Inputs {
             settings: self.config.rules.clone(),
             rules,
-            identity: Identity { external_url: self.external_url(), ..Identity::default() },
-            source: Arc::new(rules::local::Local::new(Arc::clone(&store), &self.registry)),
+            identity: Identity {
+                external_url: self.external_url(),
+                external_labels: self.config.metrics.external_labels.clone(),
+            },
+            source: remote::source(prometheus.as_ref(), &store, &self.registry),
             reloads,
         };
         let rule_loop = rules::RuleLoop::new(inputs, outputs, &self.registry);
@@ -219,6 +226,7 @@ impl Daemon {
             control,
             token: self.config.supervisor.token.clone(),
             store,
+            metrics: remote::info(&self.config, prometheus),
             name: self.config.supervisor.name.clone(),
             observe_only: self.config.supervisor.observe_only,
             registry: self.registry.clone(),

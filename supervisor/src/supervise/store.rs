@@ -29,7 +29,7 @@ const BUCKETS: [f64; 8] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
 ///
 /// # Errors
 /// If the folder cannot be used at all, such as when another supervisor has it.
-pub(super) fn open(state_dir: &Path, settings: Metrics) -> anyhow::Result<Arc<Disk>> {
+pub(super) fn open(state_dir: &Path, settings: &Metrics) -> anyhow::Result<Arc<Disk>> {
     let config = DiskConfig {
         store: StoreConfig {
             retention: settings.retention,

@@ -35,6 +35,7 @@ use crate::cluster::{
 use crate::control::Control;
 use crate::record::Journal;
 
+pub use prometheus::MetricsInfo;
 pub(crate) use prometheus::alert_json;
 pub use status::{Parts, assemble};
 
@@ -82,6 +83,8 @@ pub struct ApiState {
     pub token: Secret,
     /// What queries are answered from.
     pub store: Arc<Store>,
+    /// What the metrics engine tells about itself.
+    pub metrics: MetricsInfo,
     /// The supervisor's name.
     pub name: String,
     /// Whether it only watches.
@@ -110,19 +113,19 @@ type Handle = Arc<Shared>;
 /// All routes. Serve it with `into_make_service_with_connect_info::<SocketAddr>()` to have the journal name who gave a command.
 pub fn router(api: ApiState) -> Router {
     let telemetry = holdfast_telemetry::http::router(api.registry.clone(), api.readiness.clone());
-    let shared = Shared {
+    let shared = Arc::new(Shared {
         api,
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
-    };
+    });
     Router::new()
         .merge(page::routes())
         .merge(operator::routes())
-        .merge(prometheus::routes())
+        .merge(prometheus::routes(&shared))
         .fallback(reply::no_such_path)
         .method_not_allowed_fallback(reply::no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Arc::new(shared))
+        .with_state(shared)
         .merge(telemetry)
 }
 

@@ -7,6 +7,7 @@
 mod describe;
 pub(super) mod local;
 mod metrics;
+pub(super) mod remote;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;

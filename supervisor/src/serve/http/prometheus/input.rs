@@ -8,7 +8,7 @@ use chrono::DateTime;
 use holdfast_promql::parse_duration;
 
 use super::super::Handle;
-use super::ApiError;
+use super::error::ApiError;
 
 /// Parameters of one request at most; Grafana sends a handful.
 const PARAMETERS_MAX: usize = 100;
@@ -85,7 +85,8 @@ impl Input {
         Ok(ms.map(|ms| Duration::from_millis(ms.unsigned_abs())))
     }
 
-    fn duration(&self, name: &str) -> Result<Option<i64>, ApiError> {
+    /// Milliseconds, given as seconds or as a duration.
+    pub(super) fn duration(&self, name: &str) -> Result<Option<i64>, ApiError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let fail =
             || ApiError::parameter(name, format!("cannot parse {text:?} to a valid duration"));
@@ -94,10 +95,24 @@ impl Input {
 
     /// `limit`, where 0 and nothing mean as many as allowed.
     pub(super) fn limit(&self, max: usize) -> Result<usize, ApiError> {
-        let Some(text) = self.get("limit") else { return Ok(max) };
-        let limit: usize =
-            text.parse().map_err(|_| ApiError::parameter("limit", "limit must be non-negative"))?;
+        let limit = self.count("limit")?.unwrap_or(0);
         Ok(if limit == 0 { max } else { limit.min(max) })
+    }
+
+    /// A whole number that is not negative.
+    pub(super) fn count(&self, name: &str) -> Result<Option<usize>, ApiError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let fail = |_| ApiError::parameter(name, format!("{name} must be non-negative"));
+        text.parse().map(Some).map_err(fail)
+    }
+
+    /// Yes or no; without it no.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(other) => Err(ApiError::parameter(name, format!("cannot parse {other:?}"))),
+        }
     }
 }
 
@@ -124,7 +139,8 @@ mod tests {
         assert_eq!(input.time("d").unwrap(), None);
         assert_eq!(input.time("missing").unwrap(), None);
         for name in ["c", "e", "f"] {
-            let text = input.time(name).unwrap_err().text;
+            let error = input.time(name).unwrap_err();
+            let text = error.text();
             assert!(text.contains("to a valid timestamp"), "{text}");
         }
     }
