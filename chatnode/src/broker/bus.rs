@@ -1,7 +1,7 @@
 //! What nodes say to each other: orders, questions with a deadline, and that they are alive.
 //!
 //! Built on [`Broker::signal`] alone, so that it works over every broker: each node follows one channel of its own and one that all
-//! share. A node that was heard of within [`ALIVE_FOR`] is alive; a survey of all waits for an answer of each of those, and says who
+//! share. A node that was heard of within `ALIVE_FOR` is alive; a survey of all waits for an answer of each of those, and says who
 //! stayed silent. The asking node answers its own question without the broker, so a cluster of one needs none.
 //!
 //! Messages are not kept: one that is sent while a node is not connected is lost to it. So an order is confirmed only by its answer.

@@ -17,6 +17,7 @@ pub struct BrokerMetrics {
     pub repaired_publications: IntCounterVec,
     pub repairs_refused: IntCounter,
     pub streams_begun_anew: IntCounter,
+    pub reads_shared: IntCounter,
     pub nodes: IntGauge,
     pub node_messages_dropped: IntCounter,
 }
@@ -63,6 +64,11 @@ impl BrokerMetrics {
                 r,
                 "chatnode_streams_begun_anew_total",
                 "Streams given a new epoch because something was lost that this node did not hold",
+            ),
+            reads_shared: counter(
+                r,
+                "chatnode_reads_shared_total",
+                "Reads of streams that were answered by another one for the same part",
             ),
             nodes: gauge(
                 r,

@@ -8,6 +8,7 @@ mod broker;
 mod client;
 mod cluster;
 mod failover;
+mod faults;
 mod fork;
 mod kit;
 mod program;

@@ -1,6 +1,6 @@
 //! The broker over Redis: streams for history, pub/sub for fan-out, hashes for presence.
 //!
-//! In the order of a call: `route` picks a [`Shard`], `names` the keys, a `pipeline` sends the `scripts` and waits for the replicas,
+//! In the order of a call: `route` picks a `shard`, `names` the keys, a `pipeline` sends the `scripts` and waits for the replicas,
 //! `follow` hears what happens. `discovery` finds the primary, `link` keeps a connection to it, `tails` and `repair` see to it that a
 //! promotion loses nothing.
 

@@ -8,7 +8,8 @@
 //! A request is done at most once. If the connection fails before it was written, or Redis says that it did not execute it, it waits
 //! for the next connection until its deadline; if the connection fails with it under way, it ends as interrupted.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use super::resp::{self, Value};
 use super::scripts::{self, Script};
 use super::tails::Tails;
 use crate::broker::BrokerError;
+use holdfast_telemetry::IntCounter;
 
 /// Requests that may wait. At 10,000 a second this is most of a second, and older ones have met their deadline by then.
 pub(super) const QUEUE_MAX: usize = 8192;
@@ -59,6 +61,18 @@ pub(super) struct Request {
     /// After this it is not begun any more.
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Result<Value, BrokerError>>,
+    /// Others that asked the same before it was sent, and get the same answer.
+    pub(super) sharers: Vec<oneshot::Sender<Result<Value, BrokerError>>>,
+}
+
+impl Work {
+    /// What makes two reads the same: script, keys, and the arguments except the epoch a new stream would get.
+    fn read_key(&self) -> Option<(&[String], &[Bytes])> {
+        match self {
+            Self::Script { script: Script::Read, keys, arguments } => Some((keys, &arguments[1..])),
+            _ => None,
+        }
+    }
 }
 
 /// How many replicas confirm a batch, within what time.
@@ -84,6 +98,7 @@ pub(super) struct Pipeline {
     pub(super) reply_timeout: Duration,
     pub(super) part: Part,
     pub(super) tails: Arc<Tails>,
+    pub(super) reads_shared: IntCounter,
 }
 
 /// Why serving over one connection ended without its failing.
@@ -149,6 +164,8 @@ impl Pipeline {
             if batch.is_empty() {
                 continue;
             }
+            let shared: usize = batch.iter().map(|request| request.sharers.len()).sum();
+            self.reads_shared.inc_by(shared as u64);
             let exchange = exchange(&mut primary, &bytes, batch, self.confirmation, &self.tails);
             let not_executed = tokio::select! {
                 done = timeout(patience, exchange) => done.map_err(|_| ConnectionError::Timeout)??,
@@ -234,8 +251,7 @@ fn gather(requests: &mut mpsc::Receiver<Request>, waiting: &mut VecDeque<Request
 
 fn give_up(request: Option<Request>) {
     if let Some(request) = request {
-        // Whoever asked may have gone away; then nobody misses the answer.
-        let _ = request.reply.send(Err(BrokerError::Unavailable));
+        answer(request, Err(BrokerError::Unavailable));
     }
 }
 
@@ -246,8 +262,10 @@ fn next_batch(
     confirmation: Option<Confirmation>,
 ) -> (VecDeque<Request>, BytesMut) {
     let now = Instant::now();
-    let mut batch = VecDeque::new();
+    let mut batch: VecDeque<Request> = VecDeque::new();
     let mut bytes = BytesMut::new();
+    // By hash of what is read: the request of the batch that reads it.
+    let mut reads: HashMap<u64, usize> = HashMap::new();
     while batch.len() < BATCH_MAX
         && bytes.len() < BATCH_BYTES_MAX
         && let Some(request) = waiting.pop_front()
@@ -255,6 +273,14 @@ fn next_batch(
         if request.deadline <= now || request.reply.is_closed() {
             give_up(Some(request));
             continue;
+        }
+        if let Some(key) = request.work.read_key() {
+            let at = *reads.entry(hash(&key)).or_insert(batch.len());
+            // What is not sent yet answers for all who ask now; of what is under way nobody knows whether it was before their time.
+            if let Some(same) = batch.get_mut(at).filter(|same| same.work.read_key() == Some(key)) {
+                same.sharers.push(request.reply);
+                continue;
+            }
         }
         encode(&mut bytes, &request.work, primary);
         batch.push_back(request);
@@ -349,9 +375,23 @@ async fn exchange(
     Ok(not_executed)
 }
 
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
 fn answer(request: Request, result: Result<Value, BrokerError>) {
-    // Whoever asked may have gone away; then nobody misses the answer.
-    let _ = request.reply.send(result);
+    let Request { reply, sharers, .. } = request;
+    let mut waiting = std::iter::once(reply).chain(sharers).peekable();
+    while let Some(reply) = waiting.next() {
+        // Whoever asked may have gone away; then nobody misses the answer.
+        if waiting.peek().is_none() {
+            let _ = reply.send(result);
+            return;
+        }
+        let _ = reply.send(result.clone());
+    }
 }
 
 /// Whether an error reply means that this connection is not to a working primary of ours, and that the command was not executed.

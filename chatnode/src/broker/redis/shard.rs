@@ -70,7 +70,9 @@ impl Shard {
             let (sender, requests) = mpsc::channel(QUEUE_MAX);
             let (link, tails) = (link(purpose), Arc::clone(tails));
             let reply_timeout = settings.command_timeout;
-            let pipeline = Pipeline { link, requests, confirmation, reply_timeout, part, tails };
+            let reads_shared = metrics.broker.reads_shared.clone();
+            let pipeline =
+                Pipeline { link, requests, confirmation, reply_timeout, part, tails, reads_shared };
             tasks.spawn(pipeline.run(shutdown.clone()));
             sender
         };
@@ -108,7 +110,7 @@ impl Shard {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.command_timeout;
         let queue = if lane == Lane::Confirmed { &self.confirmed } else { &self.direct };
-        let queued = queue.try_send(Request { work, stored, deadline, reply });
+        let queued = queue.try_send(Request { work, stored, deadline, reply, sharers: Vec::new() });
         Box::pin(async move {
             if let Err(error) = queued {
                 return Err(match error {

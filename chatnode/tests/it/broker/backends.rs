@@ -11,7 +11,7 @@ use super::{World, cases};
 use crate::kit::{Redis, eventually, settings};
 
 /// Checked settings with this body of the `[redis]` section.
-fn redis(body: &str) -> Broker {
+pub(super) fn redis(body: &str) -> Broker {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("chatnode.toml");
     std::fs::write(&file, settings(dir.path(), body, "")).unwrap();

@@ -2,6 +2,7 @@
 
 mod backends;
 mod cases;
+mod tls;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 -- State and publications. Arguments after those of touch: limit, exclusive start or -, 1 for newest first.
--- Returns epoch, history, forks, top, entries. Reading keeps the meta data alive, but does not write each time it is done.
-local keep = k or keep_ms
-if redis.call('PTTL', KEYS[1]) < keep * 0.9 then redis.call('PEXPIRE', KEYS[1], keep) end
+-- Returns epoch, history, forks, top, entries. It always writes: a server that was made a replica must refuse it, not answer from
+-- what it has.
+redis.call('PEXPIRE', KEYS[1], k or keep_ms)
 local limit, since, reverse = tonumber(ARGV[4]), ARGV[5], ARGV[6] == '1'
 local entries = {}
 if limit > 0 then
