@@ -7,10 +7,17 @@
 pub mod chat_json;
 pub mod chat_token;
 pub mod promql;
+pub mod series_block;
+pub mod series_log;
 
 /// A target: its name, which is also that of its folder of seeds, and what to run.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: &[Target] =
-    &[("chat_json", chat_json::run), ("chat_token", chat_token::run), ("promql", promql::run)];
+pub const TARGETS: &[Target] = &[
+    ("chat_json", chat_json::run),
+    ("chat_token", chat_token::run),
+    ("promql", promql::run),
+    ("series_block", series_block::run),
+    ("series_log", series_log::run),
+];

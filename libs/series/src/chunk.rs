@@ -6,6 +6,7 @@
 //! which compress better but cannot take one sample at a time.
 
 use crate::Sample;
+use crate::bits::{BitReader, BitWriter, mask};
 
 /// Samples in a sealed chunk. Two minutes at one sample a second: few bytes are wasted at the edge of retention, and the fixed part
 /// of a chunk is spread over enough samples.
@@ -18,9 +19,6 @@ const CLASSES: [(u64, u32, u32); 4] =
 /// An open chunk notes its state this often, so that its last samples can be read without decoding it from the start: rules ask for
 /// some minutes. At least so many samples, at most twice as many are decoded then; a note costs 32 bytes, and two are kept.
 const MARK_EVERY: u16 = 20;
-
-/// An open chunk grows by this much: doubling would leave half of the memory of 200,000 series empty.
-const GROW_BYTES: usize = 48;
 
 /// Most leading zeros that five bits can name.
 const LEADING_MAX: u32 = 31;
@@ -233,7 +231,7 @@ pub(crate) struct Samples<'a> {
 impl<'a> Samples<'a> {
     pub(crate) fn new(bytes: &'a [u8], first_ms: i64, count: u16) -> Self {
         Self {
-            bits: BitReader { bytes, buffer: 0, left: 0 },
+            bits: BitReader::new(bytes),
             left: count,
             first: true,
             timestamp_ms: first_ms,
@@ -246,8 +244,7 @@ impl<'a> Samples<'a> {
 
     fn resume(bytes: &'a [u8], mark: &Mark, count: u16) -> Self {
         let (whole, part) = (mark.bits as usize / 8, mark.bits % 8);
-        let mut bits =
-            BitReader { bytes: bytes.get(whole..).unwrap_or_default(), buffer: 0, left: 0 };
+        let mut bits = BitReader::new(bytes.get(whole..).unwrap_or_default());
         // The bits of the byte in which the mark lies that come before it.
         let skipped = bits.read(part);
         Self {
@@ -327,87 +324,6 @@ impl Samples<'_> {
                 into.push(sample);
             }
         }
-    }
-}
-
-/// The lowest `bits` bits.
-fn mask(bits: u32) -> u64 {
-    if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }
-}
-
-#[derive(Debug, Default)]
-struct BitWriter {
-    bytes: Vec<u8>,
-    /// Bits still free in the last byte.
-    free: u32,
-}
-
-impl BitWriter {
-    #[expect(clippy::cast_possible_truncation, reason = "at most eight bits are taken at a time")]
-    fn write(&mut self, value: u64, mut bits: u32) {
-        while bits > 0 {
-            if self.free == 0 {
-                if self.bytes.len() == self.bytes.capacity() {
-                    self.bytes.reserve_exact(GROW_BYTES);
-                }
-                self.bytes.push(0);
-                self.free = 8;
-            }
-            let take = bits.min(self.free);
-            let part = (value >> (bits - take)) & mask(take);
-            let last = self.bytes.last_mut().expect("a byte was pushed when none was free");
-            *last |= (part as u8) << (self.free - take);
-            self.free -= take;
-            bits -= take;
-        }
-    }
-}
-
-#[derive(Debug)]
-struct BitReader<'a> {
-    bytes: &'a [u8],
-    buffer: u64,
-    /// Bits of the buffer not read yet.
-    left: u32,
-}
-
-impl BitReader<'_> {
-    /// Reads two bits if both are zero and in the buffer.
-    #[inline]
-    fn skip_zeros(&mut self) -> bool {
-        let left = self.left.checked_sub(2);
-        let Some(left) = left.filter(|left| (self.buffer >> left).trailing_zeros() >= 2) else {
-            return false;
-        };
-        self.left = left;
-        true
-    }
-
-    #[inline]
-    fn read(&mut self, bits: u32) -> Option<u64> {
-        if bits <= self.left {
-            self.left -= bits;
-            return Some((self.buffer >> self.left) & mask(bits));
-        }
-        self.read_over(bits)
-    }
-
-    /// Reads on from the next eight bytes.
-    #[expect(clippy::cast_possible_truncation, reason = "at most eight bytes are taken at a time")]
-    fn read_over(&mut self, bits: u32) -> Option<u64> {
-        let high = self.buffer & mask(self.left);
-        let rest = bits - self.left;
-        let take = self.bytes.len().min(8);
-        if let Some((next, tail)) = self.bytes.split_first_chunk::<8>() {
-            self.buffer = u64::from_be_bytes(*next);
-            self.bytes = tail;
-        } else {
-            self.buffer = self.bytes.iter().fold(0, |buffer, &byte| buffer << 8 | u64::from(byte));
-            self.bytes = &[];
-        }
-        self.left = (take as u32 * 8).checked_sub(rest)?;
-        let low = (self.buffer >> self.left) & mask(rest);
-        Some(high.unbounded_shl(rest) | low)
     }
 }
 

@@ -11,6 +11,7 @@
 //! it is time to write. Without a disk side it lives in memory alone.
 
 mod append;
+mod bits;
 mod cardinality;
 mod chunk;
 mod disk;
@@ -31,6 +32,8 @@ pub mod text;
 
 pub use append::{AppendError, Appender, SeriesRef};
 pub use cardinality::{Cardinality, Count};
+#[doc(hidden)]
+pub use disk::fuzz;
 pub use disk::{Disk, DiskConfig, DiskError, DiskStats, Maintained, OpenError, OpenReport};
 pub use exemplar::{Exemplar, SeriesExemplars};
 pub use histogram::{

@@ -3,12 +3,13 @@
 //! Numbers are little-endian, or variable-length with seven bits a byte, signed ones zigzag. Reading never panics and never trusts a
 //! length: whatever does not fit gives `None`, and the caller says which file it was.
 
+use std::io::Read as _;
 use std::sync::Arc;
 
 use crate::labels::{Label, Labels};
 
 /// Most bytes one compressed piece may expand to; a length beyond is a flipped bit.
-pub(crate) const EXPANDED_MAX: usize = 256 * 1024 * 1024;
+pub(crate) const EXPANDED_MAX: u64 = 256 * 1024 * 1024;
 /// Most labels of one series.
 const LABELS_MAX: u64 = 1024;
 /// Fast level: the log is written every second, and most of the gain is in the order of the columns.
@@ -58,9 +59,12 @@ pub(crate) fn compress(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 /// The opposite of [`compress`].
 pub(crate) fn expand(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut reader = Reader::new(bytes);
-    let len = usize::try_from(reader.varint()?).ok().filter(|&len| len <= EXPANDED_MAX)?;
-    let expanded = zstd::bulk::decompress(reader.rest(), len).ok()?;
-    (expanded.len() == len).then_some(expanded)
+    let len = reader.varint().filter(|&len| len <= EXPANDED_MAX)?;
+    // As a stream, so that memory is taken for what is there and not for what the length says.
+    let stream = zstd::stream::read::Decoder::with_buffer(reader.rest()).ok()?;
+    let mut expanded = Vec::new();
+    stream.take(len + 1).read_to_end(&mut expanded).ok()?;
+    (expanded.len() as u64 == len).then_some(expanded)
 }
 
 /// Reads what the functions above wrote.
@@ -172,7 +176,7 @@ mod tests {
         assert_eq!(Reader::new(&[0xff; 12]).varint(), None);
         assert_eq!(Reader::new(&[200, 1, 0]).text(), None);
         let mut long = Vec::new();
-        put_len(&mut long, EXPANDED_MAX + 1);
+        put_varint(&mut long, EXPANDED_MAX + 1);
         assert_eq!(expand(&long), None);
         assert_eq!(expand(&compress(b"abc").unwrap()).as_deref(), Some(&b"abc"[..]));
     }

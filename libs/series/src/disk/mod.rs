@@ -16,6 +16,8 @@ mod checkpoint;
 mod codec;
 mod compact;
 mod cut;
+#[doc(hidden)]
+pub mod fuzz;
 mod log;
 mod open;
 mod payload;
@@ -45,6 +47,9 @@ const CUT_EVERY_MS: i64 = 10 * 60_000;
 const UNWRITTEN_MAX_MS: i64 = 3_600_000;
 /// Late samples in memory at which a cut is made at once: half of what an import may have waiting.
 const LATE_SAMPLES_CUT: usize = crate::append::LATE_SAMPLES_MAX / 2;
+/// Calls of [`Disk::maintain`] without a compaction after one that failed: it writes as much as it reads, which a disk that is nearly
+/// full should not see every few seconds.
+const COMPACTION_PAUSE: u32 = 60;
 /// While the log has a gap, one flush in so many tries to close it: a checkpoint of 200,000 series is work.
 const GAP_RETRY_FLUSHES: u64 = 5;
 
@@ -161,6 +166,8 @@ struct State {
     /// A block up to here was made by the last call; memory lets go of its samples in this one. In between every query that began
     /// before the block was there has ended, so none misses them.
     cut_to_end_ms: Option<i64>,
+    /// Calls to leave out before the next compaction is tried.
+    compaction_pause: u32,
 }
 
 impl Disk {
@@ -311,6 +318,10 @@ impl Disk {
     fn compact(&self, state: &mut State) -> Result<usize, DiskError> {
         let until_ms = self.written_ms.load(Ordering::Relaxed);
         let retention_ms = millis(self.config.store.retention);
+        if state.compaction_pause > 0 {
+            state.compaction_pause -= 1;
+            return Ok(0);
+        }
         let old = compact::candidates(&self.blocks.all(), until_ms, retention_ms);
         if old.is_empty() {
             return Ok(0);
@@ -318,6 +329,7 @@ impl Disk {
         let number = state.next_block;
         state.next_block += 1;
         let made = compact::compact(&self.block_folder(), &self.blocks, &old, number);
+        state.compaction_pause = if made.is_err() { COMPACTION_PAUSE } else { 0 };
         let made = self.counted(made.map_err(|cause| self.block_error(cause)))?;
         let numbers: Vec<u64> = old.iter().map(|block| block.number).collect();
         self.blocks.change(vec![made], &numbers);

@@ -111,7 +111,7 @@ impl Disk {
             config,
             // Damage in the log is written over by a checkpoint of what could be read.
             log: Mutex::new(Log::new(&folder.join(LOG), segment, gap)),
-            state: Mutex::new(State { next_block, cut_to_end_ms: None }),
+            state: Mutex::new(State { next_block, cut_to_end_ms: None, compaction_pause: 0 }),
             written_ms: AtomicI64::new(written_ms),
             gap: AtomicBool::new(gap),
             flushes: AtomicU64::new(0),

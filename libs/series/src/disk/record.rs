@@ -94,7 +94,7 @@ impl Record {
         Ok(())
     }
 
-    fn read(kind: u8, body: &[u8]) -> Option<Self> {
+    pub(crate) fn read(kind: u8, body: &[u8]) -> Option<Self> {
         let body = expand(body)?;
         let mut reader = Reader::new(&body);
         let record = match kind {

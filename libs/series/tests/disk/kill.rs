@@ -22,7 +22,6 @@ const SERIES: usize = 20;
 const STEPS: i64 = 6;
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the child talks to its parent")]
 fn child() {
     let Ok(folder) = std::env::var(CHILD) else { return };
     let (disk, report) = open(Path::new(&folder), 0);

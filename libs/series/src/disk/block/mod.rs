@@ -7,6 +7,7 @@
 //! `docs/formats/metrics.md`.
 
 mod footer;
+pub(crate) mod fuzz;
 mod index;
 mod read;
 mod write;
