@@ -1,133 +1,21 @@
-//! Fan-out on this node: which connections follow which channel, and their mailboxes.
+//! Fan-out on this node: which connections follow which channel.
 //!
-//! A publication becomes one finished frame, and every mailbox gets a pointer to it. Mailboxes are bounded by the bytes that wait in
-//! them; a client that lets them pile up is cut, because dropping some of its events silently would be worse than making it recover.
+//! Every mailbox in a channel gets a pointer to the same event, and the frame in it is encoded once for all who take it in one form.
+//! Where publications may be sent as differences, the channel keeps the latest one.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::broker::Audience;
+use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
-use crate::protocol::{Disconnect, reply};
-use crate::session::{Event, EventKind};
+use crate::session::{Basis, Event, EventKind, News, Presence};
 use crate::stream::{Lineage, Publication};
-
-/// What an event costs in a mailbox beside its frame.
-const EVENT_BYTES: usize = 64;
-
-/// The way to one connection.
-pub struct Mailbox {
-    /// Unbounded in count, but every event counts at least [`EVENT_BYTES`] against `bytes_max`.
-    sender: UnboundedSender<Arc<Event>>,
-    bytes: Arc<AtomicUsize>,
-    bytes_max: usize,
-    cut: CancellationToken,
-    reason: OnceLock<Disconnect>,
-    metrics: Metrics,
-}
-
-/// The connection's end of its mailbox.
-pub struct Inbox {
-    receiver: UnboundedReceiver<Arc<Event>>,
-    bytes: Arc<AtomicUsize>,
-    metrics: Metrics,
-}
-
-/// A mailbox that takes up to `bytes_max`.
-pub fn mailbox(bytes_max: usize, metrics: &Metrics) -> (Arc<Mailbox>, Inbox) {
-    let (sender, receiver) = unbounded_channel();
-    let bytes = Arc::new(AtomicUsize::new(0));
-    let inbox = Inbox { receiver, bytes: Arc::clone(&bytes), metrics: metrics.clone() };
-    let (cut, reason, metrics) = (CancellationToken::new(), OnceLock::new(), metrics.clone());
-    (Arc::new(Mailbox { sender, bytes, bytes_max, cut, reason, metrics }), inbox)
-}
-
-fn size(event: &Event) -> usize {
-    EVENT_BYTES
-        + match &event.kind {
-            EventKind::Publication { frame, .. } | EventKind::Membership { frame } => frame.len(),
-            EventKind::Looked(_) => 0,
-        }
-}
-
-#[expect(clippy::cast_possible_wrap, reason = "bounded by the mailbox's limit")]
-fn gauge(bytes: usize) -> i64 {
-    bytes as i64
-}
-
-impl Mailbox {
-    fn push(&self, event: &Arc<Event>) {
-        let size = size(event);
-        if self.reason.get().is_some() {
-            return;
-        }
-        if self.bytes.load(Ordering::Relaxed) + size > self.bytes_max {
-            self.metrics.slow_consumers.inc();
-            return self.cut(Disconnect::SLOW);
-        }
-        self.bytes.fetch_add(size, Ordering::Relaxed);
-        self.metrics.queue_bytes.add(gauge(size));
-        // The connection may just have ended; its inbox settles the bytes.
-        let _ = self.sender.send(Arc::clone(event));
-    }
-
-    /// Asks the connection to close; the first reason counts.
-    pub fn cut(&self, reason: Disconnect) {
-        if self.reason.set(reason).is_ok() {
-            self.cut.cancel();
-        }
-    }
-
-    /// Waits until the connection is to close, and why.
-    ///
-    /// # Cancel safety
-    /// The request stays.
-    pub async fn cut_requested(&self) -> Disconnect {
-        self.cut.cancelled().await;
-        // The reason is set before the cut is made.
-        self.reason.get().copied().unwrap_or(Disconnect::SERVER_ERROR)
-    }
-}
-
-impl Inbox {
-    /// The next event. `None` is never seen while the connection holds its mailbox.
-    ///
-    /// # Cancel safety
-    /// No event is lost.
-    pub async fn next(&mut self) -> Option<Arc<Event>> {
-        let event = self.receiver.recv().await?;
-        self.taken(&event);
-        Some(event)
-    }
-
-    /// The next event if there is one already.
-    pub fn next_now(&mut self) -> Option<Arc<Event>> {
-        let event = self.receiver.try_recv().ok()?;
-        self.taken(&event);
-        Some(event)
-    }
-
-    fn taken(&self, event: &Event) {
-        let size = size(event);
-        self.bytes.fetch_sub(size, Ordering::Relaxed);
-        self.metrics.queue_bytes.sub(gauge(size));
-    }
-}
-
-impl Drop for Inbox {
-    fn drop(&mut self) {
-        self.receiver.close();
-        while self.next_now().is_some() {}
-    }
-}
 
 struct Channel {
     name: Arc<str>,
@@ -136,6 +24,8 @@ struct Channel {
     heard_at: Instant,
     /// The stream could not be looked at when that was due.
     overdue: bool,
+    /// The latest publication, if the next one may be sent as a difference to it.
+    latest: Option<Basis>,
 }
 
 /// All channels followed on this node.
@@ -159,10 +49,13 @@ impl Hub {
             subscribers: HashMap::new(),
             heard_at: Instant::now(),
             overdue: false,
+            latest: None,
         });
         if entry.subscribers.insert(connection, Arc::clone(mailbox)).is_none() {
             self.metrics.subscriptions.inc();
         }
+        #[expect(clippy::cast_possible_wrap, reason = "far below the range")]
+        self.metrics.channels.set(channels.len() as i64);
     }
 
     /// Events of `channel` go to this connection no more. `last` is called, before anyone else can join, if nobody is left.
@@ -176,6 +69,19 @@ impl Hub {
             channels.remove(channel);
             last();
         }
+        #[expect(clippy::cast_possible_wrap, reason = "far below the range")]
+        self.metrics.channels.set(channels.len() as i64);
+    }
+
+    /// Channels with subscribers on this node, and how many they have.
+    pub fn channels(&self) -> Vec<(Arc<str>, usize)> {
+        let channels = self.lock();
+        channels.values().map(|entry| (Arc::clone(&entry.name), entry.subscribers.len())).collect()
+    }
+
+    /// How many channels have subscribers on this node.
+    pub fn channel_count(&self) -> usize {
+        self.lock().len()
     }
 
     /// Sends what was found by looking at a stream.
@@ -210,13 +116,14 @@ impl Hub {
         self.interrupted.notified().await;
     }
 
-    fn deliver(&self, channel: &str, kind: impl FnOnce(&str) -> EventKind) {
+    fn deliver(&self, channel: &str, kind: impl FnOnce(&mut Channel) -> EventKind) {
         let mut channels = self.lock();
         let Some(entry) = channels.get_mut(channel) else { return };
         entry.heard_at = Instant::now();
-        let event = Arc::new(Event { channel: Arc::clone(&entry.name), kind: kind(channel) });
+        let kind = kind(entry);
+        let event = Arc::new(Event { channel: Arc::clone(&entry.name), kind });
         for mailbox in entry.subscribers.values() {
-            mailbox.push(&event);
+            mailbox.deliver(&event);
         }
     }
 
@@ -228,25 +135,20 @@ impl Hub {
 
 impl Audience for Hub {
     fn publication(&self, channel: &str, publication: &Publication, lineage: Option<Arc<Lineage>>) {
-        self.deliver(channel, |channel| {
-            let Publication { offset, time_ms, .. } = *publication;
-            let news = lineage.as_deref().filter(|lineage| lineage.begins_at(offset));
-            let epoch = news.map(|lineage| &**lineage.visible());
-            let frame = Bytes::from(reply::push_publication(channel, publication, epoch));
-            EventKind::Publication { offset, lineage, frame, time_ms }
+        self.deliver(channel, |entry| {
+            let Publication { id, data, delta, .. } = publication;
+            let latest = delta.then(|| Basis { id: id.clone(), data: data.clone() });
+            let previous = std::mem::replace(&mut entry.latest, latest);
+            EventKind::Publication(News::new(publication.clone(), lineage, previous))
         });
     }
 
     fn join(&self, channel: &str, info: &str) {
-        self.deliver(channel, |channel| EventKind::Membership {
-            frame: Bytes::from(reply::push_join(channel, info)),
-        });
+        self.deliver(channel, |_| EventKind::Membership(Presence::new(true, info)));
     }
 
     fn leave(&self, channel: &str, info: &str) {
-        self.deliver(channel, |channel| EventKind::Membership {
-            frame: Bytes::from(reply::push_leave(channel, info)),
-        });
+        self.deliver(channel, |_| EventKind::Membership(Presence::new(false, info)));
     }
 
     fn signal(&self, _channel: &str, _message: &Bytes) {
@@ -263,61 +165,67 @@ mod tests {
     use super::*;
     use holdfast_telemetry::Registry;
 
-    fn publication(data: &str) -> Publication {
-        Publication { data: data.to_owned().into(), ..Publication::default() }
+    fn publication(id: &'static str, delta: bool) -> Publication {
+        Publication { id: id.into(), data: "1".into(), delta, ..Publication::default() }
+    }
+
+    fn event(mailbox: &Mailbox) -> Option<Arc<Event>> {
+        mailbox.take(true).events.pop_front()
     }
 
     #[test]
-    fn everybody_in_a_channel_gets_the_same_frame() {
+    fn everybody_in_a_channel_gets_the_same_event() {
         let metrics = Metrics::register(&Registry::new());
         let hub = Hub::new(metrics.clone());
         let channel: Arc<str> = "a".into();
-        let (first, mut first_inbox) = mailbox(1000, &metrics);
-        let (second, mut second_inbox) = mailbox(1000, &metrics);
+        let first = Arc::new(Mailbox::new("1", 1000, &metrics));
+        let second = Arc::new(Mailbox::new("2", 1000, &metrics));
         hub.join(&channel, 1, &first);
         hub.join(&channel, 2, &second);
-        hub.publication("a", &publication("1"), None);
-        hub.publication("b", &publication("1"), None);
-        assert!(Arc::ptr_eq(&first_inbox.next_now().unwrap(), &second_inbox.next_now().unwrap()));
-        assert!(first_inbox.next_now().is_none());
+        assert_eq!(hub.channels(), [("a".into(), 2)]);
+        hub.publication("a", &publication("p", false), None);
+        hub.publication("b", &publication("p", false), None);
+        assert!(Arc::ptr_eq(&event(&first).unwrap(), &event(&second).unwrap()));
+        assert!(event(&first).is_none());
 
         let mut emptied = false;
         hub.leave("a", 1, || emptied = true);
         assert!(!emptied);
         hub.leave("a", 2, || emptied = true);
         assert!(emptied);
-        assert_eq!(metrics.subscriptions.get(), 0);
+        assert_eq!((metrics.subscriptions.get(), hub.channel_count()), (0, 0));
     }
 
     #[test]
     fn a_channel_whose_look_failed_is_due_again() {
         let metrics = Metrics::register(&Registry::new());
         let hub = Hub::new(metrics.clone());
-        let (mailbox, _inbox) = mailbox(1000, &metrics);
+        let mailbox = Arc::new(Mailbox::new("1", 1000, &metrics));
         hub.join(&"a".into(), 1, &mailbox);
         hub.join(&"b".into(), 1, &mailbox);
         let quiet = Duration::from_hours(1);
         assert!(hub.quiet_channels(quiet).is_empty());
         hub.not_heard("a");
         // A publication proves nothing of those before it.
-        hub.publication("a", &publication("1"), None);
+        hub.publication("a", &publication("p", false), None);
         assert_eq!(hub.quiet_channels(quiet), ["a".into()]);
         assert!(hub.quiet_channels(quiet).is_empty());
     }
 
     #[test]
-    fn a_mailbox_that_overflows_is_cut_and_settles_its_bytes() {
+    fn differences_are_against_the_publication_before_if_both_allow_them() {
         let metrics = Metrics::register(&Registry::new());
         let hub = Hub::new(metrics.clone());
-        let (mailbox, inbox) = mailbox(300, &metrics);
+        let mailbox = Arc::new(Mailbox::new("1", 10_000, &metrics));
         hub.join(&"a".into(), 1, &mailbox);
-        for _ in 0..5 {
-            hub.publication("a", &publication("\"some text\""), None);
+        for (id, delta) in [("1", true), ("2", true), ("3", false), ("4", true)] {
+            hub.publication("a", &publication(id, delta), None);
         }
-        assert_eq!(mailbox.reason.get(), Some(&Disconnect::SLOW));
-        assert_eq!(metrics.slow_consumers.get(), 1);
-        assert!(metrics.queue_bytes.get() > 0 && metrics.queue_bytes.get() <= 300);
-        drop(inbox);
-        assert_eq!(metrics.queue_bytes.get(), 0);
+        let previous = mailbox.take(true).events.into_iter().map(|event| match &event.kind {
+            EventKind::Publication(news) => news.previous.as_ref().map(|basis| basis.id.clone()),
+            _ => None,
+        });
+        let expected = [None, Some("1".into()), Some("2".into()), None];
+        assert_eq!(previous.collect::<Vec<Option<Bytes>>>(), expected);
     }
 }

@@ -7,7 +7,7 @@
 //! - [`access`]: who may do what, from [`tokens`] and [`namespaces`].
 //! - [`broker`]: where publications are kept and how they reach the other nodes.
 //! - [`stream`]: positions, and when one may be continued. Pure.
-//! - [`hub`]: which connections on this node get an event.
+//! - [`hub`], [`mailbox`], [`connections`]: which connections on this node get an event, how it reaches them, and how many there are.
 //! - [`watch`], [`probe`]: that nothing was missed, and that Redis does what it seems to do.
 //! - [`drain`]: leaving without a storm.
 //! - [`config`], [`metrics`]: settings and figures.
@@ -16,8 +16,10 @@ pub mod access;
 pub mod api;
 pub mod broker;
 pub mod config;
+pub mod connections;
 pub mod drain;
 pub mod hub;
+pub mod mailbox;
 pub mod metrics;
 pub mod model;
 pub mod namespaces;

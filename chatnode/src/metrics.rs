@@ -17,8 +17,10 @@ pub(crate) const LATENCY_BUCKETS: [f64; 13] =
 pub struct Metrics {
     pub connections: IntGauge,
     pub subscriptions: IntGauge,
+    pub channels: IntGauge,
     pub commands: IntCounterVec,
     pub command_errors: IntCounterVec,
+    pub limited_commands: IntCounterVec,
     pub publish_seconds: Histogram,
     pub publishes: IntCounterVec,
     pub delivery_lag_seconds: Histogram,
@@ -39,12 +41,19 @@ impl Metrics {
         let metrics = Self {
             connections: gauge(r, "chatnode_connections", "Client connections open now"),
             subscriptions: gauge(r, "chatnode_subscriptions", "Subscriptions of all connections"),
+            channels: gauge(r, "chatnode_channels", "Channels that have subscribers here"),
             commands: counter_vec(r, "chatnode_commands_total", "Commands received", &["command"]),
             command_errors: counter_vec(
                 r,
                 "chatnode_command_errors_total",
                 "Commands answered with an error, by its code",
                 &["code"],
+            ),
+            limited_commands: counter_vec(
+                r,
+                "chatnode_limited_commands_total",
+                "Commands refused because there were too many, by whose limit it was",
+                &["limit"],
             ),
             publish_seconds: histogram(
                 r,
@@ -89,7 +98,7 @@ impl Metrics {
             rejected_connections: counter_vec(
                 r,
                 "chatnode_rejected_connections_total",
-                "Connection attempts refused before the upgrade, by reason",
+                "Connection attempts refused, by reason",
                 &["reason"],
             ),
             broker: BrokerMetrics::register(r),
@@ -103,6 +112,13 @@ impl Metrics {
         };
         metrics.create_series();
         metrics
+    }
+
+    /// Counts an error reply; numbers of the application's own share a series.
+    pub fn count_error(&self, code: u32) {
+        let known = ErrorCode::ALL.iter().any(|known| known.code == code);
+        let label = if known { code.to_string() } else { "other".to_owned() };
+        self.command_errors.with_label_values(&[label]).inc();
     }
 
     /// Known series exist at 0 from the start, so that rates over them are right from the first event on.
@@ -122,7 +138,12 @@ impl Metrics {
         for result in ["recovered", "unrecovered"] {
             self.recoveries.with_label_values(&[result]);
         }
-        for reason in ["draining", "limit", "origin", "protocol"] {
+        self.command_errors.with_label_values(&["other"]);
+        self.disconnects.with_label_values(&["other"]);
+        for limit in ["connection", "user", "publish"] {
+            self.limited_commands.with_label_values(&[limit]);
+        }
+        for reason in ["draining", "limit", "address", "user", "rate", "origin", "request"] {
             self.rejected_connections.with_label_values(&[reason]);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -17,13 +17,12 @@ use crate::broker::bus::{Bus, Switchboard};
 use crate::broker::memory::MemoryBroker;
 use crate::broker::redis::RedisBroker;
 use crate::config::{self, Config};
-use crate::drain::Connections;
+use crate::connections::Connections;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::probe::Probe;
-use crate::server::{self, LISTENER_GRACE, Node};
-use crate::session::Shared;
-use crate::tokens::Verifier;
+use crate::server::{self, LISTENER_GRACE, Node, Wheel};
+use crate::session::{Bucket, Shared};
 use crate::watch::Watch;
 use holdfast_telemetry::health::Readiness;
 use holdfast_telemetry::metrics::registry;
@@ -101,7 +100,6 @@ pub async fn run(
     tasks.spawn(probe.run(shutdown.clone()));
     let bus = Bus::new(Arc::clone(&broker), &config.name, metrics.clone());
     tasks.spawn(bus.clone().run(lines.bus, shutdown.clone()));
-    let secret = config.access.tokens.secret.clone();
     let entrance = access::start(
         config.access,
         Surroundings {
@@ -122,17 +120,23 @@ pub async fn run(
     };
     tasks.spawn(watch.run(shutdown.clone()));
 
-    let connections = Arc::new(Connections::new(config.client.connections_max, metrics.clone()));
+    let connections = Arc::new(Connections::new(&config.client, metrics.clone()));
+    server::emulation::answer(&bus, Arc::clone(&connections));
+    let wheel = Arc::new(Wheel::default());
+    tasks.spawn(Arc::clone(&wheel).run(shutdown.clone()));
     let client_tasks = TaskTracker::new();
-    let tokens = secret.as_ref().map(Verifier::hmac).unwrap_or_default();
-    let shared = Shared { limits: config.client, namespaces, tokens };
+    let connect_bucket = Bucket::full(config.client.connect_rate, server::now().instant);
+    let shared = Shared { limits: config.client, namespaces, node: Arc::clone(bus.node()) };
     let node = Arc::new(Node {
         shared: Arc::new(shared),
+        gate: Arc::new(entrance.gate),
         broker,
         bus,
         hub,
         connections: Arc::clone(&connections),
         tasks: client_tasks.clone(),
+        wheel,
+        connect_bucket: Mutex::new(connect_bucket),
         metrics,
     });
     let clients = server::serve_clients(

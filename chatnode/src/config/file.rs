@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_telemetry::logs::{Format, Level};
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::access::{AccessFile, AccountsFile, ApiFile, ProxyFile, TokensFile};
@@ -77,6 +78,15 @@ pub(super) struct Client {
     pub(super) queue_bytes_max: usize,
     pub(super) channels_max: usize,
     pub(super) connections_max: usize,
+    pub(super) user_connections_max: usize,
+    pub(super) address_connections_max: usize,
+    pub(super) trusted_proxies: Vec<IpNet>,
+    pub(super) connects_per_second: u32,
+    pub(super) connects_burst: u32,
+    pub(super) commands_per_second: u32,
+    pub(super) commands_burst: u32,
+    pub(super) user_commands_per_second: u32,
+    pub(super) user_commands_burst: u32,
     pub(super) allowed_origins: Vec<String>,
 }
 
@@ -92,6 +102,22 @@ impl Default for Client {
             channels_max: 128,
             // 8 KiB each is 80 MiB; a smaller figure than most machines could take, raised knowingly together with `ulimit -n`.
             connections_max: 10_000,
+            // A person has some devices and many tabs; a loop that connects again and again has more.
+            user_connections_max: 100,
+            // Off: a whole office, or a proxy that is not in the list, has one address.
+            address_connections_max: 0,
+            trusted_proxies: Vec::new(),
+            // A connect costs about 100 µs, so this keeps more than half of a core for those who are connected; a reconnect storm of all
+            // clients of a node passes as one burst.
+            connects_per_second: 4_000,
+            connects_burst: 10_000,
+            // A command costs about 20 µs, so one connection can take 2 % of a core. The burst is that of an SDK that comes back: a
+            // subscribe for each of its channels, several times over.
+            commands_per_second: 1_000,
+            commands_burst: 2_000,
+            // Twice that for all connections of a user on this node together.
+            user_commands_per_second: 2_000,
+            user_commands_burst: 4_000,
             allowed_origins: Vec::new(),
         }
     }

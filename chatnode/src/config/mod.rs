@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::http::Uri;
 use holdfast_settings::{Faults, Secret, Source};
 use holdfast_telemetry::logs::{Format, Level};
+use ipnet::IpNet;
 
 pub use access::{Permissions, Tokens};
 use file::File;
@@ -63,8 +64,29 @@ pub struct Client {
     pub channels_max: usize,
     /// Most connections of this node.
     pub connections_max: usize,
+    /// Most connections of one user to this node; 0: as many as there is room for.
+    pub user_connections_max: usize,
+    /// Most connections from one address; 0: as many as there is room for.
+    pub address_connections_max: usize,
+    /// Networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How fast clients may connect to this node.
+    pub connect_rate: CommandRate,
+    /// How fast one connection may send commands.
+    pub command_rate: CommandRate,
+    /// How fast all connections of a user to this node may send commands together.
+    pub user_command_rate: CommandRate,
     /// Origins browsers may connect from; empty: any.
     pub allowed_origins: Vec<String>,
+}
+
+/// How often something may be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandRate {
+    /// In the long run; 0: as often as wanted.
+    pub per_second: u32,
+    /// At once, after a pause.
+    pub burst: u32,
 }
 
 impl Config {
@@ -204,6 +226,21 @@ impl Check<'_> {
             queue_bytes_max: file.queue_bytes_max,
             channels_max: file.channels_max,
             connections_max: file.connections_max,
+            user_connections_max: file.user_connections_max,
+            address_connections_max: file.address_connections_max,
+            trusted_proxies: file.trusted_proxies.clone(),
+            connect_rate: CommandRate {
+                per_second: file.connects_per_second,
+                burst: file.connects_burst,
+            },
+            command_rate: CommandRate {
+                per_second: file.commands_per_second,
+                burst: file.commands_burst,
+            },
+            user_command_rate: CommandRate {
+                per_second: file.user_commands_per_second,
+                burst: file.user_commands_burst,
+            },
             allowed_origins: file.allowed_origins.clone(),
         }
     }

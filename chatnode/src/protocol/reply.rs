@@ -1,300 +1,440 @@
-//! What the node sends, JSON form: replies to commands and pushes.
+//! What the node sends: replies to commands and pushes. One set of types for both forms.
 //!
-//! Zero values are left out, except those that SDKs index without looking (`ClientInfo.user`, history's and presence's fields).
-//! Every function returns a finished document without line breaks, so documents can be joined into one frame.
+//! Zero values are left out of JSON, except those that SDKs index without looking (`ClientInfo.user`, history's and presence's fields).
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde_json::value::RawValue;
+use prost::Message;
+use serde::{Deserialize, Serialize};
 
-use super::{ErrorCode, UnsubscribeCode};
-use crate::stream::Publication;
+use super::raw;
+use crate::stream;
+
+/// One document. Without any field it is a ping.
+#[derive(Clone, PartialEq, Message, Serialize)]
+#[expect(missing_docs, reason = "each field is the result of the command it is named after")]
+pub struct Reply {
+    #[prost(uint32, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub id: u32,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub push: Option<Push>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<ConnectResult>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscribe: Option<SubscribeResult>,
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsubscribe: Option<Empty>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<Empty>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence: Option<PresenceResult>,
+    #[prost(message, optional, tag = "10")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_stats: Option<PresenceStatsResult>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryResult>,
+    #[prost(message, optional, tag = "13")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpc: Option<RpcResult>,
+    #[prost(message, optional, tag = "14")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<RefreshResult>,
+    #[prost(message, optional, tag = "15")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sub_refresh: Option<SubRefreshResult>,
+}
+
+/// Result without fields.
+#[derive(Clone, Copy, PartialEq, Message, Serialize)]
+pub struct Empty {}
+
+/// A command failed.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct Error {
+    /// Number of the error.
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    /// Short text.
+    #[prost(string, tag = "2")]
+    pub message: String,
+    /// Trying again may help.
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "zero")]
+    pub temporary: bool,
+}
 
 /// Answers `connect`.
-#[derive(Debug, Serialize)]
-pub struct ConnectResult<'a> {
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct ConnectResult {
     /// Unique id of the connection.
-    pub client: &'a str,
+    #[prost(string, tag = "1")]
+    pub client: String,
     /// Version of the node.
-    pub version: &'a str,
+    #[prost(string, tag = "2")]
+    pub version: String,
     /// Whether the connection ends unless refreshed.
-    #[serde(skip_serializing_if = "is_false")]
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "zero")]
     pub expires: bool,
     /// Seconds until then.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub ttl: u64,
-    /// Seconds between the node's pings.
-    pub ping: u64,
-    /// Whether pings are to be answered.
-    pub pong: bool,
+    #[prost(uint32, tag = "4")]
+    #[serde(skip_serializing_if = "zero")]
+    pub ttl: u32,
+    /// From the back end.
+    #[prost(bytes = "bytes", tag = "5")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
     /// Server-side subscriptions.
+    #[prost(btree_map = "string, message", tag = "6")]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub subs: &'a BTreeMap<String, SubscribeResult>,
+    pub subs: BTreeMap<String, SubscribeResult>,
+    /// Seconds between the node's pings.
+    #[prost(uint32, tag = "7")]
+    #[serde(skip_serializing_if = "zero")]
+    pub ping: u32,
+    /// Whether pings are to be answered.
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "zero")]
+    pub pong: bool,
+    /// Secret by which further commands are accepted, for transports that send them by request.
+    #[prost(string, tag = "9")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub session: String,
+    /// Where such commands belong.
+    #[prost(string, tag = "10")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub node: String,
 }
 
 /// Answers `refresh`.
-#[derive(Debug, Serialize)]
-pub struct RefreshResult<'a> {
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct RefreshResult {
     /// Unique id of the connection.
-    pub client: &'a str,
+    #[prost(string, tag = "1")]
+    pub client: String,
     /// Version of the node.
-    pub version: &'a str,
+    #[prost(string, tag = "2")]
+    pub version: String,
     /// Whether the connection ends unless refreshed.
-    #[serde(skip_serializing_if = "is_false")]
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "zero")]
     pub expires: bool,
     /// Seconds until then.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub ttl: u64,
+    #[prost(uint32, tag = "4")]
+    #[serde(skip_serializing_if = "zero")]
+    pub ttl: u32,
 }
 
-/// Answers `subscribe`.
-#[derive(Debug, Default, Serialize)]
+/// Answers `sub_refresh`.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct SubRefreshResult {
+    /// Whether the subscription ends unless refreshed.
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub expires: bool,
+    /// Seconds until then.
+    #[prost(uint32, tag = "2")]
+    #[serde(skip_serializing_if = "zero")]
+    pub ttl: u32,
+}
+
+/// Answers `subscribe`, and says how server-side subscriptions stand.
+#[derive(Clone, PartialEq, Message, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "the protocol's own fields")]
 pub struct SubscribeResult {
+    /// Whether the subscription ends unless refreshed.
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub expires: bool,
+    /// Seconds until then.
+    #[prost(uint32, tag = "2")]
+    #[serde(skip_serializing_if = "zero")]
+    pub ttl: u32,
     /// The client may recover from its position.
-    #[serde(skip_serializing_if = "is_false")]
+    #[prost(bool, tag = "3")]
+    #[serde(skip_serializing_if = "zero")]
     pub recoverable: bool,
-    /// Gaps are detected.
-    #[serde(skip_serializing_if = "is_false")]
-    pub positioned: bool,
     /// Epoch of the stream.
+    #[prost(string, tag = "6")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub epoch: String,
-    /// Position the client is at before `publications`.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub offset: u64,
-    /// The client asked for recovery.
-    #[serde(skip_serializing_if = "is_false")]
-    pub was_recovering: bool,
-    /// Everything since the client's position is in `publications`.
-    #[serde(skip_serializing_if = "is_false")]
-    pub recovered: bool,
     /// What the client missed, in order.
+    #[prost(message, repeated, tag = "7")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub publications: Vec<Box<RawValue>>,
+    pub publications: Vec<Publication>,
+    /// Everything since the client's position is in `publications`.
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "zero")]
+    pub recovered: bool,
+    /// Position the client is at before `publications`.
+    #[prost(uint64, tag = "9")]
+    #[serde(skip_serializing_if = "zero")]
+    pub offset: u64,
+    /// Gaps are detected.
+    #[prost(bool, tag = "10")]
+    #[serde(skip_serializing_if = "zero")]
+    pub positioned: bool,
+    /// From the back end.
+    #[prost(bytes = "bytes", tag = "11")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
+    /// The client asked for recovery.
+    #[prost(bool, tag = "12")]
+    #[serde(skip_serializing_if = "zero")]
+    pub was_recovering: bool,
+    /// Publications may come as differences.
+    #[prost(bool, tag = "13")]
+    #[serde(skip_serializing_if = "zero")]
+    pub delta: bool,
 }
 
 /// Who is behind a connection, as other clients see it.
-#[derive(Debug, Serialize)]
-pub struct ClientInfo<'a> {
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientInfo {
     /// User id; may be empty, never absent.
-    pub user: &'a str,
+    #[prost(string, tag = "1")]
+    pub user: String,
     /// Id of the connection.
-    pub client: &'a str,
-    /// From the token.
+    #[prost(string, tag = "2")]
+    pub client: String,
+    /// From the connection token.
+    #[prost(bytes = "bytes", tag = "3")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
+    pub conn_info: Bytes,
+    /// From the subscription token.
+    #[prost(bytes = "bytes", tag = "4")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
+    pub chan_info: Bytes,
+}
+
+/// A publication.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct Publication {
+    /// The payload, or its difference to the one before.
+    #[prost(bytes = "bytes", tag = "4")]
+    #[serde(with = "raw")]
+    pub data: Bytes,
+    /// Who published, if it was a client.
+    #[prost(message, optional, tag = "5")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub conn_info: Option<&'a RawValue>,
+    pub info: Option<ClientInfo>,
+    /// Position in the stream; 0 without history.
+    #[prost(uint64, tag = "6")]
+    #[serde(skip_serializing_if = "zero")]
+    pub offset: u64,
+    /// What subscribers may filter by.
+    #[prost(btree_map = "string, string", tag = "7")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// `data` is a difference.
+    #[prost(bool, tag = "8")]
+    #[serde(skip_serializing_if = "zero")]
+    pub delta: bool,
+    /// Epoch of the stream, where the client has to learn it.
+    #[prost(string, tag = "14")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub epoch: String,
 }
 
-#[derive(Serialize)]
-struct HistoryResult<'a> {
-    publications: &'a [Box<RawValue>],
-    epoch: &'a str,
-    offset: u64,
+/// Answers `history`.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct HistoryResult {
+    /// In the order asked for.
+    #[prost(message, repeated, tag = "1")]
+    pub publications: Vec<Publication>,
+    /// Epoch of the stream.
+    #[prost(string, tag = "2")]
+    pub epoch: String,
+    /// Its top.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
 }
 
-#[derive(Serialize)]
-struct PresenceStatsResult {
-    num_clients: usize,
-    num_users: usize,
+/// Answers `presence`.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct PresenceResult {
+    /// By id of the connection.
+    #[prost(btree_map = "string, message", tag = "1")]
+    pub presence: BTreeMap<String, ClientInfo>,
 }
 
-#[derive(Serialize)]
-struct ErrorResult {
-    code: u32,
-    message: &'static str,
-    #[serde(skip_serializing_if = "is_false")]
-    temporary: bool,
+/// Answers `presence_stats`.
+#[derive(Clone, Copy, PartialEq, Message, Serialize)]
+pub struct PresenceStatsResult {
+    /// Connections.
+    #[prost(uint32, tag = "1")]
+    pub num_clients: u32,
+    /// Different users.
+    #[prost(uint32, tag = "2")]
+    pub num_users: u32,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_false(value: &bool) -> bool {
-    !*value
+/// Answers `rpc`.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct RpcResult {
+    /// Result of the procedure.
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_zero(value: &u64) -> bool {
-    *value == 0
+/// What nobody asked for.
+#[derive(Clone, PartialEq, Message, Serialize)]
+#[expect(missing_docs, reason = "each field is what happened in the channel")]
+pub struct Push {
+    #[prost(string, tag = "2")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub channel: String,
+    #[prost(message, optional, tag = "4")]
+    #[serde(rename = "pub", skip_serializing_if = "Option::is_none")]
+    pub publication: Option<Publication>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join: Option<Membership>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leave: Option<Membership>,
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsubscribe: Option<UnsubscribePush>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<MessagePush>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscribe: Option<SubscribePush>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disconnect: Option<DisconnectPush>,
 }
 
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("our own types have string keys and finite numbers")
+/// A client came or left.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct Membership {
+    /// Which one.
+    #[prost(message, optional, tag = "1")]
+    pub info: Option<ClientInfo>,
 }
 
-fn reply(id: u32, field: &str, body: &str) -> String {
-    format!(r#"{{"id":{id},"{field}":{body}}}"#)
+/// A subscription ends.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct UnsubscribePush {
+    /// Number of the reason.
+    #[prost(uint32, tag = "2")]
+    pub code: u32,
+    /// Short text.
+    #[prost(string, tag = "3")]
+    pub reason: String,
 }
 
-/// The reply to a ping is its mirror image: an empty document.
-pub const PING: &str = "{}";
-
-/// An error reply.
-pub fn error(id: u32, error: ErrorCode) -> String {
-    let ErrorCode { code, message, temporary } = error;
-    reply(id, "error", &json(&ErrorResult { code, message, temporary }))
+/// The connection ends, where there is no close frame to say so.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct DisconnectPush {
+    /// Number of the reason.
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    /// Short text.
+    #[prost(string, tag = "2")]
+    pub reason: String,
 }
 
-/// Reply to `connect`.
-pub fn connect(id: u32, result: &ConnectResult<'_>) -> String {
-    reply(id, "connect", &json(result))
+/// A message from the server.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct MessagePush {
+    /// The message.
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(with = "raw")]
+    pub data: Bytes,
 }
 
-/// Reply to `refresh`.
-pub fn refresh(id: u32, result: &RefreshResult<'_>) -> String {
-    reply(id, "refresh", &json(result))
+/// The server subscribed the client.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct SubscribePush {
+    /// The client may recover from its position.
+    #[prost(bool, tag = "1")]
+    #[serde(skip_serializing_if = "zero")]
+    pub recoverable: bool,
+    /// Epoch of the stream.
+    #[prost(string, tag = "4")]
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub epoch: String,
+    /// Position the client is at.
+    #[prost(uint64, tag = "5")]
+    #[serde(skip_serializing_if = "zero")]
+    pub offset: u64,
+    /// Gaps are detected.
+    #[prost(bool, tag = "6")]
+    #[serde(skip_serializing_if = "zero")]
+    pub positioned: bool,
+    /// From the back end.
+    #[prost(bytes = "bytes", tag = "7")]
+    #[serde(with = "raw", skip_serializing_if = "Bytes::is_empty")]
+    pub data: Bytes,
 }
 
-/// Reply to `subscribe`.
-pub fn subscribe(id: u32, result: &SubscribeResult) -> String {
-    reply(id, "subscribe", &json(result))
-}
-
-/// Reply without fields, such as that to `publish`.
-pub fn empty(id: u32, field: &str) -> String {
-    reply(id, field, "{}")
-}
-
-/// Reply to `history`.
-pub fn history(id: u32, publications: &[Box<RawValue>], epoch: &str, offset: u64) -> String {
-    reply(id, "history", &json(&HistoryResult { publications, epoch, offset }))
-}
-
-/// Reply to `presence`; the values are finished [`ClientInfo`] documents.
-pub fn presence(id: u32, clients: &BTreeMap<String, Box<RawValue>>) -> String {
-    reply(id, "presence", &format!(r#"{{"presence":{}}}"#, json(clients)))
-}
-
-/// Reply to `presence_stats`.
-pub fn presence_stats(id: u32, num_clients: usize, num_users: usize) -> String {
-    reply(id, "presence_stats", &json(&PresenceStatsResult { num_clients, num_users }))
-}
-
-/// A publication as an element of history or of recovered publications.
-///
-/// `None` if the stored payload is not JSON: such a publication was not written by a chat node, and cannot be sent to a JSON client.
-pub fn publication(publication: &Publication) -> Option<Box<RawValue>> {
-    RawValue::from_string(publication_json(publication, None)).ok()
-}
-
-/// Bytes that are JSON, if they were written by a chat node.
-fn utf8(bytes: &Bytes) -> &str {
-    std::str::from_utf8(bytes).unwrap_or_default()
-}
-
-fn publication_json(publication: &Publication, epoch: Option<&str>) -> String {
-    let mut text = String::with_capacity(
-        publication.data.len() + publication.info.as_ref().map_or(0, Bytes::len) + 64,
-    );
-    text.push_str(r#"{"data":"#);
-    text.push_str(utf8(&publication.data));
-    if let Some(info) = &publication.info {
-        text.push_str(r#","info":"#);
-        text.push_str(utf8(info));
+impl Reply {
+    /// An empty document.
+    pub fn ping() -> Self {
+        Self::default()
     }
-    if publication.offset > 0 {
-        text.push_str(r#","offset":"#);
-        text.push_str(&publication.offset.to_string());
+
+    /// A push about `channel`.
+    pub fn push(channel: &str, push: Push) -> Self {
+        Self { push: Some(Push { channel: channel.to_owned(), ..push }), ..Self::default() }
     }
-    if let Some(epoch) = epoch {
-        text.push_str(r#","epoch":"#);
-        text.push_str(&json(&epoch));
+
+    /// The push that ends a subscription.
+    pub fn unsubscribe(channel: &str, code: u32, reason: &str) -> Self {
+        let unsubscribe = Some(UnsubscribePush { code, reason: reason.to_owned() });
+        Self::push(channel, Push { unsubscribe, ..Push::default() })
     }
-    text.push('}');
-    text
 }
 
-/// Push of a publication. `epoch` is given where the client has to learn it.
-pub fn push_publication(channel: &str, publication: &Publication, epoch: Option<&str>) -> String {
-    push(channel, "pub", &publication_json(publication, epoch))
-}
-
-/// Push of a join; `info` is a finished [`ClientInfo`] document.
-pub fn push_join(channel: &str, info: &str) -> String {
-    push(channel, "join", &format!(r#"{{"info":{info}}}"#))
-}
-
-/// Push of a leave; `info` is a finished [`ClientInfo`] document.
-pub fn push_leave(channel: &str, info: &str) -> String {
-    push(channel, "leave", &format!(r#"{{"info":{info}}}"#))
-}
-
-/// Push that ends a subscription.
-pub fn push_unsubscribe(channel: &str, code: UnsubscribeCode) -> String {
-    let body = format!(r#"{{"code":{},"reason":"{}"}}"#, code.code, code.reason);
-    push(channel, "unsubscribe", &body)
-}
-
-fn push(channel: &str, field: &str, body: &str) -> String {
-    format!(r#"{{"push":{{"channel":{},"{field}":{body}}}}}"#, json(&channel))
-}
-
-/// A [`ClientInfo`] as a document.
-pub fn client_info(info: &ClientInfo<'_>) -> String {
-    json(info)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Publication {
-        Publication {
-            offset: 7,
-            data: r#"{"text":"hi"}"#.into(),
-            info: Some(r#"{"user":"42","client":"c"}"#.into()),
-            ..Publication::default()
+impl Publication {
+    /// As it is stored, without what depends on the receiver.
+    pub fn new(stored: &stream::Publication) -> Self {
+        Self {
+            data: stored.data.clone(),
+            // Written by a node, or else of no use.
+            info: stored.info.as_ref().and_then(|info| ClientInfo::read(info)),
+            offset: stored.offset,
+            tags: stored.tags.as_ref().map(|tags| tags_of(tags)).unwrap_or_default(),
+            delta: false,
+            epoch: String::new(),
         }
     }
+}
 
-    #[test]
-    fn documents_are_those_of_the_protocol() {
-        assert_eq!(
-            push_publication("room:1", &sample(), None),
-            r#"{"push":{"channel":"room:1","pub":{"data":{"text":"hi"},"info":{"user":"42","client":"c"},"offset":7}}}"#
-        );
-        assert_eq!(
-            error(6, ErrorCode::PERMISSION_DENIED),
-            r#"{"id":6,"error":{"code":103,"message":"permission denied"}}"#
-        );
-        assert_eq!(
-            error(6, ErrorCode::INTERNAL),
-            r#"{"id":6,"error":{"code":100,"message":"internal server error","temporary":true}}"#
-        );
-        assert_eq!(subscribe(2, &SubscribeResult::default()), r#"{"id":2,"subscribe":{}}"#);
-        assert_eq!(empty(3, "publish"), r#"{"id":3,"publish":{}}"#);
-        assert_eq!(
-            history(4, &[], "e", 0),
-            r#"{"id":4,"history":{"publications":[],"epoch":"e","offset":0}}"#
-        );
-        assert_eq!(presence(5, &BTreeMap::new()), r#"{"id":5,"presence":{"presence":{}}}"#);
-        assert_eq!(
-            presence_stats(5, 0, 0),
-            r#"{"id":5,"presence_stats":{"num_clients":0,"num_users":0}}"#
-        );
-        assert_eq!(
-            push_unsubscribe("a", UnsubscribeCode::INSUFFICIENT_STATE),
-            r#"{"push":{"channel":"a","unsubscribe":{"code":2500,"reason":"insufficient state"}}}"#
-        );
+/// Tags as they are stored; none if they are not what a node writes.
+pub fn tags_of(stored: &[u8]) -> BTreeMap<String, String> {
+    serde_json::from_slice(stored).unwrap_or_default()
+}
+
+impl ClientInfo {
+    /// From its document, which is how brokers keep it.
+    pub fn read(document: &[u8]) -> Option<Self> {
+        serde_json::from_slice(document).ok()
     }
 
-    #[test]
-    fn channel_names_are_escaped() {
-        assert_eq!(push_join("a\"b", "{}"), r#"{"push":{"channel":"a\"b","join":{"info":{}}}}"#);
+    /// Its document; `None` if an info in it is not JSON.
+    pub fn document(&self) -> Option<String> {
+        serde_json::to_string(self).ok()
     }
+}
 
-    #[test]
-    fn the_epoch_is_told_where_it_is_new() {
-        let text = push_publication("a", &sample(), Some("e.h"));
-        assert!(text.ends_with(r#""offset":7,"epoch":"e.h"}}}"#), "{text}");
-    }
-
-    #[test]
-    fn a_foreign_payload_is_not_passed_on() {
-        let mut foreign = sample();
-        foreign.data = "not json".into();
-        assert!(publication(&foreign).is_none());
-        assert!(publication(&sample()).is_some());
-    }
+fn zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

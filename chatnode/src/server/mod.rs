@@ -1,20 +1,27 @@
 //! HTTP: clients on one listener, operators and scrapers on the other.
 
+mod admission;
 mod calls;
+mod connection;
+pub(crate) mod emulation;
 mod page;
-mod socket;
+mod pipe;
+mod upgrade;
+mod websocket;
+mod wheel;
 
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use subtle::ConstantTimeEq as _;
@@ -24,38 +31,29 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::access::Gate;
 use crate::broker::Broker;
 use crate::broker::bus::Bus;
-use crate::drain::Connections;
+use crate::connections::Connections;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::session::Shared;
+use crate::session::{Bucket, Shared};
+use admission::Peer;
+pub(crate) use connection::now;
 use holdfast_settings::Secret;
 use holdfast_telemetry::Registry;
 use holdfast_telemetry::health::Readiness;
-
-/// Read buffer of one connection. The library's default of 128 KiB would be nearly all of an idle connection's memory.
-const READ_BUFFER_BYTES: usize = 1024;
-
-/// Bytes gathered before the socket is written to; several frames leave together.
-const WRITE_BUFFER_BYTES: usize = 4096;
+pub use wheel::Wheel;
 
 /// Accepting fails for want of file descriptors; some become free when connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// When a refused client may come again.
-const RETRY_AFTER_SECONDS: &str = "1";
-
-/// Subprotocol of the JSON form.
-const JSON: &str = "centrifuge-json";
-
-/// Subprotocol of the protobuf form.
-const PROTOBUF: &str = "centrifuge-protobuf";
 
 /// What client connections share.
 pub struct Node {
     /// Rules and limits.
     pub shared: Arc<Shared>,
+    /// Who may do what.
+    pub gate: Arc<dyn Gate>,
     /// Streams and presence.
     pub broker: Arc<dyn Broker>,
     /// The other nodes.
@@ -66,9 +64,16 @@ pub struct Node {
     pub connections: Arc<Connections>,
     /// Tasks of connections.
     pub tasks: TaskTracker,
+    /// Wakes connections when they asked for it.
+    pub wheel: Arc<Wheel>,
+    /// How many clients may still connect at this moment; `None`: as many as there is room for.
+    pub connect_bucket: Mutex<Option<Bucket>>,
     /// Figures.
     pub metrics: Metrics,
 }
+
+/// How much larger than its commands a request may be that carries them: they are text within JSON, where one byte may take six.
+const ESCAPED: usize = 6;
 
 /// Serves clients until `shutdown`.
 ///
@@ -86,7 +91,14 @@ pub async fn serve_clients(
     let tasks = TaskTracker::new();
     let health = holdfast_telemetry::http::router(Registry::new(), readiness);
     let router = Router::new()
-        .route("/connection/websocket", get(connect))
+        .route("/connection/websocket", get(upgrade::connect))
+        .route(
+            "/connection/http_stream",
+            post(emulation::http_stream).options(emulation::preflight),
+        )
+        .route("/connection/sse", get(emulation::sse))
+        .route("/emulation", post(emulation::emulation).options(emulation::preflight))
+        .layer(DefaultBodyLimit::max(node.shared.limits.message_bytes_max * ESCAPED + 1024))
         .with_state(node)
         .merge(page::router())
         .merge(more)
@@ -98,9 +110,9 @@ pub async fn serve_clients(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let shutdown = shutdown.clone();
-                tasks.spawn(serve_client(http.clone(), stream, router.clone(), shutdown));
+                tasks.spawn(serve_client(http.clone(), stream, peer, router.clone(), shutdown));
             }
             Err(error) => {
                 warn!(%error, "cannot accept a client");
@@ -116,13 +128,18 @@ pub async fn serve_clients(
 async fn serve_client(
     http: http1::Builder,
     stream: TcpStream,
+    peer: SocketAddr,
     router: Router,
     shutdown: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "cannot switch off delays of a connection");
     }
-    let service = TowerToHyperService::new(router);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        router.call(request)
+    });
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -176,62 +193,4 @@ async fn drain(
     }
     connections.request_drain();
     (StatusCode::ACCEPTED, "draining\n").into_response()
-}
-
-async fn connect(
-    State(node): State<Arc<Node>>,
-    headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
-) -> Response {
-    if let Err((reason, status, text)) = admit(&node, &headers) {
-        node.metrics.rejected_connections.with_label_values(&[reason]).inc();
-        let retry = (status == StatusCode::SERVICE_UNAVAILABLE)
-            .then_some([(header::RETRY_AFTER, RETRY_AFTER_SECONDS)]);
-        return (status, retry, text).into_response();
-    }
-    let limit = node.shared.limits.message_bytes_max;
-    upgrade
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(limit)
-        .max_frame_size(limit)
-        .protocols([JSON])
-        .on_failed_upgrade(|error| debug!(%error, "upgrade failed"))
-        .on_upgrade(move |socket| {
-            let tasks = node.tasks.clone();
-            tasks.track_future(socket::serve(socket, node))
-        })
-}
-
-/// Why a client may not connect: the reason as counted, the status, and what it is told.
-type Refusal = (&'static str, StatusCode, &'static str);
-
-/// Whether the client may connect.
-fn admit(node: &Node, headers: &HeaderMap) -> Result<(), Refusal> {
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    if node.connections.is_draining() {
-        return Err(("draining", unavailable, "this node is being drained\n"));
-    }
-    if !node.connections.has_room() {
-        return Err(("limit", unavailable, "this node has all the connections it may have\n"));
-    }
-    let allowed = &node.shared.limits.allowed_origins;
-    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
-    if let Some(origin) = origin
-        && !allowed.is_empty()
-        && !allowed.iter().any(|one| one.eq_ignore_ascii_case(origin))
-    {
-        return Err(("origin", StatusCode::FORBIDDEN, "this origin may not connect\n"));
-    }
-    let offers_protobuf = headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|protocol| protocol.trim() == PROTOBUF);
-    if offers_protobuf {
-        let text = "the protobuf form of the protocol is not offered, use the JSON form\n";
-        return Err(("protocol", StatusCode::BAD_REQUEST, text));
-    }
-    Ok(())
 }

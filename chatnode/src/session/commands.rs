@@ -1,15 +1,19 @@
 //! Commands of a connected client, except those that make it connected or subscribed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use serde::Deserialize;
+use bytes::Bytes;
 
-use super::{Call, Note, Now, Output, Session, State};
-use crate::broker::{BrokerError, Members, Range, Retention};
+use super::{Call, Note, Now, Output, Publish, REFUSED_MAX, Session, State};
+use crate::access::Denial;
+use crate::broker::{BrokerError, MemberCounts, Members, Range};
 use crate::namespaces::{Asker, Options};
 use crate::protocol::command::{self, Command, Request};
-use crate::protocol::{Disconnect, ErrorCode, reply};
+use crate::protocol::reply::{
+    ClientInfo, Empty, HistoryResult, PresenceResult, PresenceStatsResult, Publication, Reply,
+    RpcResult,
+};
+use crate::protocol::{Disconnect, ErrorCode};
 use crate::stream::Page;
 
 /// Most publications of one history reply.
@@ -28,39 +32,80 @@ impl Session {
         if let Request::Connect(request) = request {
             return match id {
                 0 => out.close(Disconnect::BAD_REQUEST),
-                _ => self.connect(now, id, request, out),
+                _ => self.connect(id, *request, out),
             };
         }
         if !matches!(self.state, State::Connected) {
             return out.close(Disconnect::BAD_REQUEST);
         }
-        if matches!(request, Request::Send) {
+        if matches!(request, Request::Send(_)) {
             return out.close(Disconnect::NOT_AVAILABLE);
         }
-        if id == 0 || matches!(request, Request::Ping) || names_no_channel(&request) {
+        let nameless = request.channel().is_some_and(str::is_empty);
+        if id == 0 || matches!(request, Request::Ping) || nameless {
             return out.close(Disconnect::BAD_REQUEST);
         }
-        let done = match request {
-            Request::Subscribe(request) => self.begin_subscription(Some(id), request, out),
+        if let Some(whose) = self.refuses(now, &request) {
+            out.notes.push(Note::Limited(whose));
+            self.refused += 1;
+            if self.refused > REFUSED_MAX {
+                return out.close(Disconnect::TOO_MANY_REQUESTS);
+            }
+            return out.error(id, ErrorCode::TOO_MANY_REQUESTS);
+        }
+        if let Err(denial) = self.execute(id, request, out) {
+            out.error(id, denial);
+        }
+    }
+
+    fn execute(&mut self, id: u32, request: Request, out: &mut Output) -> Result<(), Denial> {
+        match request {
+            Request::Subscribe(request) => self.begin_subscription(id, *request, out),
             Request::Unsubscribe(request) => {
                 self.unsubscribe(&request.channel, out);
-                out.send(reply::empty(id, "unsubscribe"));
+                out.send(&Reply { id, unsubscribe: Some(Empty {}), ..Reply::default() });
                 Ok(())
             }
             Request::Publish(request) => self.publish(id, request, out),
             Request::History(request) => self.history(id, request, out),
-            Request::Presence(request) => self.presence(id, &request.channel, false, out),
-            Request::PresenceStats(request) => self.presence(id, &request.channel, true, out),
-            Request::Refresh(request) => {
-                self.refresh(now, id, &request, out);
+            Request::Presence(request) => {
+                let channel = self.present(&request.channel)?;
+                self.call(Call::Presence(id, channel), out);
                 Ok(())
             }
-            // Subscriptions do not expire here, and there are no procedures to call.
-            _ => Err(ErrorCode::NOT_AVAILABLE),
-        };
-        if let Err(error) = done {
-            out.error(id, error);
+            Request::PresenceStats(request) => {
+                let channel = self.present(&request.channel)?;
+                self.call(Call::PresenceStats(id, channel), out);
+                Ok(())
+            }
+            Request::Refresh(request) => self.refresh(id, request, out),
+            Request::SubRefresh(request) => self.sub_refresh(id, request, out),
+            Request::Rpc(request) => {
+                self.call(Call::Rpc(id, request.method, request.data), out);
+                Ok(())
+            }
+            // Seen to before.
+            Request::Connect(_) | Request::Send(_) | Request::Ping => {
+                Err(ErrorCode::NOT_AVAILABLE.into())
+            }
         }
+    }
+
+    /// Whose limit the command is over. What ends something or keeps it alive is never refused: that would cost more than it saves.
+    fn refuses(&mut self, now: Now, request: &Request) -> Option<&'static str> {
+        let vital = matches!(
+            request,
+            Request::Unsubscribe(_) | Request::Refresh(_) | Request::SubRefresh(_)
+        );
+        if vital {
+            return None;
+        }
+        if self.bucket.as_mut().is_some_and(|bucket| !bucket.take(now.instant)) {
+            return Some("connection");
+        }
+        let bucket = self.user_bucket.as_ref()?;
+        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        (!bucket.take(now.instant)).then_some("user")
     }
 
     fn pong(&mut self, out: &mut Output) {
@@ -69,14 +114,22 @@ impl Session {
         }
     }
 
+    fn insecure(&self) -> bool {
+        self.who.as_ref().is_some_and(|who| who.insecure)
+    }
+
+    /// The rules of `channel` as they hold for this connection: those it was subscribed under, or else those of the present.
     fn options(&self, channel: &str) -> Result<Arc<Options>, ErrorCode> {
-        self.shared.namespaces.of(channel)
+        match self.subscriptions.get(channel).and_then(|subscription| subscription.options()) {
+            Some(options) => Ok(Arc::clone(options)),
+            None => self.shared.namespaces.of(channel),
+        }
     }
 
     fn asker(&self, channel: &str) -> Asker<'_> {
         let subscription = self.subscriptions.get(channel);
         let subscribed = subscription.is_some_and(|subscription| !subscription.is_pending());
-        Asker { user: &self.user, subscribed }
+        Asker { user: self.user(), subscribed }
     }
 
     fn publish(
@@ -84,17 +137,26 @@ impl Session {
         id: u32,
         request: command::Publish,
         out: &mut Output,
-    ) -> Result<(), ErrorCode> {
-        let options = self.options(&request.channel)?;
-        let data = request.data.ok_or(ErrorCode::BAD_REQUEST)?;
-        if !options.may_publish(self.asker(&request.channel)) {
-            return Err(ErrorCode::PERMISSION_DENIED);
+    ) -> Result<(), Denial> {
+        if request.kind != 0 {
+            return Err(ErrorCode::PERMISSION_DENIED.into());
         }
-        let size = if options.keeps_history() { options.history_size } else { 0 };
-        let (ttl, meta_ttl) = (options.history_ttl, options.history_meta_ttl);
-        let retention = Retention { size, ttl, meta_ttl };
-        let (channel, data) = (request.channel.into(), Box::<str>::from(data));
-        self.call(Call::Publish { id, channel, data, retention }, out);
+        let options = self.shared.namespaces.of(&request.channel)?;
+        if request.data.is_empty() {
+            return Err(ErrorCode::BAD_REQUEST.into());
+        }
+        let asker = self.asker(&request.channel);
+        let asked = !options.publish_proxy.is_empty();
+        if !asked && !options.may_publish(asker) && !self.insecure() {
+            return Err(ErrorCode::PERMISSION_DENIED.into());
+        }
+        let subscribed = asker.subscribed;
+        let free = !asked && options.rate().is_none();
+        self.asking_publishes += usize::from(!free);
+        let info = self.info_in(&request.channel);
+        let (channel, data) = (request.channel.into(), request.data);
+        let publish = Publish { id, channel, data, options, info, subscribed, free };
+        self.call(Call::Publish(Box::new(publish)), out);
         Ok(())
     }
 
@@ -103,18 +165,18 @@ impl Session {
         id: u32,
         request: command::History,
         out: &mut Output,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), Denial> {
         let options = self.options(&request.channel)?;
         if !options.keeps_history() {
-            return Err(ErrorCode::NOT_AVAILABLE);
+            return Err(ErrorCode::NOT_AVAILABLE.into());
         }
-        if !options.may_read_history(self.asker(&request.channel)) {
-            return Err(ErrorCode::PERMISSION_DENIED);
+        if !options.may_read_history(self.asker(&request.channel)) && !self.insecure() {
+            return Err(ErrorCode::PERMISSION_DENIED.into());
         }
         let command::History { channel, limit, since, reverse } = request;
         let start = since.as_ref().map(|since| since.offset);
         if reverse && start == Some(0) {
-            return Err(ErrorCode::BAD_REQUEST);
+            return Err(ErrorCode::BAD_REQUEST.into());
         }
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(HISTORY_PUBLICATIONS_MAX);
         let range = Range { since: start, limit, reverse };
@@ -122,40 +184,16 @@ impl Session {
         Ok(())
     }
 
-    fn presence(
-        &mut self,
-        id: u32,
-        channel: &str,
-        stats: bool,
-        out: &mut Output,
-    ) -> Result<(), ErrorCode> {
+    /// The channel, if the client may know who is there.
+    fn present(&self, channel: &str) -> Result<Arc<str>, ErrorCode> {
         let options = self.options(channel)?;
         if !options.presence {
             return Err(ErrorCode::NOT_AVAILABLE);
         }
-        if !options.may_see_presence(self.asker(channel)) {
+        if !options.may_see_presence(self.asker(channel)) && !self.insecure() {
             return Err(ErrorCode::PERMISSION_DENIED);
         }
-        self.call(Call::Presence { id, channel: channel.into(), stats }, out);
-        Ok(())
-    }
-
-    /// Makes a call that will have an outcome.
-    pub(super) fn call(&mut self, call: Call, out: &mut Output) {
-        self.in_flight += 1;
-        out.calls.push(call);
-    }
-}
-
-fn names_no_channel(request: &Request) -> bool {
-    match request {
-        Request::Subscribe(request) => request.channel.is_empty(),
-        Request::Publish(request) => request.channel.is_empty(),
-        Request::History(request) => request.channel.is_empty(),
-        Request::Unsubscribe(request)
-        | Request::Presence(request)
-        | Request::PresenceStats(request) => request.channel.is_empty(),
-        _ => false,
+        Ok(channel.into())
     }
 }
 
@@ -172,33 +210,35 @@ pub(super) fn answer_history(
     if since.is_some_and(|since| !state.lineage.continues(&since.epoch, since.offset)) {
         return out.error(id, ErrorCode::UNRECOVERABLE_POSITION);
     }
-    let publications: Vec<_> = page.publications.iter().filter_map(reply::publication).collect();
-    out.send(reply::history(id, &publications, state.lineage.visible(), state.top));
+    let publications = page.publications.iter().map(Publication::new).collect();
+    let (epoch, offset) = (state.lineage.visible().to_string(), state.top);
+    let history = HistoryResult { publications, epoch, offset };
+    out.send(&Reply { id, history: Some(history), ..Reply::default() });
 }
 
-pub(super) fn answer_presence(
-    id: u32,
-    stats: bool,
-    result: Result<Members, BrokerError>,
-    out: &mut Output,
-) {
+pub(super) fn answer_presence(id: u32, result: Result<Members, BrokerError>, out: &mut Output) {
+    let Ok(members) = result else {
+        return out.error(id, ErrorCode::INTERNAL);
+    };
+    let read = |(client, info): (String, Box<serde_json::value::RawValue>)| {
+        ClientInfo::read(info.get().as_bytes()).map(|info| (client, info))
+    };
+    let presence = PresenceResult { presence: members.into_iter().filter_map(read).collect() };
+    out.send(&Reply { id, presence: Some(presence), ..Reply::default() });
+}
+
+pub(super) fn answer_stats(id: u32, result: Result<MemberCounts, BrokerError>, out: &mut Output) {
+    let Ok(MemberCounts { clients, users }) = result else {
+        return out.error(id, ErrorCode::INTERNAL);
+    };
+    let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+    let stats = PresenceStatsResult { num_clients: count(clients), num_users: count(users) };
+    out.send(&Reply { id, presence_stats: Some(stats), ..Reply::default() });
+}
+
+pub(super) fn answer_rpc(id: u32, result: Result<Bytes, Denial>, out: &mut Output) {
     match result {
-        Err(_) => out.error(id, ErrorCode::INTERNAL),
-        Ok(members) if stats => out.send(reply::presence_stats(id, members.len(), users(&members))),
-        Ok(members) => out.send(reply::presence(id, &members)),
+        Ok(data) => out.send(&Reply { id, rpc: Some(RpcResult { data }), ..Reply::default() }),
+        Err(denial) => out.error(id, denial),
     }
-}
-
-/// How many different users the members are.
-fn users(members: &Members) -> usize {
-    #[derive(Deserialize)]
-    struct User {
-        #[serde(default)]
-        user: String,
-    }
-    let users: BTreeSet<String> = BTreeMap::values(members)
-        .filter_map(|info| serde_json::from_str::<User>(info.get()).ok())
-        .map(|member| member.user)
-        .collect();
-    users.len()
 }

@@ -1,83 +1,128 @@
 //! `connect` and `refresh`: who the client is, and for how long.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use super::{EXPIRY_GRACE, MEMBERS_EVERY, Now, Output, Session, State};
-use crate::protocol::command;
-use crate::protocol::reply::{self, ClientInfo, ConnectResult, RefreshResult, SubscribeResult};
+use bytes::Bytes;
+
+use super::subscriptions::Purpose;
+use super::{
+    Admitted, Call, EXPIRY_GRACE, MEMBERS_EVERY, Now, Output, Session, State, instant_of, lifetime,
+};
+use crate::access::{Admission, ConnectAsk, Denial, Grant, Term};
+use crate::protocol::command::{self, Subscribe};
+use crate::protocol::reply::{ClientInfo, ConnectResult, RefreshResult, Reply, SubscribeResult};
 use crate::protocol::{Disconnect, ErrorCode};
-use crate::tokens::{Identity, TokenError};
 
 /// What SDKs are told they talk to.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// A connect that waits for its server-side subscriptions.
-#[derive(Debug)]
+/// A connect that waits for the gate, then for its server-side subscriptions.
 pub(super) struct Connecting {
     id: u32,
-    ends_at: Option<u64>,
+    /// Until when it may take, should it be refused.
+    stale: std::time::Instant,
+    /// Where the client wants to continue.
+    positions: HashMap<String, Subscribe>,
+    term: Term,
+    data: Bytes,
     missing: BTreeSet<String>,
     done: BTreeMap<String, SubscribeResult>,
 }
 
 impl Session {
-    pub(super) fn connect(
-        &mut self,
-        now: Now,
-        id: u32,
-        request: command::Connect,
-        out: &mut Output,
-    ) {
+    pub(super) fn connect(&mut self, id: u32, request: command::Connect, out: &mut Output) {
         let State::New(stale) = self.state else {
             return out.close(Disconnect::BAD_REQUEST);
         };
-        if request.token.is_empty() {
-            return out.close(Disconnect::BAD_REQUEST);
+        let command::Connect { token, data, subs, name, version, headers } = request;
+        let mut origin = self.link.origin.clone();
+        for (header, value) in headers {
+            let header = header.to_ascii_lowercase().into_boxed_str();
+            // What the request itself said cannot be replaced.
+            if !origin.headers.iter().any(|(known, _)| *known == header) {
+                origin.headers.push((header, value.into()));
+            }
         }
-        let identity = match self.shared.tokens.verify(&request.token, now.unix_ms / 1000) {
-            Ok(identity) => identity,
-            Err(TokenError::Expired) => {
-                self.state = State::Refused(stale);
+        self.state = State::Connecting(Box::new(Connecting {
+            id,
+            stale,
+            positions: subs,
+            term: Term::default(),
+            data: Bytes::new(),
+            missing: BTreeSet::new(),
+            done: BTreeMap::new(),
+        }));
+        let data = Some(data).filter(|data| !data.is_empty());
+        let ask = ConnectAsk { origin, token, data, name, version };
+        self.call(Call::Connect(Box::new(ask)), out);
+    }
+
+    /// The gate has decided.
+    pub(super) fn admitted(
+        &mut self,
+        now: Now,
+        result: Result<Box<Admitted>, Denial>,
+        out: &mut Output,
+    ) {
+        let State::Connecting(connecting) = &mut self.state else { return };
+        let Admitted { admission, user_bucket } = match result {
+            Ok(admitted) => *admitted,
+            Err(denial) => {
+                out.error(connecting.id, denial);
+                self.state = State::Refused(connecting.stale);
                 // The SDK has sent more in the same frame, in the belief that it is connected by then.
                 self.deferred.clear();
-                return out.error(id, ErrorCode::TOKEN_EXPIRED);
+                return;
             }
-            Err(TokenError::Invalid | TokenError::UnknownKey) => {
-                return out.close(Disconnect::INVALID_TOKEN);
-            }
-            Err(TokenError::Anonymous) => return out.close(Disconnect::PERMISSION_DENIED),
         };
-        let Identity { user, info, ends_at, channels } = identity;
-        let client_info =
-            ClientInfo { user: &user, client: &self.client, conn_info: info.as_deref() };
-        self.info = reply::client_info(&client_info).into();
-        self.user = user;
-        let missing = channels.iter().cloned().collect();
-        let connecting = Connecting { id, ends_at, missing, done: BTreeMap::new() };
-        self.state = State::Connecting(Box::new(connecting));
-        if let Err(disconnect) = self.subscribe_server_side(channels, request.subs, out) {
-            return out.close(disconnect);
+        let Admission { who, info, data, term, subscriptions } = admission;
+        if subscriptions.len() > self.shared.limits.channels_max {
+            return out.close(Disconnect::CHANNEL_LIMIT);
         }
+        connecting.term = term;
+        connecting.data = data.unwrap_or_default();
+        connecting.missing = subscriptions.iter().map(|(channel, _)| channel.clone()).collect();
+        let positions = std::mem::take(&mut connecting.positions);
+        self.who = Some(who);
+        self.user_bucket = user_bucket;
+        if !self.show(info.unwrap_or_default()) {
+            return out.close(Disconnect::SERVER_ERROR);
+        }
+        self.subscribe_server_side(subscriptions, positions, out);
         self.finish_connect(now, out);
+    }
+
+    /// From now on the connection is shown to others with this `conn_info`; false if it is not JSON.
+    pub(super) fn show(&mut self, conn_info: Bytes) -> bool {
+        let (user, client) = (self.user().to_owned(), self.client().to_owned());
+        let info = ClientInfo { user, client, conn_info, chan_info: Bytes::new() };
+        let document = info.document();
+        if let Some(document) = &document {
+            self.info = document.as_str().into();
+        }
+        document.is_some()
     }
 
     fn subscribe_server_side(
         &mut self,
-        channels: Vec<String>,
-        mut positions: HashMap<String, command::Subscribe>,
+        channels: Vec<(String, Grant)>,
+        mut positions: HashMap<String, Subscribe>,
         out: &mut Output,
-    ) -> Result<(), Disconnect> {
-        for channel in channels {
+    ) {
+        for (channel, grant) in channels {
             if self.subscriptions.contains_key(channel.as_str()) {
                 continue;
             }
             let mut request = positions.remove(&channel).unwrap_or_default();
-            request.channel = channel;
+            request.channel.clone_from(&channel);
+            let channel: Arc<str> = channel.into();
+            self.reserve(&channel, Purpose::Connect, request);
             // The token is the operator's own; a channel that it names and that cannot be is our side's mistake.
-            self.begin_subscription(None, request, out).map_err(|_| Disconnect::SERVER_ERROR)?;
+            if self.take_up(&channel, grant, out).is_err() {
+                return out.close(Disconnect::SERVER_ERROR);
+            }
         }
-        Ok(())
     }
 
     /// A server-side subscription of the running connect was made.
@@ -97,65 +142,85 @@ impl Session {
 
     /// Answers the connect once nothing is missing.
     fn finish_connect(&mut self, now: Now, out: &mut Output) {
-        let State::Connecting(connecting) = &self.state else { return };
-        if !connecting.missing.is_empty() {
+        let State::Connecting(connecting) = &mut self.state else { return };
+        if !connecting.missing.is_empty() || out.close.is_some() {
             return;
         }
+        let (term, id) = (connecting.term, connecting.id);
+        let (subs, data) =
+            (std::mem::take(&mut connecting.done), std::mem::take(&mut connecting.data));
         let limits = &self.shared.limits;
-        let (expires, ttl) = lifetime(connecting.ends_at, now);
-        out.send(reply::connect(
-            connecting.id,
-            &ConnectResult {
-                client: &self.client,
-                version: VERSION,
-                expires,
-                ttl,
-                ping: limits.ping_interval.as_secs(),
-                pong: true,
-                subs: &connecting.done,
-            },
-        ));
-        self.expires_at = expiry(connecting.ends_at, now);
+        let (expires, ttl) = lifetime(told(term), now);
+        let ping = if self.link.transport_pings { 0 } else { limits.ping_interval.as_secs() };
+        let emulated = !self.link.session.is_empty();
+        let connect = ConnectResult {
+            client: self.link.origin.client.to_string(),
+            version: VERSION.to_owned(),
+            expires,
+            ttl,
+            data,
+            subs,
+            ping: u32::try_from(ping).unwrap_or(u32::MAX),
+            pong: !self.link.transport_pings,
+            session: self.link.session.to_string(),
+            node: if emulated { self.shared.node.to_string() } else { String::new() },
+        };
+        out.send(&Reply { id, connect: Some(connect), ..Reply::default() });
         self.ping_at = Some(now.instant + limits.ping_interval.mul_f64(self.first_ping));
         self.members_at = Some(now.instant + MEMBERS_EVERY);
         self.state = State::Connected;
+        self.set_term(term, now);
         self.release_server_side(now, out);
+    }
+
+    /// From now on the connection lives until then.
+    pub(super) fn set_term(&mut self, term: Term, now: Now) {
+        let end = term.ends_at.and_then(|end| instant_of(end, now));
+        self.expires_at = end.and_then(|end| end.checked_add(EXPIRY_GRACE));
+        self.prolong_at = end.filter(|_| term.by_server);
     }
 
     pub(super) fn refresh(
         &mut self,
-        now: Now,
         id: u32,
-        request: &command::Refresh,
+        request: command::Refresh,
+        out: &mut Output,
+    ) -> Result<(), Denial> {
+        if request.token.is_empty() {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        self.call(Call::Refresh(Some(id), request.token), out);
+        Ok(())
+    }
+
+    /// The gate has decided how long the connection lives on.
+    pub(super) fn refreshed(
+        &mut self,
+        now: Now,
+        id: Option<u32>,
+        result: Result<Term, Denial>,
         out: &mut Output,
     ) {
-        if request.token.is_empty() {
-            return out.close(Disconnect::BAD_REQUEST);
-        }
-        match self.shared.tokens.verify(&request.token, now.unix_ms / 1000) {
-            Ok(identity) if identity.user == self.user => {
-                let (expires, ttl) = lifetime(identity.ends_at, now);
-                self.expires_at = expiry(identity.ends_at, now);
-                let client = &self.client;
-                out.send(reply::refresh(
-                    id,
-                    &RefreshResult { client, version: VERSION, expires, ttl },
-                ));
+        match (id, result) {
+            (_, Ok(term)) => {
+                self.set_term(term, now);
+                if let Some(id) = id {
+                    let (expires, ttl) = lifetime(told(term), now);
+                    let (client, version) = (self.client().to_owned(), VERSION.to_owned());
+                    let refresh = RefreshResult { client, version, expires, ttl };
+                    out.send(&Reply { id, refresh: Some(refresh), ..Reply::default() });
+                }
             }
-            Err(TokenError::Expired) => out.close(Disconnect::EXPIRED),
-            Ok(_) | Err(_) => out.close(Disconnect::INVALID_TOKEN),
+            (Some(id), Err(denial)) => out.error(id, denial),
+            // Our back end is out of reach, which is not the client's fault: the connection lives until the grace is over.
+            (None, Err(Denial::Error { code, .. })) if code == ErrorCode::INTERNAL.code => {}
+            (None, Err(Denial::Error { .. })) => out.close(Disconnect::EXPIRED),
+            (None, Err(Denial::Close { code, reason })) => out.close(super::Close { code, reason }),
         }
     }
 }
 
-/// `expires` and `ttl` as the client is told. A connection whose end has come has a second left to bring a new token.
-fn lifetime(ends_at: Option<u64>, now: Now) -> (bool, u64) {
-    ends_at.map_or((false, 0), |end| (true, end.saturating_sub(now.unix_ms / 1000).max(1)))
-}
-
-/// When the connection is closed unless refreshed.
-fn expiry(ends_at: Option<u64>, now: Now) -> Option<Instant> {
-    let left = Duration::from_millis(ends_at?.saturating_mul(1000).saturating_sub(now.unix_ms));
-    // An end beyond what an instant can hold is none.
-    now.instant.checked_add(left)?.checked_add(EXPIRY_GRACE)
+/// The end as the client is told of it.
+pub(super) fn told(term: Term) -> Option<u64> {
+    term.ends_at.filter(|_| !term.by_server)
 }

@@ -1,31 +1,37 @@
 //! One client connection, as a state machine without socket and clock.
 //!
-//! In go messages, broker outcomes, events of channels and the passing of time; out come frames for the client, calls to the broker
-//! and, at most once, a close. Commands are taken in order and may be under way together, except that nothing happens to a channel
-//! while a subscribe to it is under way, and nothing at all before the connect is answered. What cannot be taken yet waits, and
-//! meanwhile the socket is not read: a client that sends faster than Redis answers is slowed down, not buffered.
+//! In go messages, outcomes of calls, events of channels, orders and the passing of time; out come frames for the client, calls to the
+//! gate and the broker and, at most once, a close. Commands are taken in order and may be under way together, except that nothing
+//! happens to a channel while a subscribe to it is under way, and nothing at all before the connect is answered. What cannot be taken
+//! yet waits, and meanwhile the socket is not read: a client that sends faster than Redis answers is slowed down, not buffered.
 
 mod commands;
 mod connect;
+mod event;
+mod io;
+mod orders;
 mod position;
+mod rate;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::broker::{BrokerError, Members, Range, Retention};
+use crate::access::{Origin, Who};
 use crate::config;
 use crate::namespaces::Namespaces;
-use crate::protocol::command::{self, Command, Request};
-use crate::protocol::{Disconnect, ErrorCode, reply};
-use crate::stream::{Lineage, Page, StreamState};
-use crate::tokens::Verifier;
+use crate::protocol::command::{Command, Request};
+use crate::protocol::reply::{Empty, Reply};
+use crate::protocol::{Disconnect, Protocol};
 use connect::Connecting;
+pub use event::{Basis, Event, EventKind, Form, News, Presence};
+pub use io::{Admitted, Call, Close, Note, Now, Order, Outcome, Output, Publish};
+pub use rate::Bucket;
 use subscriptions::Subscription;
 
 /// Commands of one connection that may wait for the broker together. A publish takes about a millisecond, so this is well above what
@@ -35,8 +41,11 @@ const IN_FLIGHT_MAX: usize = 64;
 /// Members expire after 60 s; refreshed at this pace, one refresh may fail.
 const MEMBERS_EVERY: Duration = Duration::from_secs(27);
 
-/// How long an expired connection may take to bring a new token.
+/// How long an expired connection or subscription may take to bring a new token.
 const EXPIRY_GRACE: Duration = Duration::from_secs(25);
+
+/// Commands a client may have refused for their number before it is cut off: it does not listen.
+const REFUSED_MAX: u32 = 1000;
 
 /// What all sessions of a node share.
 pub struct Shared {
@@ -44,173 +53,27 @@ pub struct Shared {
     pub limits: config::Client,
     /// What channels offer.
     pub namespaces: Namespaces,
-    /// Who may connect.
-    pub tokens: Verifier,
+    /// The node's id, told to clients whose commands come by separate requests.
+    pub node: Arc<str>,
 }
 
-/// The present moment, on both clocks.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// For timers.
-    pub instant: Instant,
-    /// For tokens and time stamps: milliseconds since 1970.
-    pub unix_ms: u64,
-}
-
-/// Something that happened in a channel, shared by all its subscribers.
-#[derive(Debug)]
-pub struct Event {
-    /// The channel.
-    pub channel: Arc<str>,
-    /// What happened.
-    pub kind: EventKind,
-}
-
-/// What happened in a channel.
-#[derive(Debug)]
-pub enum EventKind {
-    /// A publication.
-    Publication {
-        /// Its position; 0 without history.
-        offset: u64,
-        /// The stream's identity; `None` without history.
-        lineage: Option<Arc<Lineage>>,
-        /// The finished push.
-        frame: Bytes,
-        /// When it was accepted, in milliseconds since 1970.
-        time_ms: u64,
-    },
-    /// A client came or left.
-    Membership {
-        /// The finished push.
-        frame: Bytes,
-    },
-    /// The stream was looked at, because something may have been missed.
-    Looked(StreamState),
-}
-
-/// What the session wants from the broker. Calls with an id are answered by an [`Outcome`].
-#[derive(Debug)]
-pub enum Call {
-    /// Store and send a publication.
-    Publish {
-        /// Command.
-        id: u32,
-        /// Channel.
-        channel: Arc<str>,
-        /// Payload.
-        data: Box<str>,
-        /// How it is kept.
-        retention: Retention,
-    },
-    /// Receive the channel's events from now on, then read what was asked.
-    Subscribe {
-        /// Channel.
-        channel: Arc<str>,
-        /// Part of the stream to read; `None` without history.
-        range: Option<Range>,
-        /// Become one of its members.
-        presence: bool,
-    },
-    /// Receive no more events of the channel.
-    Unsubscribe {
-        /// Channel.
-        channel: Arc<str>,
-        /// Stop being a member.
-        presence: bool,
-        /// Tell the others.
-        leave: bool,
-    },
-    /// Tell the others that the client came.
-    Join {
-        /// Channel.
-        channel: Arc<str>,
-    },
-    /// Stay a member.
-    KeepMember {
-        /// Channel.
-        channel: Arc<str>,
-    },
-    /// Read a stream.
-    History {
-        /// Command.
-        id: u32,
-        /// Channel.
-        channel: Arc<str>,
-        /// Part to read.
-        range: Range,
-        /// Position the client starts from: offset and epoch.
-        since: Option<command::Since>,
-    },
-    /// Read the members.
-    Presence {
-        /// Command.
-        id: u32,
-        /// Channel.
-        channel: Arc<str>,
-        /// Only count them.
-        stats: bool,
-    },
-}
-
-/// How a call ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Of [`Call::Publish`].
-    Published(u32, Result<(), BrokerError>),
-    /// Of [`Call::Subscribe`].
-    Subscribed(Arc<str>, Result<Option<Page>, BrokerError>),
-    /// Of [`Call::History`].
-    History(u32, Option<command::Since>, Result<Page, BrokerError>),
-    /// Of [`Call::Presence`]; with whether only the count was asked for.
-    Presence(u32, bool, Result<Members, BrokerError>),
-}
-
-/// What the edge counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Note {
-    /// A command was taken.
-    Command(&'static str),
-    /// A command was answered with this error.
-    Error(u32),
-    /// A subscription asked to continue, and whether it did.
-    Recovery(bool),
-    /// A subscription ended because something may have been missed.
-    InsufficientState,
-}
-
-/// What is to be done now.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// Frames for the client, in order.
-    pub frames: Vec<Bytes>,
-    /// Calls, to be started in order.
-    pub calls: Vec<Call>,
-    /// Figures.
-    pub notes: Vec<Note>,
-    /// Close the connection after the frames.
-    pub close: Option<Disconnect>,
-}
-
-impl Output {
-    fn send(&mut self, document: String) {
-        self.frames.push(Bytes::from(document));
-    }
-
-    fn error(&mut self, id: u32, error: ErrorCode) {
-        self.notes.push(Note::Error(error.code));
-        self.send(reply::error(id, error));
-    }
-
-    fn close(&mut self, disconnect: Disconnect) {
-        self.close.get_or_insert(disconnect);
-    }
+/// How a client is connected.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// Form it speaks.
+    pub protocol: Protocol,
+    /// How it came; with the connection's unique id.
+    pub origin: Origin,
+    /// Secret of a connection whose commands come by separate requests; empty for others.
+    pub session: Box<str>,
+    /// Ping it in the transport's own way.
+    pub transport_pings: bool,
 }
 
 enum State {
     /// No connect command yet; closed as stale at this time.
     New(Instant),
-    /// Server-side subscriptions are being made.
+    /// The gate is being asked, or server-side subscriptions are being made.
     Connecting(Box<Connecting>),
     /// In use.
     Connected,
@@ -221,63 +84,83 @@ enum State {
 /// The state machine.
 pub struct Session {
     shared: Arc<Shared>,
-    client: String,
-    user: String,
+    link: Box<Link>,
+    who: Option<Arc<Who>>,
     /// Finished `ClientInfo` document.
     info: Arc<str>,
     state: State,
     subscriptions: HashMap<Arc<str>, Subscription>,
     deferred: VecDeque<Command>,
     in_flight: usize,
+    /// Publishes under way that had to ask before; others wait, so that they stay in order.
+    asking_publishes: usize,
+    bucket: Option<Bucket>,
+    user_bucket: Option<Arc<Mutex<Bucket>>>,
+    refused: u32,
     /// Share of the ping interval before the first ping, so that pings of a reconnect storm spread out.
     first_ping: f64,
     ping_at: Option<Instant>,
     pong_by: Option<Instant>,
+    /// The gate is asked to prolong the connection, by the node itself.
+    prolong_at: Option<Instant>,
     expires_at: Option<Instant>,
+    /// The first end of a subscription.
+    ends_at: Option<Instant>,
     members_at: Option<Instant>,
     suspects_at: Option<Instant>,
 }
 
 impl Session {
-    /// A connection that was just opened. `client` is its unique id, `random` a number in `0.0..1.0`.
-    pub fn new(shared: Arc<Shared>, client: String, random: f64, now: Now) -> Self {
+    /// A connection that was just opened. `random` is a number in `0.0..1.0`.
+    pub fn new(shared: Arc<Shared>, link: Link, random: f64, now: Now) -> Self {
         let stale = now.instant + shared.limits.stale_timeout;
+        let bucket = Bucket::full(shared.limits.command_rate, now.instant);
         Self {
             shared,
-            client,
-            user: String::new(),
+            link: Box::new(link),
+            who: None,
             info: "{}".into(),
             state: State::New(stale),
             subscriptions: HashMap::new(),
             deferred: VecDeque::new(),
             in_flight: 0,
+            asking_publishes: 0,
+            bucket,
+            user_bucket: None,
+            refused: 0,
             first_ping: random.mul_add(0.5, 0.5),
             ping_at: None,
             pong_by: None,
+            prolong_at: None,
             expires_at: None,
+            ends_at: None,
             members_at: None,
             suspects_at: None,
         }
     }
 
-    /// The connection's `ClientInfo` document.
-    pub fn info(&self) -> &Arc<str> {
-        &self.info
+    /// Nothing to do yet.
+    pub fn output(&self) -> Output {
+        Output::new(self.link.protocol)
+    }
+
+    /// Form the client speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.link.protocol
     }
 
     /// The connection's id.
     pub fn client(&self) -> &str {
-        &self.client
+        &self.link.origin.client
     }
 
-    /// The user's id; empty for nobody in particular.
-    pub fn user(&self) -> &str {
-        &self.user
+    /// Whose connection it is, once that is known.
+    pub fn who(&self) -> Option<&Arc<Who>> {
+        self.who.as_ref()
     }
 
-    /// How many channels it is subscribed to.
-    pub fn subscription_count(&self) -> usize {
-        self.subscriptions.len()
+    fn user(&self) -> &str {
+        self.who.as_ref().map_or("", |who| &who.user)
     }
 
     /// Whether the socket is to be read.
@@ -290,12 +173,9 @@ impl Session {
     }
 
     /// A message arrived.
-    pub fn handle_message(&mut self, now: Now, frame: &str, out: &mut Output) {
-        if frame.is_empty() {
-            return out.close(Disconnect::BAD_REQUEST);
-        }
-        for document in command::documents(frame) {
-            let Ok(command) = command::decode(document) else {
+    pub fn handle_message(&mut self, now: Now, frame: Bytes, out: &mut Output) {
+        for command in self.link.protocol.decode(frame) {
+            let Ok(command) = command else {
                 // What came before it in the frame is still executed; its replies are flushed before the close.
                 self.advance(now, out);
                 return out.close(Disconnect::BAD_REQUEST);
@@ -303,6 +183,13 @@ impl Session {
             self.deferred.push_back(command);
         }
         self.advance(now, out);
+    }
+
+    /// The client answered a ping in the transport's own way.
+    pub fn handle_transport_pong(&mut self) {
+        if self.link.transport_pings {
+            self.pong_by = None;
+        }
     }
 
     /// Takes waiting commands as far as possible.
@@ -317,11 +204,16 @@ impl Session {
             }
             self.handle_command(now, command, out);
         }
+        // A frame may have brought thousands; an idle connection does not keep their room.
+        if self.deferred.is_empty() {
+            self.deferred = VecDeque::new();
+        }
     }
 
-    /// Whether the command is about a channel that is being subscribed to.
+    /// Whether something is under way that the command has to wait for.
     fn is_blocked(&self, command: &Command) -> bool {
         let channel = match &command.request {
+            Some(Request::Publish(_)) => return self.asking_publishes > 0,
             Some(Request::Subscribe(request)) => &request.channel,
             Some(Request::Unsubscribe(request)) => &request.channel,
             _ => return false,
@@ -333,15 +225,27 @@ impl Session {
     pub fn handle_outcome(&mut self, now: Now, outcome: Outcome, out: &mut Output) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match outcome {
-            Outcome::Published(id, result) => match result {
-                Ok(()) => out.send(reply::empty(id, "publish")),
-                Err(_) => out.error(id, ErrorCode::INTERNAL),
-            },
+            Outcome::Admitted(result) => self.admitted(now, result, out),
+            Outcome::Refreshed(id, result) => self.refreshed(now, id, result, out),
+            Outcome::Granted(channel, result) => self.granted(now, &channel, result, out),
+            Outcome::SubRefreshed(id, channel, result) => {
+                self.sub_refreshed(now, id, &channel, result, out);
+            }
+            Outcome::Published(id, free, result) => {
+                self.asking_publishes -= usize::from(!free);
+                match result {
+                    Ok(()) => {
+                        let publish = Some(Empty {});
+                        out.send(&Reply { id, publish, ..Reply::default() });
+                    }
+                    Err(denial) => out.error(id, denial),
+                }
+            }
             Outcome::Subscribed(channel, result) => self.subscribed(now, &channel, result, out),
             Outcome::History(id, since, result) => commands::answer_history(id, since, result, out),
-            Outcome::Presence(id, stats, result) => {
-                commands::answer_presence(id, stats, result, out);
-            }
+            Outcome::Presence(id, result) => commands::answer_presence(id, result, out),
+            Outcome::PresenceStats(id, result) => commands::answer_stats(id, result, out),
+            Outcome::Rpc(id, result) => commands::answer_rpc(id, result, out),
         }
         self.advance(now, out);
     }
@@ -352,10 +256,9 @@ impl Session {
             State::New(at) | State::Refused(at) => Some(at),
             State::Connecting(_) | State::Connected => None,
         };
-        [stale, self.ping_at, self.pong_by, self.expires_at, self.members_at, self.suspects_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let own = [stale, self.ping_at, self.pong_by, self.prolong_at, self.expires_at];
+        let channels = [self.ends_at, self.members_at, self.suspects_at];
+        own.into_iter().chain(channels).flatten().min()
     }
 
     /// Time has passed.
@@ -372,10 +275,21 @@ impl Session {
         if due(self.expires_at) {
             return out.close(Disconnect::EXPIRED);
         }
+        if due(self.prolong_at) {
+            self.prolong_at = None;
+            self.call(Call::Refresh(None, String::new()), out);
+        }
         if due(self.ping_at) {
-            out.send(reply::PING.to_owned());
+            if self.link.transport_pings {
+                out.ping = true;
+            } else {
+                out.send(&Reply::ping());
+            }
             self.ping_at = Some(now.instant + self.shared.limits.ping_interval);
             self.pong_by = Some(now.instant + self.shared.limits.pong_timeout);
+        }
+        if due(self.ends_at) {
+            self.end_expired(now, out);
         }
         if due(self.members_at) {
             self.members_at = Some(now.instant + MEMBERS_EVERY);
@@ -386,4 +300,24 @@ impl Session {
             self.judge_suspects(out);
         }
     }
+
+    /// Makes a call that will have an outcome.
+    fn call(&mut self, call: Call, out: &mut Output) {
+        self.in_flight += 1;
+        out.calls.push(call);
+    }
+}
+
+/// `expires` and `ttl` as the client is told. Whose end has come has a second left to bring a new token.
+fn lifetime(ends_at: Option<u64>, now: Now) -> (bool, u32) {
+    ends_at.map_or((false, 0), |end| {
+        let left = end.saturating_sub(now.unix_ms / 1000).max(1);
+        (true, u32::try_from(left).unwrap_or(u32::MAX))
+    })
+}
+
+/// The instant of a time in seconds since 1970; `None` if it is beyond what an instant can hold, which is never.
+fn instant_of(ends_at: u64, now: Now) -> Option<Instant> {
+    let left = Duration::from_millis(ends_at.saturating_mul(1000).saturating_sub(now.unix_ms));
+    now.instant.checked_add(left)
 }

@@ -1,4 +1,4 @@
-//! Subscriptions of one connection: made, kept without gap, ended.
+//! Subscriptions of one connection: asked for, made, prolonged, ended.
 //!
 //! The order that the protocol promises: events of the channel are received before its stream is read, and held back until the reply
 //! is out; then those the reply covers are dropped and the others delivered. A gap, whenever it shows, ends a client-side subscription
@@ -6,52 +6,86 @@
 //! closes the connection for a gap instead; the push tells the client the same and costs it one channel, not all.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
-use super::position::{Position, Standing, Verdict, recovers};
-use super::{Call, Event, EventKind, Note, Now, Output, Session};
+use bytes::Bytes;
+
+use super::connect::told;
+use super::event::shaped;
+use super::position::{Position, recovers};
+use super::{Call, EXPIRY_GRACE, Event, Form, Note, Now, Output, Session, instant_of, lifetime};
+use crate::access::{Denial, Grant, SubscribeAsk, Term};
 use crate::broker::{BrokerError, Range};
-use crate::namespaces::{Asker, Options};
-use crate::protocol::command::Subscribe;
-use crate::protocol::reply::{self, SubscribeResult};
-use crate::protocol::{Disconnect, ErrorCode, UnsubscribeCode};
+use crate::namespaces::{Asker, DeltaType, NAME_BYTES_MAX, Options, RecoveryMode};
+use crate::protocol::command::{self, Subscribe};
+use crate::protocol::filter::Filter;
+use crate::protocol::reply::{
+    ClientInfo, Publication, Push, Reply, SubRefreshResult, SubscribePush, SubscribeResult, tags_of,
+};
+use crate::protocol::{Disconnect, ErrorCode, Protocol, UnsubscribeCode};
 use crate::stream::Page;
 
 /// Most publications of one recovery.
 const RECOVERY_PUBLICATIONS_MAX: usize = 300;
 
-/// Most events held back while a subscribe is under way; beyond, what is dropped shows as a gap.
-const HELD_MAX: usize = 1024;
-
-/// How long publications that are known to exist may be on their way before they count as missed. Over ten times what pub/sub takes.
-const SUSPECT_FOR: Duration = Duration::from_millis(300);
-
 /// One subscription.
 pub(super) struct Subscription {
-    options: Arc<Options>,
-    server_side: bool,
-    join_leave: bool,
+    /// `None` until the gate has granted it.
+    options: Option<Arc<Options>>,
+    pub(super) server_side: bool,
+    pub(super) join_leave: bool,
     /// The others were told that the client came.
     joined: bool,
-    stage: Stage,
+    pub(super) stage: Stage,
     /// `None` if the subscription is not positioned.
-    position: Option<Position>,
+    pub(super) position: Option<Position>,
     /// The stream had publications up to this offset that had not arrived.
-    suspect: Option<u64>,
+    pub(super) suspect: Option<u64>,
+    /// What few subscriptions have.
+    pub(super) extra: Option<Box<Extra>>,
 }
 
-enum Stage {
-    /// The broker is at it; events wait.
+/// What few subscriptions have.
+#[derive(Default)]
+pub(super) struct Extra {
+    /// The client as it is shown in this channel.
+    info: Option<Arc<str>>,
+    /// Only these publications.
+    pub(super) filter: Option<Filter>,
+    /// Takes differences.
+    pub(super) delta: bool,
+    /// The latest publication that was sent, against which the next difference is.
+    pub(super) last: Option<Bytes>,
+    term: Term,
+    /// When the subscription ends, and whether the gate is being asked about it.
+    ends_at: Option<Instant>,
+}
+
+pub(super) enum Stage {
+    /// The gate or the broker is at it; events wait.
     Pending(Box<Pending>),
     /// The reply is out, or in the connect reply that is still to come.
     Active,
 }
 
-struct Pending {
-    /// Command; `None` for a server-side subscription.
-    id: Option<u32>,
+/// Who waits for a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A command.
+    Command(u32),
+    /// The connect reply.
+    Connect,
+    /// An order of the back end.
+    Order,
+}
+
+pub(super) struct Pending {
+    purpose: Purpose,
     request: Subscribe,
-    held: Vec<Arc<Event>>,
+    data: Bytes,
+    pub(super) held: Vec<Arc<Event>>,
+    /// To be ended as soon as it is made.
+    pub(super) end: Option<(u32, std::borrow::Cow<'static, str>)>,
 }
 
 impl Subscription {
@@ -59,64 +93,153 @@ impl Subscription {
         matches!(self.stage, Stage::Pending(_))
     }
 
-    fn positioned(&self, request: &Subscribe) -> bool {
-        let options = &self.options;
-        options.keeps_history()
-            && (options.force_positioning
-                || (request.positioned && options.allow_positioning)
-                || self.recoverable(request))
+    /// The rules it lives by.
+    pub(super) fn options(&self) -> Option<&Arc<Options>> {
+        self.options.as_ref()
     }
 
-    fn recoverable(&self, request: &Subscribe) -> bool {
-        let options = &self.options;
-        options.keeps_history()
-            && (options.force_recovery
-                || (request.recoverable
-                    && (options.allow_recovery || options.allow_history_for_client)))
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
     }
 }
 
+fn positioned(options: &Options, request: &Subscribe) -> bool {
+    options.keeps_history()
+        && (options.force_positioning
+            || (request.positioned && options.allow_positioning)
+            || recoverable(options, request))
+}
+
+fn recoverable(options: &Options, request: &Subscribe) -> bool {
+    options.keeps_history()
+        && (options.force_recovery
+            || (request.recoverable
+                && (options.allow_recovery || options.allow_history_for_client)))
+}
+
 impl Session {
-    /// Starts a subscription; `id` is `None` for a server-side one.
+    /// The client wants to subscribe.
     pub(super) fn begin_subscription(
         &mut self,
-        id: Option<u32>,
+        id: u32,
         request: Subscribe,
         out: &mut Output,
-    ) -> Result<(), ErrorCode> {
-        let options = self.shared.namespaces.of(&request.channel)?;
+    ) -> Result<(), Denial> {
+        if request.channel.len() > NAME_BYTES_MAX {
+            return Err(ErrorCode::BAD_REQUEST.into());
+        }
         if self.subscriptions.contains_key(request.channel.as_str()) {
-            return Err(ErrorCode::ALREADY_SUBSCRIBED);
+            return Err(ErrorCode::ALREADY_SUBSCRIBED.into());
         }
         if self.subscriptions.len() >= self.shared.limits.channels_max {
-            return Err(ErrorCode::LIMIT_EXCEEDED);
+            return Err(ErrorCode::LIMIT_EXCEEDED.into());
         }
-        let allowed = id.is_none() || options.may_subscribe(&request.channel, &self.user);
-        if request.kind != 0 || !allowed {
-            return Err(ErrorCode::PERMISSION_DENIED);
+        self.shared.namespaces.of(&request.channel)?;
+        if request.kind != 0 {
+            return Err(ErrorCode::PERMISSION_DENIED.into());
         }
+        let ask = SubscribeAsk {
+            channel: request.channel.clone(),
+            token: request.token.clone(),
+            data: Some(request.data.clone()).filter(|data| !data.is_empty()),
+        };
         let channel: Arc<str> = request.channel.as_str().into();
-        let asker = Asker { user: &self.user, subscribed: true };
-        let wanted = request.join_leave && options.may_see_presence(asker);
-        let join_leave = options.join_leave && (options.force_push_join_leave || wanted);
-        let mut subscription = Subscription {
-            server_side: id.is_none(),
-            join_leave,
+        self.reserve(&channel, Purpose::Command(id), request);
+        self.call(Call::Grant(channel, Box::new(ask)), out);
+        Ok(())
+    }
+
+    /// The channel is taken from now on.
+    pub(super) fn reserve(&mut self, channel: &Arc<str>, purpose: Purpose, request: Subscribe) {
+        let (held, data) = (Vec::new(), Bytes::new());
+        let pending = Pending { purpose, request, data, held, end: None };
+        let subscription = Subscription {
+            options: None,
+            server_side: !matches!(purpose, Purpose::Command(_)),
+            join_leave: false,
             joined: false,
-            stage: Stage::Active,
+            stage: Stage::Pending(Box::new(pending)),
             position: None,
             suspect: None,
-            options,
+            extra: None,
         };
-        let range = subscription.positioned(&request).then(|| {
-            let recover = request.recover && subscription.recoverable(&request);
-            let limit = if recover { RECOVERY_PUBLICATIONS_MAX } else { 0 };
-            Range { since: Some(request.offset), limit, reverse: false }
+        self.subscriptions.insert(Arc::clone(channel), subscription);
+    }
+
+    /// The gate has decided about a subscription.
+    pub(super) fn granted(
+        &mut self,
+        now: Now,
+        channel: &Arc<str>,
+        result: Result<Box<Grant>, Denial>,
+        out: &mut Output,
+    ) {
+        let Some(Subscription { stage: Stage::Pending(pending), .. }) =
+            self.subscriptions.get(channel)
+        else {
+            return;
+        };
+        let Purpose::Command(id) = pending.purpose else { return };
+        let taken_up = result.and_then(|grant| {
+            let ended = grant.term.ends_at.is_some_and(|end| end <= now.unix_ms / 1000);
+            if ended && !grant.term.by_server {
+                return Err(ErrorCode::EXPIRED.into());
+            }
+            self.take_up(channel, *grant, out).map_err(Denial::from)
         });
-        let presence = subscription.options.presence;
-        subscription.stage = Stage::Pending(Box::new(Pending { id, request, held: Vec::new() }));
-        self.subscriptions.insert(Arc::clone(&channel), subscription);
-        self.call(Call::Subscribe { channel, range, presence }, out);
+        if let Err(denial) = taken_up {
+            self.subscriptions.remove(channel);
+            out.error(id, denial);
+        }
+    }
+
+    /// Makes a reserved subscription on the terms that were granted.
+    pub(super) fn take_up(
+        &mut self,
+        channel: &Arc<str>,
+        grant: Grant,
+        out: &mut Output,
+    ) -> Result<(), ErrorCode> {
+        let base: ClientInfo = ClientInfo::read(self.info.as_bytes()).unwrap_or_default();
+        let (user, shown) = (self.user().to_owned(), Arc::clone(&self.info));
+        let Some(subscription) = self.subscriptions.get_mut(channel) else { return Ok(()) };
+        let Stage::Pending(pending) = &mut subscription.stage else { return Ok(()) };
+        let (request, options) = (&pending.request, Arc::clone(&grant.options));
+        let filter = match &request.tf {
+            Some(_) if !options.allow_tags_filter => return Err(ErrorCode::BAD_REQUEST),
+            Some(node) => Some(Filter::new(node).ok_or(ErrorCode::BAD_REQUEST)?),
+            None => None,
+        };
+        let delta = request.delta == "fossil" && options.allows_delta(DeltaType::Fossil);
+        let asked =
+            request.join_leave && options.may_see_presence(Asker { user: &user, subscribed: true });
+        let range = positioned(&options, request).then(|| {
+            let recover = request.recover && recoverable(&options, request);
+            match options.force_recovery_mode {
+                RecoveryMode::Cache if recover => Range::LATEST,
+                _ => {
+                    let limit = if recover { RECOVERY_PUBLICATIONS_MAX } else { 0 };
+                    Range { since: Some(request.offset), limit, reverse: false }
+                }
+            }
+        });
+        pending.data = grant.data.unwrap_or_default();
+        subscription.join_leave = options.join_leave && (options.force_push_join_leave || asked);
+        subscription.options = Some(Arc::clone(&options));
+        let chan_info = grant.info.filter(|info| !info.is_empty());
+        let info = match chan_info {
+            Some(chan_info) => {
+                let document = ClientInfo { chan_info, ..base }.document();
+                Some(Arc::from(document.ok_or(ErrorCode::INTERNAL)?))
+            }
+            None => None,
+        };
+        let member = options.presence.then(|| info.clone().unwrap_or(shown));
+        if filter.is_some() || delta || info.is_some() || grant.term.ends_at.is_some() {
+            *subscription.extra() =
+                Extra { info, filter, delta, last: None, term: grant.term, ends_at: None };
+        }
+        self.call(Call::Subscribe { channel: Arc::clone(channel), range, member }, out);
         Ok(())
     }
 
@@ -128,41 +251,39 @@ impl Session {
         result: Result<Option<Page>, BrokerError>,
         out: &mut Output,
     ) {
+        let protocol = self.link.protocol;
         let Some(subscription) = self.subscriptions.get_mut(channel) else { return };
         let Stage::Pending(pending) = std::mem::replace(&mut subscription.stage, Stage::Active)
         else {
             return;
         };
-        let Pending { id, request, held } = *pending;
-        let answer = result.map_err(|_| ErrorCode::INTERNAL).and_then(|page| {
-            let answer = match page {
-                None => SubscribeResult::default(),
-                Some(page) => {
-                    subscription.position = Some(Position::at(&page.state));
-                    answer(subscription, &request, &page, out)
-                }
-            };
-            let reject = request.flag & Subscribe::REJECT_UNRECOVERED != 0;
-            if reject && answer.was_recovering && !answer.recovered {
-                return Err(ErrorCode::UNRECOVERABLE_POSITION);
+        let answer = result
+            .map_err(|_| ErrorCode::INTERNAL)
+            .and_then(|page| answer(now, protocol, subscription, &pending, page, out));
+        match (pending.purpose, answer) {
+            (Purpose::Command(id), Ok(answer)) => {
+                out.send(&Reply { id, subscribe: Some(answer), ..Reply::default() });
+                self.activate(now, channel, *pending, out);
             }
-            Ok(answer)
-        });
-        match (id, answer) {
-            (Some(id), Ok(answer)) => {
-                out.send(reply::subscribe(id, &answer));
-                self.activate(now, channel, held, out);
-            }
-            (Some(id), Err(error)) => {
+            (Purpose::Command(id), Err(error)) => {
                 self.end_subscription(channel, out);
                 out.error(id, error);
             }
-            (None, Ok(answer)) => {
+            (Purpose::Connect, Ok(answer)) => {
                 // Held until the connect reply is out.
-                subscription.stage = Stage::Pending(Box::new(Pending { id: None, request, held }));
+                subscription.stage = Stage::Pending(pending);
                 self.server_side_subscribed(now, channel, answer, out);
             }
-            (None, Err(_)) => out.close(Disconnect::SERVER_ERROR),
+            (Purpose::Order, Ok(answer)) => {
+                let SubscribeResult { recoverable, epoch, offset, positioned, data, .. } = answer;
+                let push = SubscribePush { recoverable, epoch, offset, positioned, data };
+                let push = Push { subscribe: Some(push), ..Push::default() };
+                out.send(&Reply::push(channel, push));
+                self.activate(now, channel, *pending, out);
+            }
+            (Purpose::Connect, Err(_)) => out.close(Disconnect::SERVER_ERROR),
+            // The back end asked for it and the client does not know of it; nobody waits.
+            (Purpose::Order, Err(_)) => self.end_subscription(channel, out),
         }
     }
 
@@ -174,91 +295,114 @@ impl Session {
             if let Stage::Pending(pending) =
                 std::mem::replace(&mut subscription.stage, Stage::Active)
             {
-                self.activate(now, &channel, pending.held, out);
+                self.activate(now, &channel, *pending, out);
             }
         }
     }
 
     /// The reply is out: others are told, and what was held back follows.
-    fn activate(&mut self, now: Now, channel: &Arc<str>, held: Vec<Arc<Event>>, out: &mut Output) {
-        if let Some(subscription) = self.subscriptions.get_mut(channel)
-            && subscription.options.join_leave
-        {
-            subscription.joined = true;
-            out.calls.push(Call::Join { channel: Arc::clone(channel) });
+    fn activate(&mut self, now: Now, channel: &Arc<str>, pending: Pending, out: &mut Output) {
+        let info = self.info_in(channel);
+        if let Some(subscription) = self.subscriptions.get_mut(channel) {
+            if subscription.options.as_ref().is_some_and(|options| options.join_leave) {
+                subscription.joined = true;
+                out.calls.push(Call::Join(Arc::clone(channel), info));
+            }
+            if let Some(extra) = &mut subscription.extra {
+                extra.ends_at = extra.end(now);
+                self.ends_at = earlier(self.ends_at, extra.ends_at);
+            }
         }
-        for event in held {
+        for event in pending.held {
             self.handle_event(now, &event, out);
         }
+        if let Some((code, reason)) = pending.end {
+            self.end_by_server(channel, code, &reason, out);
+        }
     }
 
-    /// Something happened in a channel; true if the client is sent a publication.
-    pub fn handle_event(&mut self, now: Now, event: &Arc<Event>, out: &mut Output) -> bool {
-        // Events of a channel that was just left are still in the queue.
-        let Some(subscription) = self.subscriptions.get_mut(&event.channel) else { return false };
-        if let Stage::Pending(pending) = &mut subscription.stage {
-            if pending.held.len() < HELD_MAX {
-                pending.held.push(Arc::clone(event));
-            }
-            return false;
-        }
-        match &event.kind {
-            EventKind::Publication { offset, lineage, frame, .. } => {
-                let verdict = match (&mut subscription.position, lineage) {
-                    (Some(position), Some(lineage)) => position.advance(*offset, lineage),
-                    _ => Verdict::Deliver,
-                };
-                match verdict {
-                    Verdict::Deliver => {
-                        out.frames.push(frame.clone());
-                        return true;
-                    }
-                    Verdict::Drop => {}
-                    Verdict::Gap => self.insufficient_state(&event.channel, out),
-                }
-            }
-            EventKind::Membership { frame } => {
-                if subscription.join_leave {
-                    out.frames.push(frame.clone());
-                }
-            }
-            EventKind::Looked(state) => {
-                match subscription.position.as_mut().map(|p| p.compare(state)) {
-                    Some(Standing::Lost) => self.insufficient_state(&event.channel, out),
-                    Some(Standing::Behind(top)) => {
-                        subscription.suspect = Some(top);
-                        self.suspects_at.get_or_insert(now.instant + SUSPECT_FOR);
-                    }
-                    Some(Standing::Current) | None => {}
-                }
-            }
-        }
-        false
+    /// The client as it is shown in `channel`.
+    pub(super) fn info_in(&self, channel: &str) -> Arc<str> {
+        let extra = self.subscriptions.get(channel).and_then(|found| found.extra.as_ref());
+        Arc::clone(extra.and_then(|extra| extra.info.as_ref()).unwrap_or(&self.info))
     }
 
-    /// Suspected gaps have had their time to close.
-    pub(super) fn judge_suspects(&mut self, out: &mut Output) {
-        let mut missed = Vec::new();
+    /// The client wants to keep a subscription.
+    pub(super) fn sub_refresh(
+        &mut self,
+        id: u32,
+        request: command::SubRefresh,
+        out: &mut Output,
+    ) -> Result<(), Denial> {
+        let Some((channel, _)) = self.subscriptions.get_key_value(request.channel.as_str()) else {
+            return Err(ErrorCode::PERMISSION_DENIED.into());
+        };
+        let channel = Arc::clone(channel);
+        self.call(Call::SubRefresh(Some(id), channel, request.token), out);
+        Ok(())
+    }
+
+    /// The gate has decided how long a subscription lives on.
+    pub(super) fn sub_refreshed(
+        &mut self,
+        now: Now,
+        id: Option<u32>,
+        channel: &Arc<str>,
+        result: Result<Term, Denial>,
+        out: &mut Output,
+    ) {
+        match (id, result) {
+            (_, Ok(term)) => {
+                if let Some(subscription) = self.subscriptions.get_mut(channel) {
+                    let extra = subscription.extra();
+                    extra.term = term;
+                    extra.ends_at = extra.end(now);
+                    self.ends_at = earlier(self.ends_at, extra.ends_at);
+                }
+                if let Some(id) = id {
+                    let (expires, ttl) = lifetime(told(term), now);
+                    let sub_refresh = Some(SubRefreshResult { expires, ttl });
+                    out.send(&Reply { id, sub_refresh, ..Reply::default() });
+                }
+            }
+            (Some(id), Err(denial)) => out.error(id, denial),
+            (None, Err(_)) => self.expire(channel, out),
+        }
+    }
+
+    /// Some subscription has come to its end.
+    pub(super) fn end_expired(&mut self, now: Now, out: &mut Output) {
+        let mut next = None;
+        let mut due = Vec::new();
         for (channel, subscription) in &mut self.subscriptions {
-            let suspect = subscription.suspect.take();
-            if let (Some(top), Some(position)) = (suspect, &subscription.position)
-                && !position.has_reached(top)
-            {
-                missed.push(Arc::clone(channel));
+            let Some(extra) = &mut subscription.extra else { continue };
+            if extra.ends_at.is_some_and(|end| end <= now.instant) {
+                extra.ends_at = None;
+                due.push((Arc::clone(channel), extra.term.by_server));
             }
+            next = earlier(next, extra.ends_at);
         }
-        for channel in missed {
-            self.insufficient_state(&channel, out);
+        self.ends_at = next;
+        for (channel, by_server) in due {
+            if by_server {
+                self.call(Call::SubRefresh(None, channel, String::new()), out);
+            } else {
+                self.expire(&channel, out);
+            }
         }
     }
 
-    fn insufficient_state(&mut self, channel: &Arc<str>, out: &mut Output) {
-        out.notes.push(Note::InsufficientState);
-        if self.subscriptions.get(channel).is_some_and(|subscription| subscription.server_side) {
-            return out.close(Disconnect::INSUFFICIENT_STATE);
+    fn expire(&mut self, channel: &Arc<str>, out: &mut Output) {
+        match self.subscriptions.get(channel) {
+            Some(subscription) if subscription.server_side => {
+                out.close(Disconnect::SUBSCRIPTION_EXPIRED);
+            }
+            Some(_) => {
+                let UnsubscribeCode { code, reason } = UnsubscribeCode::EXPIRED;
+                self.end_by_server(channel, code, reason, out);
+            }
+            None => {}
         }
-        self.end_subscription(channel, out);
-        out.send(reply::push_unsubscribe(channel, UnsubscribeCode::INSUFFICIENT_STATE));
     }
 
     /// The client leaves a channel; no error if it is not there.
@@ -269,10 +413,25 @@ impl Session {
         }
     }
 
+    /// The server ends a subscription and says why.
+    pub(super) fn end_by_server(
+        &mut self,
+        channel: &Arc<str>,
+        code: u32,
+        reason: &str,
+        out: &mut Output,
+    ) {
+        self.end_subscription(channel, out);
+        out.send(&Reply::unsubscribe(channel, code, reason));
+    }
+
     fn end_subscription(&mut self, channel: &Arc<str>, out: &mut Output) {
-        if let Some(subscription) = self.subscriptions.remove(channel) {
-            let (presence, leave) = (subscription.options.presence, subscription.joined);
-            out.calls.push(Call::Unsubscribe { channel: Arc::clone(channel), presence, leave });
+        let info = self.info_in(channel);
+        if let Some(subscription) = self.subscriptions.remove(channel)
+            && let Some(options) = subscription.options
+        {
+            let (member, leave) = (options.presence, subscription.joined.then_some(info));
+            out.calls.push(Call::Unsubscribe { channel: Arc::clone(channel), member, leave });
         }
     }
 
@@ -287,39 +446,111 @@ impl Session {
     /// Stays a member where it is one.
     pub(super) fn keep_members(&mut self, out: &mut Output) {
         for (channel, subscription) in &self.subscriptions {
-            if subscription.options.presence && !subscription.is_pending() {
-                out.calls.push(Call::KeepMember { channel: Arc::clone(channel) });
+            let present = subscription.options.as_ref().is_some_and(|options| options.presence);
+            if present && !subscription.is_pending() {
+                let info = self.info_in(channel);
+                out.calls.push(Call::KeepMember(Arc::clone(channel), info));
             }
         }
     }
 }
 
-/// The answer to a positioned subscribe.
+impl Extra {
+    /// When the subscription is to be looked at again.
+    fn end(&self, now: Now) -> Option<Instant> {
+        let end = instant_of(self.term.ends_at?, now)?;
+        if self.term.by_server { Some(end) } else { end.checked_add(EXPIRY_GRACE) }
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}
+
+/// The answer to a subscribe whose stream, if it has one, was read.
 fn answer(
-    subscription: &Subscription,
-    request: &Subscribe,
-    page: &Page,
+    now: Now,
+    protocol: Protocol,
+    subscription: &mut Subscription,
+    pending: &Pending,
+    page: Option<Page>,
     out: &mut Output,
-) -> SubscribeResult {
-    let recoverable = subscription.recoverable(request);
-    let was_recovering = recoverable && request.recover;
-    let recovered = was_recovering && recovers(page, &request.epoch, request.offset);
-    if was_recovering {
-        out.notes.push(Note::Recovery(recovered));
-    }
-    let publications = if recovered {
-        page.publications.iter().filter_map(reply::publication).collect()
-    } else {
-        Vec::new()
+) -> Result<SubscribeResult, ErrorCode> {
+    let request = &pending.request;
+    let term = subscription.extra.as_ref().map(|extra| extra.term).unwrap_or_default();
+    let (expires, ttl) = lifetime(told(term), now);
+    let delta = subscription.extra.as_ref().is_some_and(|extra| extra.delta);
+    let mut answer = SubscribeResult {
+        expires,
+        ttl,
+        delta,
+        data: pending.data.clone(),
+        ..SubscribeResult::default()
     };
-    SubscribeResult {
-        recoverable,
-        positioned: true,
-        epoch: page.state.lineage.visible().to_string(),
-        // A recovering client moves on by itself, publication by publication.
-        offset: if recovered { request.offset } else { page.state.top },
-        was_recovering,
-        recovered,
-        publications,
+    let (Some(page), Some(options)) = (page, subscription.options.clone()) else {
+        return Ok(answer);
+    };
+    subscription.position = Some(Position::at(&page.state));
+    answer.positioned = true;
+    answer.epoch = page.state.lineage.visible().to_string();
+    answer.offset = page.state.top;
+    answer.recoverable = recoverable(&options, request);
+    answer.was_recovering = answer.recoverable && request.recover;
+    if !answer.was_recovering {
+        return Ok(answer);
     }
+    match options.force_recovery_mode {
+        RecoveryMode::Stream => {
+            answer.recovered = recovers(&page, &request.epoch, request.offset);
+            if answer.recovered {
+                // A recovering client moves on by itself, publication by publication.
+                answer.offset = request.offset;
+                answer.publications = replayed(protocol, subscription, &page)?;
+            }
+        }
+        RecoveryMode::Cache => {
+            let latest = page.publications.first();
+            answer.recovered = latest.is_some_and(|latest| latest.offset == page.state.top);
+            let known = request.offset > 0 && request.offset == page.state.top;
+            if answer.recovered && !(known && request.epoch == answer.epoch) {
+                answer.publications = replayed(protocol, subscription, &page)?;
+            }
+        }
+    }
+    out.notes.push(Note::Recovery(answer.recovered));
+    if request.flag & Subscribe::REJECT_UNRECOVERED != 0 && !answer.recovered {
+        return Err(ErrorCode::UNRECOVERABLE_POSITION);
+    }
+    Ok(answer)
+}
+
+/// What a client missed, in the form it takes publications: each the difference to the one before, if it takes differences.
+fn replayed(
+    protocol: Protocol,
+    subscription: &mut Subscription,
+    page: &Page,
+) -> Result<Vec<Publication>, ErrorCode> {
+    let mut previous: Option<&Bytes> = None;
+    let mut publications = Vec::with_capacity(page.publications.len());
+    for stored in &page.publications {
+        let mut form = Form::Plain;
+        if let Some(extra) = &mut subscription.extra {
+            let unwanted = extra.filter.as_ref().is_some_and(|filter| {
+                let tags = stored.tags.as_ref().map(|tags| tags_of(tags));
+                !filter.accepts(&tags.unwrap_or_default())
+            });
+            if unwanted {
+                continue;
+            }
+            if extra.delta {
+                form = if stored.delta { Form::Difference } else { Form::Whole };
+                extra.last = Some(stored.id.clone());
+            }
+        }
+        // Bytes that cannot be said in the client's protocol are found when the reply is encoded.
+        let publication = shaped(stored, protocol, form, previous);
+        publications.push(publication.ok_or(ErrorCode::INTERNAL)?);
+        previous = Some(&stored.data);
+    }
+    Ok(publications)
 }

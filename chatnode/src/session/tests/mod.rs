@@ -1,26 +1,32 @@
 //! Sessions without sockets: frames in, frames and calls out, time by adding to it.
 
+mod features;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use holdfast_settings::Secret;
-use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 
-use super::{Call, Event, EventKind, Note, Now, Outcome, Output, Session, Shared};
-use crate::broker::BrokerError;
-use crate::config::Client;
-use crate::namespaces::{Namespaces, Options, Table};
-use crate::protocol::Disconnect;
+use super::{
+    Admitted, Call, Close, Event, EventKind, Link, News, Note, Now, Order, Outcome, Output,
+    Session, Shared,
+};
+use crate::access::{Admission, Denial, Grant, Origin, Term, Who};
+use crate::broker::{BrokerError, Range};
+use crate::config::{Client, CommandRate};
+use crate::namespaces::{DeltaType, Namespaces, Options, RecoveryMode, Table};
+use crate::protocol::{Disconnect, ErrorCode, Protocol};
+use crate::session::Basis;
 use crate::stream::{Lineage, Page, Publication, StreamState};
-use crate::tokens::Verifier;
 
 const UNIX: u64 = 1_000_000;
 
+/// A session with a gate that believes everything: tokens are the claims themselves.
 struct World {
     session: Session,
     now: Now,
+    options: Arc<Options>,
 }
 
 fn options() -> Options {
@@ -34,10 +40,6 @@ fn options() -> Options {
         allow_publish_for_client: true,
         ..Options::default()
     }
-}
-
-fn token(claims: &Value) -> String {
-    jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(b"secret")).unwrap()
 }
 
 #[expect(clippy::disallowed_methods, reason = "any instant will do as the start")]
@@ -61,31 +63,91 @@ fn state(history: &str, forks: &str, top: u64) -> StreamState {
     StreamState { lineage: Arc::new(Lineage::new("e", history, forks)), top }
 }
 
+fn limits() -> Client {
+    let unlimited = CommandRate { per_second: 0, burst: 0 };
+    Client {
+        ping_interval: Duration::from_secs(25),
+        pong_timeout: Duration::from_secs(8),
+        stale_timeout: Duration::from_secs(10),
+        message_bytes_max: 65_536,
+        queue_bytes_max: 65_536,
+        channels_max: 100,
+        connections_max: 1,
+        user_connections_max: 0,
+        address_connections_max: 0,
+        trusted_proxies: Vec::new(),
+        connect_rate: unlimited,
+        command_rate: unlimited,
+        user_command_rate: unlimited,
+        allowed_origins: Vec::new(),
+    }
+}
+
+fn link(protocol: Protocol) -> Link {
+    let origin = Origin { client: "c1".into(), ..Origin::default() };
+    Link { protocol, origin, session: Box::default(), transport_pings: false }
+}
+
 impl World {
+    fn with(options: Options, limits: Client, link: Link) -> Self {
+        let namespaces = Namespaces::new(Table::new(options.clone(), []));
+        let shared = Arc::new(Shared { limits, namespaces, node: "n1".into() });
+        let (now, options) = (start(), Arc::new(options));
+        Self { session: Session::new(shared, link, 0.0, now), now, options }
+    }
+
     fn new() -> Self {
-        let limits = Client {
-            ping_interval: Duration::from_secs(25),
-            pong_timeout: Duration::from_secs(8),
-            stale_timeout: Duration::from_secs(10),
-            message_bytes_max: 65_536,
-            queue_bytes_max: 65_536,
-            channels_max: 100,
-            connections_max: 1,
-            allowed_origins: Vec::new(),
-        };
-        let namespaces = Namespaces::new(Table::new(options(), []));
-        let tokens = Verifier::hmac(&Secret::new("secret"));
-        let shared = Arc::new(Shared { limits, namespaces, tokens });
-        let now = start();
-        Self { session: Session::new(shared, "c1".into(), 0.0, now), now }
+        Self::with(options(), limits(), link(Protocol::Json))
     }
 
     fn connected() -> Self {
-        let mut world = Self::new();
-        let out =
-            world.say(&[json!({"id": 1, "connect": {"token": token(&json!({"sub": "ada"}))}})]);
+        Self::new().connect()
+    }
+
+    fn connect(mut self) -> Self {
+        let out = self.say(&[json!({"id": 1, "connect": {"token": r#"{"sub":"ada"}"#}})]);
         assert_eq!(texts(&out)[0]["connect"]["client"], "c1");
-        world
+        self
+    }
+
+    fn admission(&self, claims: &str) -> Admission {
+        let claims: Value = serde_json::from_str(claims).unwrap();
+        let user = claims["sub"].as_str().unwrap().into();
+        let channels = claims["channels"].as_array().cloned().unwrap_or_default();
+        let channels = channels.iter().map(|channel| channel.as_str().unwrap().to_owned());
+        Admission {
+            who: Arc::new(Who { user, ..Who::default() }),
+            info: None,
+            data: None,
+            term: Term { ends_at: claims["exp"].as_u64(), by_server: claims["by_server"] == true },
+            subscriptions: channels.map(|channel| (channel, self.grant(Term::default()))).collect(),
+        }
+    }
+
+    fn grant(&self, term: Term) -> Grant {
+        Grant { options: Arc::clone(&self.options), term, ..Grant::default() }
+    }
+
+    /// Answers what is asked of the gate; the other calls stay.
+    fn settle(&mut self, out: &mut Output) {
+        for call in std::mem::take(&mut out.calls) {
+            let outcome = match call {
+                Call::Connect(ask) => {
+                    let admission = self.admission(&ask.token);
+                    Outcome::Admitted(Ok(Box::new(Admitted { admission, user_bucket: None })))
+                }
+                Call::Grant(channel, ask) => {
+                    let ends_at = ask.token.parse().ok();
+                    let grant = self.grant(Term { ends_at, by_server: false });
+                    Outcome::Granted(channel, Ok(Box::new(grant)))
+                }
+                other => {
+                    out.calls.push(other);
+                    continue;
+                }
+            };
+            self.session.handle_outcome(self.now, outcome, out);
+        }
     }
 
     /// Connected, and subscribed to `a` at this position.
@@ -98,28 +160,34 @@ impl World {
 
     fn say(&mut self, commands: &[Value]) -> Output {
         let frame: Vec<String> = commands.iter().map(Value::to_string).collect();
-        let mut out = Output::default();
-        self.session.handle_message(self.now, &frame.join("\n"), &mut out);
+        let mut out = self.session.output();
+        self.session.handle_message(self.now, frame.join("\n").into(), &mut out);
+        self.settle(&mut out);
         out
     }
 
     fn outcome(&mut self, outcome: Outcome) -> Output {
-        let mut out = Output::default();
+        let mut out = self.session.output();
         self.session.handle_outcome(self.now, outcome, &mut out);
+        self.settle(&mut out);
         out
     }
 
     fn event(&mut self, kind: EventKind) -> Output {
-        let mut out = Output::default();
+        let mut out = self.session.output();
         let event = Arc::new(Event { channel: "a".into(), kind });
         self.session.handle_event(self.now, &event, &mut out);
         out
     }
 
     fn publication(&mut self, offset: u64) -> Output {
-        let frame = Bytes::from(format!("{{\"offset\":{offset}}}"));
+        let data = offset.to_string().into();
+        self.news(Publication { offset, data, ..Publication::default() }, None)
+    }
+
+    fn news(&mut self, publication: Publication, previous: Option<Basis>) -> Output {
         let lineage = Some(Arc::new(Lineage::new("e", "h1", "")));
-        self.event(EventKind::Publication { offset, lineage, frame, time_ms: 0 })
+        self.event(EventKind::Publication(News::new(publication, lineage, previous)))
     }
 
     /// Lets time pass up to the session's next deadline; how many seconds that took.
@@ -128,18 +196,22 @@ impl World {
         let passed = at - self.now.instant;
         self.now.instant = at;
         self.now.unix_ms += u64::try_from(passed.as_millis()).unwrap();
-        let mut out = Output::default();
+        let mut out = self.session.output();
         self.session.handle_time(self.now, &mut out);
         (passed.as_secs(), out)
     }
 }
 
+fn closed(disconnect: Disconnect) -> Option<Close> {
+    Some(disconnect.into())
+}
+
 fn texts(out: &Output) -> Vec<Value> {
-    out.frames.iter().map(|frame| serde_json::from_slice(frame).unwrap()).collect()
+    out.frames.iter().map(|frame| serde_json::from_slice(&frame.document()).unwrap()).collect()
 }
 
 fn offsets(out: &Output) -> Vec<u64> {
-    texts(out).iter().filter_map(|text| text["offset"].as_u64()).collect()
+    texts(out).iter().filter_map(|text| text["push"]["pub"]["offset"].as_u64()).collect()
 }
 
 #[test]
@@ -154,7 +226,7 @@ fn publications_during_a_subscribe_come_after_its_reply_once() {
     let sent = texts(&out);
     assert_eq!(sent[0]["subscribe"]["offset"], 5);
     assert_eq!(offsets(&out), [6], "4 and 5 are behind the position in the reply");
-    assert!(matches!(out.calls[..], [Call::Join { .. }]));
+    assert!(matches!(out.calls[..], [Call::Join(..)]));
     assert_eq!(offsets(&world.publication(7)), [7]);
 }
 
@@ -182,7 +254,7 @@ fn a_gap_ends_the_subscription_so_that_the_client_recovers() {
     let out = world.publication(6);
     let push = &texts(&out)[0]["push"];
     assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!("a"), &json!(2500)));
-    assert!(matches!(out.calls[..], [Call::Unsubscribe { presence: true, leave: true, .. }]));
+    assert!(matches!(out.calls[..], [Call::Unsubscribe { member: true, leave: Some(_), .. }]));
     assert!(world.publication(7).frames.is_empty(), "it is not subscribed any more");
 }
 
@@ -206,9 +278,9 @@ fn a_look_at_the_stream_finds_what_was_missed_but_not_what_is_on_its_way() {
 #[test]
 fn a_gap_in_a_server_side_subscription_ends_the_connection() {
     let mut world = World::new();
-    let claims = json!({"sub": "ada", "channels": ["a"]});
+    let claims = json!({"sub": "ada", "channels": ["a"]}).to_string();
     let frame = [
-        json!({"id": 1, "connect": {"token": token(&claims)}}),
+        json!({"id": 1, "connect": {"token": claims}}),
         json!({"id": 2, "publish": {"channel": "b", "data": 1}}),
     ];
     let out = world.say(&frame);
@@ -218,9 +290,9 @@ fn a_gap_in_a_server_side_subscription_ends_the_connection() {
     let out = world.outcome(Outcome::Subscribed("a".into(), Ok(Some(page(3, &[])))));
     let sent = texts(&out);
     assert_eq!(sent[0]["connect"]["subs"]["a"]["offset"], 3);
-    assert_eq!(sent[1]["offset"], 4);
-    assert!(matches!(out.calls[..], [Call::Join { .. }, Call::Publish { .. }]));
-    assert_eq!(world.publication(6).close, Some(Disconnect::INSUFFICIENT_STATE));
+    assert_eq!(sent[1]["push"]["pub"]["offset"], 4);
+    assert!(matches!(out.calls[..], [Call::Join(..), Call::Publish(_)]));
+    assert_eq!(world.publication(6).close, closed(Disconnect::INSUFFICIENT_STATE));
 }
 
 #[test]
@@ -237,7 +309,7 @@ fn commands_about_a_channel_wait_for_its_subscribe() {
     assert_eq!(ids, [2, 3]);
     assert!(matches!(
         out.calls[..],
-        [Call::Join { .. }, Call::Unsubscribe { .. }, Call::Subscribe { .. }]
+        [Call::Join(..), Call::Unsubscribe { .. }, Call::Subscribe { .. }]
     ));
 }
 
@@ -245,14 +317,14 @@ fn commands_about_a_channel_wait_for_its_subscribe() {
 fn a_client_that_sends_faster_than_redis_answers_is_slowed_down() {
     let mut world = World::connected();
     let publishes: Vec<Value> =
-        (1..=70).map(|id| json!({"id": id, "publish": {"channel": "a", "data": 1}})).collect();
+        (1..=70_u32).map(|id| json!({"id": id, "publish": {"channel": "a", "data": 1}})).collect();
     let out = world.say(&publishes);
     assert_eq!(out.calls.len(), 64);
     assert!(!world.session.wants_input());
-    let out = world.outcome(Outcome::Published(1, Ok(())));
+    let out = world.outcome(Outcome::Published(1, true, Ok(())));
     assert_eq!(out.calls.len(), 1);
     for id in 2..=70 {
-        world.outcome(Outcome::Published(id, Err(BrokerError::Unavailable)));
+        world.outcome(Outcome::Published(id, true, Err(ErrorCode::INTERNAL.into())));
     }
     assert!(world.session.wants_input());
 }
@@ -263,47 +335,43 @@ fn a_failed_broker_is_a_temporary_error_and_leaves_nothing_behind() {
     world.say(&[json!({"id": 2, "subscribe": {"channel": "a"}})]);
     let out = world.outcome(Outcome::Subscribed("a".into(), Err(BrokerError::Unavailable)));
     assert_eq!(texts(&out)[0]["error"]["code"], 100);
-    assert!(matches!(out.calls[..], [Call::Unsubscribe { leave: false, .. }]));
-    assert_eq!(world.session.subscription_count(), 0);
+    assert!(matches!(out.calls[..], [Call::Unsubscribe { leave: None, .. }]));
+    assert!(world.publication(1).frames.is_empty());
 }
 
 #[test]
 fn pings_go_out_and_must_be_answered() {
     let mut world = World::connected();
     let (seconds, out) = world.wait();
-    assert_eq!(
-        (seconds, &out.frames[..]),
-        (12, &[Bytes::from("{}")][..]),
-        "half the interval first"
-    );
+    assert_eq!((seconds, texts(&out)), (12, vec![json!({})]), "half the interval first");
     assert!(world.say(&[json!({})]).close.is_none());
-    assert_eq!(world.say(&[json!({})]).close, Some(Disconnect::BAD_REQUEST));
+    assert_eq!(world.say(&[json!({})]).close, closed(Disconnect::BAD_REQUEST));
 
     let mut silent = World::connected();
     silent.wait();
     let (seconds, out) = silent.wait();
-    assert_eq!((seconds, out.close), (8, Some(Disconnect::NO_PONG)));
+    assert_eq!((seconds, out.close), (8, closed(Disconnect::NO_PONG)));
 }
 
 #[test]
 fn connections_that_say_nothing_or_outlive_their_token_are_closed() {
     let mut stale = World::new();
     let (seconds, out) = stale.wait();
-    assert_eq!((seconds, out.close), (10, Some(Disconnect::STALE)));
+    assert_eq!((seconds, out.close), (10, closed(Disconnect::STALE)));
 
     let mut world = World::new();
-    let claims = json!({"sub": "ada", "exp": UNIX + 60});
-    let out = world.say(&[json!({"id": 1, "connect": {"token": token(&claims)}})]);
+    let claims = json!({"sub": "ada", "exp": UNIX + 60}).to_string();
+    let out = world.say(&[json!({"id": 1, "connect": {"token": claims}})]);
     assert_eq!(texts(&out)[0]["connect"]["ttl"], 60);
     let mut total = 0;
     loop {
         let (seconds, out) = world.wait();
         total += seconds;
         if out.close.is_some() {
-            assert_eq!(out.close, Some(Disconnect::EXPIRED));
+            assert_eq!(out.close, closed(Disconnect::EXPIRED));
             break;
         }
-        if out.frames == [Bytes::from("{}")] {
+        if texts(&out) == [json!({})] {
             world.say(&[json!({})]);
         }
     }
@@ -316,10 +384,10 @@ fn members_are_refreshed_while_the_connection_lives_and_leave_with_it() {
     let mut kept = 0;
     while kept == 0 {
         let (_, out) = world.wait();
-        kept += out.calls.iter().filter(|call| matches!(call, Call::KeepMember { .. })).count();
+        kept += out.calls.iter().filter(|call| matches!(call, Call::KeepMember(..))).count();
         world.say(&[json!({})]);
     }
-    let mut out = Output::default();
+    let mut out = world.session.output();
     world.session.end(&mut out);
-    assert!(matches!(out.calls[..], [Call::Unsubscribe { presence: true, leave: true, .. }]));
+    assert!(matches!(out.calls[..], [Call::Unsubscribe { member: true, leave: Some(_), .. }]));
 }
