@@ -111,8 +111,8 @@ fn next(value: f64, number: usize, random: &mut fastrand::Rng) -> f64 {
 }
 
 fn cpu_seconds() -> f64 {
-    let used = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
-    let (user, system) = (used.user_time(), used.system_time());
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
+    let (user, system) = (usage.user_time(), usage.system_time());
     (user.tv_sec() + system.tv_sec()) as f64 + (user.tv_usec() + system.tv_usec()) as f64 / 1e6
 }
 
