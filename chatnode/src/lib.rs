@@ -26,6 +26,7 @@ pub mod namespaces;
 pub mod probe;
 pub mod protocol;
 pub mod proxy;
+pub mod reload;
 mod run;
 pub mod server;
 pub mod session;

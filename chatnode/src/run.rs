@@ -21,7 +21,7 @@ use crate::connections::Connections;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::probe::Probe;
-use crate::server::{self, LISTENER_GRACE, Node, Wheel};
+use crate::server::{self, LISTENER_GRACE, Node, Operators, Wheel};
 use crate::session::{Bucket, Shared};
 use crate::watch::Watch;
 use holdfast_telemetry::health::Readiness;
@@ -100,13 +100,16 @@ pub async fn run(
     tasks.spawn(probe.run(shutdown.clone()));
     let bus = Bus::new(Arc::clone(&broker), &config.name, metrics.clone());
     tasks.spawn(bus.clone().run(lines.bus, shutdown.clone()));
+    let connections = Arc::new(Connections::new(&config.client, metrics.clone()));
     let entrance = access::start(
         config.access,
         Surroundings {
             name: &config.name,
+            file: config.file,
             broker: Arc::clone(&broker),
             bus: bus.clone(),
-            locals: Arc::new(NotYet),
+            connections: Arc::clone(&connections),
+            hub: Arc::clone(&hub),
             registry: &registry,
             tasks: &tasks,
             shutdown: &shutdown,
@@ -120,7 +123,6 @@ pub async fn run(
     };
     tasks.spawn(watch.run(shutdown.clone()));
 
-    let connections = Arc::new(Connections::new(&config.client, metrics.clone()));
     server::emulation::answer(&bus, Arc::clone(&connections));
     let wheel = Arc::new(Wheel::default());
     tasks.spawn(Arc::clone(&wheel).run(shutdown.clone()));
@@ -146,11 +148,12 @@ pub async fn run(
         readiness.clone(),
         shutdown.clone(),
     );
+    let (token, reload) = (config.admin_token, entrance.reload);
+    let operators = Operators { token, connections: Arc::clone(&connections), reload };
     let admin = server::serve_admin(
         listeners.admin,
-        config.admin_token,
+        operators,
         entrance.admin_routes,
-        Arc::clone(&connections),
         registry,
         readiness.clone(),
         shutdown.clone(),
@@ -174,25 +177,4 @@ pub async fn run(
     let _ = timeout(BROKER_GRACE, tasks.wait()).await;
     info!("chat node has ended");
     Ok(())
-}
-
-/// Until connections can be ordered about: nobody is here.
-struct NotYet;
-
-impl crate::api::Locals for NotYet {
-    fn carry_out(&self, _: &crate::api::Whom, _: &crate::api::Order) -> usize {
-        0
-    }
-
-    fn close_where(&self, _: &dyn Fn(&access::Who) -> bool) -> usize {
-        0
-    }
-
-    fn channels(&self) -> Vec<(Arc<str>, usize)> {
-        Vec::new()
-    }
-
-    fn counts(&self) -> crate::api::Counts {
-        crate::api::Counts::default()
-    }
 }

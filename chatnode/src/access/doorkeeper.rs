@@ -100,7 +100,7 @@ impl Doorkeeper {
         let token = token.map_err(|error| match error {
             TokenError::Expired => Denial::from(ErrorCode::TOKEN_EXPIRED),
             TokenError::UnknownKey => ErrorCode::INTERNAL.into(),
-            TokenError::Invalid | TokenError::Anonymous => Disconnect::INVALID_TOKEN.into(),
+            TokenError::Invalid => Disconnect::INVALID_TOKEN.into(),
         })?;
         if self.revocations.covers(&token.user, token.id.as_deref(), token.issued_at, now) {
             return Err(Disconnect::INVALID_TOKEN.into());
@@ -197,9 +197,7 @@ impl Doorkeeper {
             }
             Err(TokenError::Expired) => Err(Disconnect::EXPIRED.into()),
             Err(TokenError::UnknownKey) => Err(ErrorCode::INTERNAL.into()),
-            Ok(_) | Err(TokenError::Invalid | TokenError::Anonymous) => {
-                Err(Disconnect::INVALID_TOKEN.into())
-            }
+            Ok(_) | Err(TokenError::Invalid) => Err(Disconnect::INVALID_TOKEN.into()),
         }
     }
 
@@ -254,7 +252,7 @@ impl Doorkeeper {
             Denial::from(match error {
                 TokenError::Expired => ErrorCode::TOKEN_EXPIRED,
                 TokenError::UnknownKey => ErrorCode::INTERNAL,
-                TokenError::Invalid | TokenError::Anonymous => ErrorCode::PERMISSION_DENIED,
+                TokenError::Invalid => ErrorCode::PERMISSION_DENIED,
             })
         })?;
         let for_another = token.client.is_some_and(|client| *client != *who.origin.client);

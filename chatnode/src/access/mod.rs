@@ -15,8 +15,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-pub(crate) use doorkeeper::unix_seconds;
 pub use doorkeeper::{Doorkeeper, Rules};
+pub(crate) use doorkeeper::{grant, unix_seconds};
 pub use revocations::{REVOKED_FOR, Revocation, Revocations};
 pub use setup::{Entrance, SetupError, Surroundings, start};
 

@@ -1,5 +1,6 @@
 //! Puts the gate together from the settings, with what belongs to it: key set, revocations, back ends, chat model, server API.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,9 +15,12 @@ use crate::api::{self, Control, Locals};
 use crate::broker::Broker;
 use crate::broker::bus::Bus;
 use crate::config;
+use crate::connections::Connections;
+use crate::hub::Hub;
 use crate::model::{self, Chat};
 use crate::namespaces::Namespaces;
 use crate::proxy::Proxies;
+use crate::reload::Reload;
 use crate::tokens::jwks::Jwks;
 use crate::tokens::{Keys, Verifier};
 
@@ -24,6 +28,8 @@ use crate::tokens::{Keys, Verifier};
 pub struct Entrance {
     /// Decides.
     pub gate: Doorkeeper,
+    /// Reads the rules of channels again.
+    pub reload: Arc<Reload>,
     /// Routes for clients and whoever logs in.
     pub client_routes: Router,
     /// Routes for back ends and operators.
@@ -34,12 +40,16 @@ pub struct Entrance {
 pub struct Surroundings<'a> {
     /// Name of the node.
     pub name: &'a str,
+    /// Its settings.
+    pub file: PathBuf,
     /// Where everything is kept.
     pub broker: Arc<dyn Broker>,
     /// The way to the other nodes.
     pub bus: Bus,
     /// Connections of this node.
-    pub locals: Arc<dyn Locals>,
+    pub connections: Arc<Connections>,
+    /// Which of them follow what.
+    pub hub: Arc<Hub>,
     /// Figures.
     pub registry: &'a Registry,
     /// Tasks of the node.
@@ -61,7 +71,8 @@ pub fn start(
     config: config::Permissions,
     around: Surroundings<'_>,
 ) -> Result<Entrance, SetupError> {
-    let Surroundings { name, broker, bus, locals, registry, tasks, shutdown } = around;
+    let Surroundings { name, file, broker, bus, connections, hub, registry, tasks, shutdown } =
+        around;
     let config::Permissions {
         tokens,
         rules,
@@ -102,7 +113,10 @@ pub fn start(
         ignore_expiry: rules.insecure,
     });
     let namespaces = Namespaces::new(namespaces);
+    let reload = Arc::new(Reload::new(file, namespaces.clone(), registry));
+    tasks.spawn(Arc::clone(&reload).run(shutdown.clone()));
     let revocations = Revocations::new(Arc::clone(&broker));
+    let locals = Locals { connections, hub, namespaces: namespaces.clone() };
     let control = Control::start(bus, name, locals, revocations.clone());
     let watched = control.clone();
     tasks.spawn(revocations.clone().run(shutdown.clone(), move || watched.close_revoked()));
@@ -143,5 +157,5 @@ pub fn start(
         proxies: Arc::new(Proxies::new(proxies, http, registry)),
         chat,
     };
-    Ok(Entrance { gate, client_routes, admin_routes })
+    Ok(Entrance { gate, reload, client_routes, admin_routes })
 }

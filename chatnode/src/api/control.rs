@@ -3,14 +3,14 @@
 //! Which node a user is on is not written down anywhere, so an order goes to all. It is a question and not a message: the caller learns
 //! whether every node that is alive has carried it out, and how many connections there were.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 
-use crate::access::{Denial, Revocations, Who};
+use super::Locals;
+use crate::access::{Denial, Revocations};
 use crate::broker::bus::{Bus, Question, Target};
 use crate::protocol::ErrorCode;
 use crate::tokens::Overrides;
@@ -94,36 +94,11 @@ struct Letter {
     order: Order,
 }
 
-/// How much there is on a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Connections.
-    pub clients: usize,
-    /// Different users.
-    pub users: usize,
-    /// Subscriptions.
-    pub subscriptions: usize,
-    /// Channels with subscribers.
-    pub channels: usize,
-}
-
-/// The connections of this node.
-pub trait Locals: Send + Sync + 'static {
-    /// Carries out an order; how many connections it was for.
-    fn carry_out(&self, whom: &Whom, order: &Order) -> usize;
-    /// Closes connections that `lost` says are to go, because their token was taken back.
-    fn close_where(&self, lost: &dyn Fn(&Who) -> bool) -> usize;
-    /// Channels with subscribers, and how many.
-    fn channels(&self) -> Vec<(Arc<str>, usize)>;
-    /// Counts.
-    fn counts(&self) -> Counts;
-}
-
 /// The way to all nodes' connections; clones share it.
 #[derive(Clone)]
 pub struct Control {
     bus: Bus,
-    locals: Arc<dyn Locals>,
+    locals: Locals,
     revocations: Revocations,
 }
 
@@ -143,7 +118,7 @@ pub struct NodeInfo {
 
 impl Control {
     /// Over `bus`, for the connections `locals` of this node; answers other nodes from now on.
-    pub fn start(bus: Bus, name: &str, locals: Arc<dyn Locals>, revocations: Revocations) -> Self {
+    pub fn start(bus: Bus, name: &str, locals: Locals, revocations: Revocations) -> Self {
         let control = Self { bus, locals, revocations };
         let started = tokio::time::Instant::now();
         let own = control.clone();
@@ -187,7 +162,7 @@ impl Control {
     }
 
     fn own_info(&self, name: &str, uptime: Duration) -> NodeInfo {
-        let counts = self.locals.counts();
+        let counts = self.locals.connections.counts();
         NodeInfo {
             uid: self.bus.node().to_string(),
             name: name.to_owned(),
@@ -195,14 +170,14 @@ impl Control {
             num_clients: counts.clients,
             num_users: counts.users,
             num_subs: counts.subscriptions,
-            num_channels: counts.channels,
+            num_channels: self.locals.hub.channel_count(),
             uptime: uptime.as_secs(),
         }
     }
 
     fn own_channels(&self, pattern: &[u8]) -> Vec<(String, usize)> {
         let pattern = std::str::from_utf8(pattern).ok().and_then(|p| glob::Pattern::new(p).ok());
-        let all = self.locals.channels().into_iter().filter(|(name, _)| {
+        let all = self.locals.hub.channels().into_iter().filter(|(name, _)| {
             // Channels of the nodes' own begin with a control character.
             !name.starts_with(char::is_control)
                 && pattern.as_ref().is_none_or(|pattern| pattern.matches(name))
@@ -213,7 +188,7 @@ impl Control {
     /// Closes connections here whose token was taken back.
     pub fn close_revoked(&self) {
         let now = crate::access::unix_seconds();
-        self.locals.close_where(&|who| self.revocations.cover(who, now));
+        self.locals.close_where(|who| self.revocations.cover(who, now));
     }
 
     /// Has an order carried out on all nodes; how many connections it was for.

@@ -6,6 +6,7 @@
 
 mod control;
 mod keys;
+mod locals;
 mod methods;
 mod openapi;
 
@@ -26,8 +27,9 @@ use crate::access::{Denial, Revocations};
 use crate::broker::Broker;
 use crate::namespaces::Namespaces;
 use crate::protocol::ErrorCode;
-pub use control::{CHANNELS_MAX, Control, Counts, Locals, NodeInfo, Order, Whom};
+pub use control::{CHANNELS_MAX, Control, NodeInfo, Order, Whom};
 pub use keys::{Keys, NotAHash};
+pub use locals::Locals;
 use methods::Method;
 
 /// Largest request: a broadcast of a large message to many channels.

@@ -7,7 +7,7 @@ mod file;
 mod redis;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::http::Uri;
@@ -23,6 +23,8 @@ pub use redis::{Access, Broker, Primary, Redis, Servers, Tls};
 /// Checked settings.
 #[derive(Debug)]
 pub struct Config {
+    /// Where they were read from.
+    pub file: PathBuf,
     /// Name of this node among its like.
     pub name: String,
     /// Where clients connect.
@@ -123,6 +125,7 @@ fn check(file: &File, source: &Source) -> Result<Config, Faults> {
         check.fault("traces.otlp_endpoint", format!("{expected}, found {endpoint:?}"));
     }
     check.faults.finish(Config {
+        file: source.file.clone(),
         name: file.node.name.clone(),
         listen,
         admin_listen,

@@ -37,6 +37,7 @@ use crate::broker::bus::Bus;
 use crate::connections::Connections;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::reload::Reload;
 use crate::session::{Bucket, Shared};
 use admission::Peer;
 pub(crate) use connection::now;
@@ -153,19 +154,29 @@ async fn serve_client(
     }
 }
 
-/// Serves operators and scrapers until `shutdown`.
+/// What operators may do.
+pub struct Operators {
+    /// Token of those who may; without it nobody may.
+    pub token: Option<Secret>,
+    /// What is drained.
+    pub connections: Arc<Connections>,
+    /// What is read again.
+    pub reload: Arc<Reload>,
+}
+
+/// Serves operators, scrapers and `more` until `shutdown`.
 pub async fn serve_admin(
     listener: TcpListener,
-    token: Option<Secret>,
+    operators: Operators,
     more: Router,
-    connections: Arc<Connections>,
     registry: Registry,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {
     let router = Router::new()
         .route("/drain", post(drain))
-        .with_state((token, connections))
+        .route("/reload", post(reload))
+        .with_state(Arc::new(operators))
         .merge(more)
         .merge(holdfast_telemetry::http::router(registry, readiness));
     let serve = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
@@ -177,20 +188,40 @@ pub async fn serve_admin(
 /// How long a listener may take to end after shutdown; idle kept-alive connections would hold it longer.
 pub const LISTENER_GRACE: Duration = Duration::from_millis(500);
 
-async fn drain(
-    State((token, connections)): State<(Option<Secret>, Arc<Connections>)>,
-    headers: HeaderMap,
-) -> Response {
-    let Some(token) = token else {
-        return (StatusCode::FORBIDDEN, "no admin token is configured\n").into_response();
-    };
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-        .unwrap_or_default();
-    if !bool::from(given.as_bytes().ct_eq(token.expose().as_bytes())) {
-        return (StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n").into_response();
+impl Operators {
+    /// Why whoever sent these headers is not one of them; `None` if it is.
+    fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
+        let Some(token) = &self.token else {
+            let text = "no admin token is configured\n";
+            return Some((StatusCode::FORBIDDEN, text).into_response());
+        };
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+            .unwrap_or_default();
+        if bool::from(given.as_bytes().ct_eq(token.expose().as_bytes())) {
+            return None;
+        }
+        Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n").into_response())
     }
-    connections.request_drain();
+}
+
+async fn drain(State(operators): State<Arc<Operators>>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = operators.refusal(&headers) {
+        return refusal;
+    }
+    operators.connections.request_drain();
     (StatusCode::ACCEPTED, "draining\n").into_response()
+}
+
+async fn reload(State(operators): State<Arc<Operators>>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = operators.refusal(&headers) {
+        return refusal;
+    }
+    let reload = Arc::clone(&operators.reload);
+    match tokio::task::spawn_blocking(move || reload.reload()).await {
+        Ok(Ok(())) => (StatusCode::OK, "rules of channels were read again\n").into_response(),
+        Ok(Err(faults)) => (StatusCode::BAD_REQUEST, format!("{faults}\n")).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }

@@ -14,7 +14,6 @@ mod keys;
 use holdfast_settings::Secret;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, Validation};
-use serde_json::value::RawValue;
 
 use claims::{Claims, seconds};
 pub use claims::{
@@ -47,22 +46,6 @@ pub enum TokenError {
     /// Signed with a key that the key set does not have, or not yet.
     #[error("the token's key is not known yet")]
     UnknownKey,
-    /// It names no user, and anonymous users are not let in.
-    #[error("the token names no user")]
-    Anonymous,
-}
-
-/// What a valid token says.
-#[derive(Debug)]
-pub struct Identity {
-    /// User id, never empty.
-    pub user: String,
-    /// JSON shown to others as `conn_info`.
-    pub info: Option<Box<RawValue>>,
-    /// When the connection ends unless refreshed, in seconds since 1970.
-    pub ends_at: Option<u64>,
-    /// Server-side subscriptions.
-    pub channels: Vec<String>,
 }
 
 impl Verifier {
@@ -70,21 +53,6 @@ impl Verifier {
     pub fn hmac(secret: &Secret) -> Self {
         let secret = DecodingKey::from_secret(secret.expose().as_bytes());
         Self { keys: Keys { secret: Some(secret), ..Keys::default() }, ..Self::default() }
-    }
-
-    /// Who `token` stands for at `now` (seconds since 1970).
-    ///
-    /// # Errors
-    /// The token is not to be accepted.
-    pub fn verify(&self, token: &str, now: u64) -> Result<Identity, TokenError> {
-        let token = self.connection(token, now)?;
-        if token.user.is_empty() {
-            return Err(TokenError::Anonymous);
-        }
-        let text = token.info.and_then(|info| String::from_utf8(info.to_vec()).ok());
-        let info = text.and_then(|text| RawValue::from_string(text).ok());
-        let channels = token.subscriptions.into_iter().map(|(channel, _)| channel).collect();
-        Ok(Identity { user: token.user, info, ends_at: token.ends_at, channels })
     }
 
     /// What the connection token `token` says at `now` (seconds since 1970).

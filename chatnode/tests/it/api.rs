@@ -170,3 +170,87 @@ async fn mistakes_are_named_and_may_show_as_statuses() {
     let (status, _) = post(node.admin, "/api/publish", "X-API-Key: a key\r\n", "{").await;
     assert_eq!(status, 400);
 }
+
+#[tokio::test]
+async fn orders_reach_a_users_connections_on_every_node() {
+    let redis = Redis::primary().await;
+    let (here, there) = (node(&redis).await, node(&redis).await);
+    crate::kit::eventually("the nodes' knowledge of each other", async || {
+        let info = call(&here, "info", json!({})).await;
+        (info["result"]["nodes"].as_array()?.len() == 2).then_some(())
+    })
+    .await;
+    let mut first = Client::connect(here.client, "42").await;
+    let mut second = Client::connect(there.client, "42").await;
+    let mut other = Client::connect(there.client, "43").await;
+    let subscribe = json!({"user": "42", "channel": "news", "data": {"by": "api"}});
+    assert_eq!(call(&here, "subscribe", subscribe).await, json!({"result": {}}));
+    for client in [&mut first, &mut second] {
+        let push = client.push_of("subscribe").await;
+        assert_eq!(push["data"], json!({"by": "api"}), "{push}");
+    }
+    let channels = call(&here, "channels", json!({"pattern": "ne*"})).await;
+    assert_eq!(channels["result"]["channels"], json!({"news": {"num_clients": 2}}));
+    let stats = call(&here, "presence_stats", json!({"channel": "news"})).await;
+    assert_eq!(stats["result"], json!({"num_clients": 2, "num_users": 1}));
+    call(&here, "unsubscribe", json!({"user": "42", "channel": "news"})).await;
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.push_of("unsubscribe").await["code"], 2000);
+    }
+    let disconnect = json!({"user": "42", "whitelist": [first.id],
+        "disconnect": {"code": 4100, "reason": "elsewhere"}});
+    call(&here, "disconnect", disconnect).await;
+    assert_eq!(second.closed().await, 4100);
+    call(&there, "disconnect", json!({"client": first.id})).await;
+    assert_eq!(first.closed().await, 3503);
+    call(&here, "refresh", json!({"user": "43", "expired": true})).await;
+    assert_eq!(other.closed().await, 3005);
+}
+
+#[tokio::test]
+async fn tokens_taken_back_close_connections_and_open_none() {
+    let redis = Redis::primary().await;
+    let node = node(&redis).await;
+    let one = crate::client::token(&json!({"sub": "42", "jti": "t1", "iat": 1}));
+    let mut client = Client::open(node.client).await;
+    client.call("connect", json!({"token": one})).await;
+    let mut another = Client::connect(node.client, "42").await;
+    call(&node, "revoke_token", json!({"uid": "t1"})).await;
+    assert_eq!(client.closed().await, 3500);
+    another.subscribe("news").await;
+    let mut again = Client::open(node.client).await;
+    again.command("connect", json!({"token": one})).await;
+    assert_eq!(again.closed().await, 3500);
+
+    let old = crate::client::token(&json!({"sub": "42", "iat": 1}));
+    let mut client = Client::open(node.client).await;
+    client.call("connect", json!({"token": old})).await;
+    call(&node, "invalidate_user_tokens", json!({"user": "42", "issued_before": 100})).await;
+    assert_eq!(client.closed().await, 3500);
+    let fresh = crate::client::token(&json!({"sub": "42", "iat": 100}));
+    let mut client = Client::open(node.client).await;
+    assert!(client.call("connect", json!({"token": fresh})).await.get("connect").is_some());
+}
+
+#[tokio::test]
+async fn rules_of_channels_are_read_again_without_dropping_anybody() {
+    let redis = Redis::primary().await;
+    let node = node(&redis).await;
+    let mut client = Client::connect(node.client, "42").await;
+    let closed = json!({"channel": "closed:a"});
+    assert_eq!(client.call("subscribe", closed.clone()).await["error"]["code"], 103);
+    let file = node.dir.path().join("chatnode.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let name = "name = \"closed\"\n";
+    let opened = text.replace(name, "name = \"closed\"\nallow_subscribe_for_client = true\n");
+    let token = Some(crate::kit::ADMIN_TOKEN);
+    std::fs::write(&file, text.replace(name, "name = \"closed\"\nallow = true\n")).unwrap();
+    let (status, faults) = http(node.admin, "POST", "/reload", token).await;
+    assert!(status == 400 && faults.contains("unknown field `allow`"), "{faults}");
+    assert!(node.metric("chatnode_config_last_reload_successful").await < 0.5);
+    std::fs::write(&file, opened).unwrap();
+    assert_eq!(http(node.admin, "POST", "/reload", None).await.0, 401);
+    assert_eq!(http(node.admin, "POST", "/reload", token).await.0, 200);
+    assert!(node.metric("chatnode_config_last_reload_successful").await > 0.5);
+    client.subscribe("closed:a").await;
+}

@@ -245,7 +245,8 @@ pub(crate) struct Node {
     /// Dropped, it stops the node.
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<Result<(), SetupError>>,
-    _dir: TempDir,
+    /// Its settings are in `chatnode.toml`.
+    pub(crate) dir: TempDir,
 }
 
 /// Settings of a node; `redis` is the body of that section, `more` whatever else.
@@ -274,9 +275,15 @@ impl Node {
 
     /// A node with these settings, ready for clients.
     pub(crate) async fn with(redis: &str, more: &str) -> Self {
+        Self::with_tokens("", redis, more).await
+    }
+
+    /// The same, and `tokens` in the section about them.
+    pub(crate) async fn with_tokens(tokens: &str, redis: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("chatnode.toml");
-        std::fs::write(&file, settings(dir.path(), redis, more)).unwrap();
+        let text = settings(dir.path(), redis, more);
+        std::fs::write(&file, text.replacen("[tokens]\n", &format!("[tokens]\n{tokens}"), 1)).unwrap();
         let config = Config::load(&file).unwrap();
         let listeners = Listeners::bind(&config).await.unwrap();
         let client = listeners.client.local_addr().unwrap();
@@ -291,7 +298,7 @@ impl Node {
             (status == 200).then_some(())
         })
         .await;
-        Self { client, admin, stop, task, _dir: dir }
+        Self { client, admin, stop, task, dir }
     }
 
     /// Stops the node and waits for its end.

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
 
+mod access;
 mod accounts;
 mod api;
 mod broker;
+mod chat;
 mod client;
 mod cluster;
 mod failover;
@@ -13,3 +15,4 @@ mod fork;
 mod kit;
 mod program;
 mod protocol;
+mod proxy;
