@@ -139,7 +139,7 @@ impl Audience for Hub {
             let Publication { id, data, delta, .. } = publication;
             let latest = delta.then(|| Basis { id: id.clone(), data: data.clone() });
             let previous = std::mem::replace(&mut entry.latest, latest);
-            EventKind::Publication(News::new(publication.clone(), lineage, previous))
+            EventKind::Publication(Box::new(News::new(publication.clone(), lineage, previous)))
         });
     }
 

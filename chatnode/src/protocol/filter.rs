@@ -35,18 +35,18 @@ pub struct FilterNode {
     pub vals: Vec<String>,
     /// What is joined.
     #[prost(message, repeated, tag = "6")]
-    pub nodes: Vec<FilterNode>,
+    pub nodes: Vec<Self>,
 }
 
 /// A checked filter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
     /// All of these.
-    And(Vec<Filter>),
+    And(Vec<Self>),
     /// At least one of these.
-    Or(Vec<Filter>),
+    Or(Vec<Self>),
     /// Not this.
-    Not(Box<Filter>),
+    Not(Box<Self>),
     /// One tag.
     Leaf(String, Comparison),
 }

@@ -64,11 +64,8 @@ impl Protocol {
                 Ok(Frame::finish(buffer, false))
             }
             Self::Protobuf => {
-                let length = reply.encoded_len();
-                let room = HEADER_MAX + prost::length_delimiter_len(length) + length;
-                let mut buffer = Vec::with_capacity(room);
-                buffer.resize(HEADER_MAX, 0);
-                reply.encode_length_delimited(&mut buffer).expect("a vector grows");
+                let mut buffer = vec![0; HEADER_MAX];
+                buffer.extend_from_slice(&reply.encode_length_delimited_to_vec());
                 Ok(Frame::finish(buffer, true))
             }
         }

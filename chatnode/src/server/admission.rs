@@ -28,12 +28,12 @@ pub(super) fn admit(
     node: &Arc<Node>,
     headers: &HeaderMap,
     peer: SocketAddr,
-) -> Result<Place, Response> {
+) -> Result<Place, Box<Response>> {
     place(node, headers, peer).map_err(|(reason, status, text)| {
         node.metrics.rejected_connections.with_label_values(&[reason]).inc();
         let retry = (status == StatusCode::SERVICE_UNAVAILABLE)
             .then_some([(header::RETRY_AFTER, RETRY_AFTER_SECONDS)]);
-        (status, retry, text).into_response()
+        Box::new((status, retry, text).into_response())
     })
 }
 

@@ -85,7 +85,7 @@ pub(super) async fn http_stream(
     body: Bytes,
 ) -> Response {
     let protocol = speaks(&headers);
-    open(node, peer, &headers, protocol, Wrapping::Plain, body)
+    open(&node, peer, &headers, protocol, Wrapping::Plain, body)
 }
 
 /// Opens a stream of events; the connect command is in the address.
@@ -96,11 +96,11 @@ pub(super) async fn sse(
     Query(query): Query<EventsQuery>,
 ) -> Response {
     let first = Bytes::from(query.cf_connect);
-    open(node, peer, &headers, Protocol::Json, Wrapping::Events, first)
+    open(&node, peer, &headers, Protocol::Json, Wrapping::Events, first)
 }
 
 fn open(
-    node: Arc<Node>,
+    node: &Arc<Node>,
     Peer(peer): Peer,
     headers: &HeaderMap,
     protocol: Protocol,
@@ -111,9 +111,9 @@ fn open(
     if first.len() > limits.message_bytes_max {
         return (StatusCode::PAYLOAD_TOO_LARGE, "message size limit\n").into_response();
     }
-    let place = match admit(&node, headers, peer) {
+    let place = match admit(node, headers, peer) {
         Ok(place) => place,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let transport = if wrapping == Wrapping::Events { "sse" } else { "http_stream" };
     let link = Link {
@@ -127,7 +127,7 @@ fn open(
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let pipe = Pipe::body(PollSender::new(sender), wrapping, protocol);
     let hangup = Hangup(Arc::clone(&mailbox));
-    let served = connection::serve(Arc::clone(&node), place, link, mailbox, pipe, Some(first));
+    let served = connection::serve(Arc::clone(node), place, link, mailbox, pipe, Some(first));
     node.tasks.spawn(served);
     // Something at once, so that proxies and browsers see that the response has begun.
     let start = (wrapping == Wrapping::Events).then(|| Bytes::from_static(b"\r\n"));

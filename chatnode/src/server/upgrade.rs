@@ -60,7 +60,7 @@ pub(super) async fn connect(
     };
     let place = match admit(&node, request.headers(), peer) {
         Ok(place) => place,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let (protocol, subprotocol) = protocol(request.headers(), &wishes);
     let link = Link {

@@ -163,7 +163,7 @@ mod tests {
         match payload.len() {
             length @ ..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
             length => {
-                frame.push(0x80 | 126);
+                frame.push(0x80 | 0x7E);
                 frame.extend(u16::try_from(length).unwrap().to_be_bytes());
             }
         }

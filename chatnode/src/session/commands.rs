@@ -146,12 +146,12 @@ impl Session {
             return Err(ErrorCode::BAD_REQUEST.into());
         }
         let asker = self.asker(&request.channel);
-        let asked = !options.publish_proxy.is_empty();
-        if !asked && !options.may_publish(asker) && !self.insecure() {
+        let proxied = !options.publish_proxy.is_empty();
+        if !proxied && !options.may_publish(asker) && !self.insecure() {
             return Err(ErrorCode::PERMISSION_DENIED.into());
         }
         let subscribed = asker.subscribed;
-        let free = !asked && options.rate().is_none();
+        let free = !proxied && options.rate().is_none();
         self.asking_publishes += usize::from(!free);
         let info = self.info_in(&request.channel);
         let (channel, data) = (request.channel.into(), request.data);
@@ -227,12 +227,12 @@ pub(super) fn answer_presence(id: u32, result: Result<Members, BrokerError>, out
     out.send(&Reply { id, presence: Some(presence), ..Reply::default() });
 }
 
-pub(super) fn answer_stats(id: u32, result: Result<MemberCounts, BrokerError>, out: &mut Output) {
+pub(super) fn answer_stats(id: u32, result: &Result<MemberCounts, BrokerError>, out: &mut Output) {
     let Ok(MemberCounts { clients, users }) = result else {
         return out.error(id, ErrorCode::INTERNAL);
     };
-    let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
-    let stats = PresenceStatsResult { num_clients: count(clients), num_users: count(users) };
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let stats = PresenceStatsResult { num_clients: count(*clients), num_users: count(*users) };
     out.send(&Reply { id, presence_stats: Some(stats), ..Reply::default() });
 }
 

@@ -25,7 +25,7 @@ pub struct Event {
 #[derive(Debug)]
 pub enum EventKind {
     /// A publication.
-    Publication(News),
+    Publication(Box<News>),
     /// A client came or left.
     Membership(Presence),
     /// The stream was looked at, because something may have been missed.

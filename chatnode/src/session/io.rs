@@ -244,6 +244,6 @@ impl Output {
     }
 
     pub(super) fn close(&mut self, close: impl Into<Close>) {
-        self.close.get_or_insert(close.into());
+        self.close.get_or_insert_with(|| close.into());
     }
 }

@@ -244,7 +244,7 @@ impl Session {
             Outcome::Subscribed(channel, result) => self.subscribed(now, &channel, result, out),
             Outcome::History(id, since, result) => commands::answer_history(id, since, result, out),
             Outcome::Presence(id, result) => commands::answer_presence(id, result, out),
-            Outcome::PresenceStats(id, result) => commands::answer_stats(id, result, out),
+            Outcome::PresenceStats(id, result) => commands::answer_stats(id, &result, out),
             Outcome::Rpc(id, result) => commands::answer_rpc(id, result, out),
         }
         self.advance(now, out);

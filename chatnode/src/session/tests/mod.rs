@@ -187,7 +187,7 @@ impl World {
 
     fn news(&mut self, publication: Publication, previous: Option<Basis>) -> Output {
         let lineage = Some(Arc::new(Lineage::new("e", "h1", "")));
-        self.event(EventKind::Publication(News::new(publication, lineage, previous)))
+        self.event(EventKind::Publication(Box::new(News::new(publication, lineage, previous))))
     }
 
     /// Lets time pass up to the session's next deadline; how many seconds that took.
@@ -202,8 +202,8 @@ impl World {
     }
 }
 
-fn closed(disconnect: Disconnect) -> Option<Close> {
-    Some(disconnect.into())
+fn closed(disconnect: Disconnect) -> Close {
+    disconnect.into()
 }
 
 fn texts(out: &Output) -> Vec<Value> {
@@ -292,7 +292,7 @@ fn a_gap_in_a_server_side_subscription_ends_the_connection() {
     assert_eq!(sent[0]["connect"]["subs"]["a"]["offset"], 3);
     assert_eq!(sent[1]["push"]["pub"]["offset"], 4);
     assert!(matches!(out.calls[..], [Call::Join(..), Call::Publish(_)]));
-    assert_eq!(world.publication(6).close, closed(Disconnect::INSUFFICIENT_STATE));
+    assert_eq!(world.publication(6).close, Some(closed(Disconnect::INSUFFICIENT_STATE)));
 }
 
 #[test]
@@ -345,19 +345,19 @@ fn pings_go_out_and_must_be_answered() {
     let (seconds, out) = world.wait();
     assert_eq!((seconds, texts(&out)), (12, vec![json!({})]), "half the interval first");
     assert!(world.say(&[json!({})]).close.is_none());
-    assert_eq!(world.say(&[json!({})]).close, closed(Disconnect::BAD_REQUEST));
+    assert_eq!(world.say(&[json!({})]).close, Some(closed(Disconnect::BAD_REQUEST)));
 
     let mut silent = World::connected();
     silent.wait();
     let (seconds, out) = silent.wait();
-    assert_eq!((seconds, out.close), (8, closed(Disconnect::NO_PONG)));
+    assert_eq!((seconds, out.close), (8, Some(closed(Disconnect::NO_PONG))));
 }
 
 #[test]
 fn connections_that_say_nothing_or_outlive_their_token_are_closed() {
     let mut stale = World::new();
     let (seconds, out) = stale.wait();
-    assert_eq!((seconds, out.close), (10, closed(Disconnect::STALE)));
+    assert_eq!((seconds, out.close), (10, Some(closed(Disconnect::STALE))));
 
     let mut world = World::new();
     let claims = json!({"sub": "ada", "exp": UNIX + 60}).to_string();
@@ -368,7 +368,7 @@ fn connections_that_say_nothing_or_outlive_their_token_are_closed() {
         let (seconds, out) = world.wait();
         total += seconds;
         if out.close.is_some() {
-            assert_eq!(out.close, closed(Disconnect::EXPIRED));
+            assert_eq!(out.close, Some(closed(Disconnect::EXPIRED)));
             break;
         }
         if texts(&out) == [json!({})] {
