@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{ApiError, Order, Parts, Whom};
+use super::{ApiError, Parts, orders};
 use crate::access::{REVOKED_FOR, Revocation, unix_seconds};
 use crate::broker::{Idempotency, PublishOptions, Range, Retention, Version};
 use crate::model::{retention, unix_ms};
 use crate::protocol::ErrorCode;
 use crate::stream::Publication;
-use crate::tokens::{Overrides, Terms, WrittenTerms, either};
+use crate::tokens::either;
 
 /// How long an idempotency key is remembered.
 const ONCE_FOR: Duration = Duration::from_mins(5);
@@ -32,9 +32,6 @@ const PARALLEL: usize = 64;
 
 /// Longest tag, key and value together; and most of them.
 const TAGS_BYTES_MAX: usize = 4096;
-
-/// Close code and reason where the caller gives none.
-const FORCED: (u16, &str) = (3503, "force disconnect");
 
 /// A method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +68,7 @@ impl Method {
 }
 
 /// What a method answers.
-type Answer = Result<Value, ApiError>;
+pub(super) type Answer = Result<Value, ApiError>;
 
 /// Runs a method.
 pub(super) async fn run(parts: &Parts, method: Method, body: &RawValue) -> Answer {
@@ -89,10 +86,10 @@ async fn single(parts: &Parts, method: Method, body: &RawValue) -> Answer {
             publish(parts, &channel, &content.read()?).await
         }
         "broadcast" => broadcast(parts, read(body)?).await,
-        "subscribe" => subscribe(parts, read(body)?).await,
-        "unsubscribe" => unsubscribe(parts, read(body)?).await,
-        "disconnect" => disconnect(parts, read(body)?).await,
-        "refresh" => refresh(parts, read(body)?).await,
+        "subscribe" => orders::subscribe(parts, read(body)?).await,
+        "unsubscribe" => orders::unsubscribe(parts, read(body)?).await,
+        "disconnect" => orders::disconnect(parts, read(body)?).await,
+        "refresh" => orders::refresh(parts, read(body)?).await,
         "presence" => presence(parts, read(body)?).await,
         "presence_stats" => presence_stats(parts, read(body)?).await,
         "history" => history(parts, read(body)?).await,
@@ -111,7 +108,7 @@ fn read<T: DeserializeOwned>(body: &RawValue) -> Result<T, ApiError> {
     serde_json::from_str(body.get()).map_err(|error| ApiError::bad(&error.to_string()))
 }
 
-fn base64<T>(result: Result<T, crate::tokens::NotBase64>) -> Result<T, ApiError> {
+pub(super) fn base64<T>(result: Result<T, crate::tokens::NotBase64>) -> Result<T, ApiError> {
     result.map_err(|error| ApiError::bad(&error.to_string()))
 }
 
@@ -198,7 +195,7 @@ impl Checked {
     }
 }
 
-fn known(
+pub(super) fn known(
     parts: &Parts,
     channel: &str,
 ) -> Result<std::sync::Arc<crate::namespaces::Options>, ApiError> {
@@ -280,121 +277,9 @@ async fn one_of_batch(parts: &Parts, command: &BTreeMap<String, Box<RawValue>>) 
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Subscribe {
-    user: String,
-    channel: String,
-    client: String,
-    session: String,
-    info: Option<Box<RawValue>>,
-    b64info: Option<String>,
-    data: Option<Box<RawValue>>,
-    b64data: Option<String>,
-    expire_at: u64,
-    recover_since: Option<Position>,
-    #[serde(rename = "override")]
-    overrides: Option<Overrides>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Position {
-    offset: u64,
-    epoch: String,
-}
-
-async fn subscribe(parts: &Parts, request: Subscribe) -> Answer {
-    known(parts, &request.channel)?;
-    let Subscribe { info, b64info, data, b64data, overrides, .. } = request;
-    let terms = WrittenTerms { info, b64info, data, b64data, overrides };
-    let Terms { info, data, overrides } = base64(terms.read())?;
-    let whom = Whom { user: request.user, client: request.client, session: request.session };
-    let order = Order::Subscribe {
-        channel: request.channel,
-        info,
-        data,
-        ends_at: Some(request.expire_at).filter(|end| *end > 0),
-        since: request.recover_since.map(|since| (since.offset, since.epoch)),
-        overrides,
-    };
-    ordered(parts, whom, order).await
-}
-
-/// Has an order carried out; it must say whom it is for.
-async fn ordered(parts: &Parts, whom: Whom, order: Order) -> Answer {
-    if whom == Whom::default() {
-        return Err(ApiError::bad("expected a user, a client or a session"));
-    }
-    parts.control.order(whom, order).await?;
-    Ok(json!({}))
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Unsubscribe {
-    user: String,
-    channel: String,
-    client: String,
-    session: String,
-}
-
-async fn unsubscribe(parts: &Parts, request: Unsubscribe) -> Answer {
-    let Unsubscribe { user, channel, client, session } = request;
-    if !channel.is_empty() {
-        known(parts, &channel)?;
-    }
-    let order = Order::Unsubscribe { channel, code: 2000, reason: "server unsubscribe".to_owned() };
-    ordered(parts, Whom { user, client, session }, order).await
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Disconnect {
-    user: String,
-    client: String,
-    session: String,
-    whitelist: Vec<String>,
-    #[serde(rename = "disconnect")]
-    how: Option<Close>,
-}
-
-#[derive(Deserialize)]
-struct Close {
-    code: u16,
-    #[serde(default)]
-    reason: String,
-}
-
-async fn disconnect(parts: &Parts, request: Disconnect) -> Answer {
-    let Disconnect { user, client, session, whitelist, how } = request;
-    let (code, reason) = match how {
-        // The frame that carries it has room for 123 bytes.
-        Some(close) if !(3000..5000).contains(&close.code) || close.reason.len() > 123 => {
-            return Err(ApiError::bad("expected a code of 3000 to 4999 and a short reason"));
-        }
-        Some(close) => (close.code, close.reason),
-        None => (FORCED.0, FORCED.1.to_owned()),
-    };
-    let order = Order::Disconnect { code, reason, except: whitelist };
-    ordered(parts, Whom { user, client, session }, order).await
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Refresh {
-    user: String,
-    client: String,
-    session: String,
-    expired: bool,
-    expire_at: u64,
-    info: Option<Box<RawValue>>,
-}
-
-async fn refresh(parts: &Parts, request: Refresh) -> Answer {
-    let Refresh { user, client, session, expired, expire_at, info } = request;
-    let info = base64(either(info, None))?;
-    let ends_at = Some(expire_at).filter(|end| *end > 0);
-    let order = Order::Refresh { expired, ends_at, info };
-    ordered(parts, Whom { user, client, session }, order).await
+pub(super) struct Position {
+    pub(super) offset: u64,
+    pub(super) epoch: String,
 }
 
 async fn presence(parts: &Parts, request: InChannel) -> Answer {

@@ -9,6 +9,7 @@ mod keys;
 mod locals;
 mod methods;
 mod openapi;
+mod orders;
 
 use std::sync::Arc;
 
