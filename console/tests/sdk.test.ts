@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
 import { Centrifuge, type PublicationContext, State, type Subscription } from "centrifuge";
+import { Centrifuge as ProtobufCentrifuge } from "centrifuge/build/protobuf";
 import WebSocket from "ws";
 
 import { type Cluster, startCluster, until } from "./cluster.ts";
@@ -61,6 +62,50 @@ test("two users talk, see each other and read the history", async () => {
   assert.deepEqual([stats.numClients, stats.numUsers], [2, 2]);
   const history = await there.sub.history({ limit: 10 });
   assert.deepEqual(history.publications.map((item) => item.data), [{ text: "hello" }]);
+});
+
+test("in protobuf, payloads are bytes and the rest is the same", async () => {
+  const client = new ProtobufCentrifuge(cluster.chatUrl, {
+    websocket: WebSocket,
+    getToken: async () => cluster.token("hank"),
+  });
+  clients.push(client as unknown as Centrifuge);
+  client.connect();
+  await client.ready(SOON_MS);
+  const sub = client.newSubscription("binary", { joinLeave: true });
+  const seen: Uint8Array[] = [];
+  sub.on("publication", (publication) => seen.push(publication.data));
+  sub.subscribe();
+  await sub.ready(SOON_MS);
+  await sub.publish(new TextEncoder().encode('{"text":"hello ✓"}'));
+  const message = await until("the message", SOON_MS, async () => seen[0]);
+  assert.equal(new TextDecoder().decode(message), '{"text":"hello ✓"}');
+  assert.equal((await sub.presenceStats()).numClients, 1);
+  const history = await sub.history({ limit: 10 });
+  assert.equal(history.publications.length, 1);
+
+  // Who speaks JSON reads the same message.
+  const other = await join(await connect("iris"), "binary");
+  const read = await other.sub.history({ limit: 10 });
+  assert.deepEqual(read.publications.map((item) => item.data), [{ text: "hello ✓" }]);
+});
+
+test("where no WebSocket gets through, HTTP streaming does, over any node", async () => {
+  const base = cluster.pageUrl;
+  const client = new Centrifuge([{ transport: "http_stream", endpoint: `${base}/connection/http_stream` }], {
+    emulationEndpoint: `${base}/emulation`,
+    fetch,
+    readableStream: ReadableStream,
+    getToken: async () => cluster.token("jack"),
+  });
+  clients.push(client);
+  client.connect();
+  await client.ready(SOON_MS);
+  const { sub, seen } = await join(client, "stream");
+  // Each of these is a request of its own, which the balancer sends to any node.
+  for (const number of [1, 2, 3, 4, 5, 6]) await sub.publish({ number });
+  await until("the messages", SOON_MS, async () => (seen.length === 6 ? true : undefined));
+  assert.deepEqual(seen.map((item) => item.data.number), [1, 2, 3, 4, 5, 6]);
 });
 
 test("a client whose node is killed comes back by itself and recovers what it missed", async () => {

@@ -5,6 +5,7 @@
 //! seeds once it is repaired. A target may assert more than survival: what is decoded must encode to the same again, for example.
 
 pub mod chat_json;
+pub mod chat_protobuf;
 pub mod chat_token;
 pub mod promql;
 pub mod series_block;
@@ -16,6 +17,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every target.
 pub const TARGETS: &[Target] = &[
     ("chat_json", chat_json::run),
+    ("chat_protobuf", chat_protobuf::run),
     ("chat_token", chat_token::run),
     ("promql", promql::run),
     ("series_block", series_block::run),

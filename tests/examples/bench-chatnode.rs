@@ -57,8 +57,7 @@ struct Arguments {
 }
 
 /// No limit of the node may be what is measured. Pings are rare enough not to be among the deliveries.
-const CLIENT: &str =
-    "connections_max = 100000\nuser_connections_max = 0\nconnects_per_second = 0\ncommands_per_second = 0\nuser_commands_per_second = 0\nping_interval = \"10m\"\nqueue_bytes_max = 16777216";
+const CLIENT: &str = "connections_max = 100000\nuser_connections_max = 0\nconnects_per_second = 0\ncommands_per_second = 0\nuser_commands_per_second = 0\nping_interval = \"10m\"\nqueue_bytes_max = 16777216";
 
 /// A chat's usual options: history, positions, recovery; presence in rooms.
 const CHANNELS: &str = "[channels]\nhistory_size = 100\nhistory_ttl = \"1h\"\nforce_positioning = true\nforce_recovery = true\n\

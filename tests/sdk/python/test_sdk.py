@@ -1,4 +1,4 @@
-"""The official Centrifuge client for Python, unmodified, against a whole cluster."""
+"""The official Centrifuge client for Python, unmodified, against a whole cluster: in both forms of the protocol."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ async def until(what: str, condition) -> None:
 
 
 class Sdk:
-    """The tests; the class below runs them in the JSON form of the protocol."""
+    """The tests; the two classes below run them in one form of the protocol each."""
 
     protobuf: bool
 
@@ -186,6 +186,10 @@ class Sdk:
 
 class Json(Sdk, unittest.IsolatedAsyncioTestCase):
     protobuf = False
+
+
+class Protobuf(Sdk, unittest.IsolatedAsyncioTestCase):
+    protobuf = True
 
 
 if __name__ == "__main__":
