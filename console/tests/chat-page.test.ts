@@ -107,6 +107,7 @@ test("a direct message is announced, read and still there after a reload", async
 
   await ann.getByRole("button", { name: "bob, 1 unread" }).click();
   await hears(ann, "Between the two of us");
+  await ann.locator(".presence", { hasText: /^online$/ }).waitFor();
   await say(ann, "Nobody else reads this");
   await hears(bob, "Nobody else reads this");
 

@@ -106,8 +106,6 @@ export class Chat {
 
   async openDialog(user: string): Promise<void> {
     await this.open({ user });
-    // So that their presence is known; being a contact already is no fault.
-    await this.call("contacts.add", { user });
   }
 
   async openGroups(): Promise<Group[]> {
@@ -239,7 +237,10 @@ export class Chat {
   private async loadInbox(): Promise<void> {
     try {
       const { conversations } = await this.call<{ conversations: InboxEntry[] }>("inbox", {});
+      const partners = conversations.filter((entry) => entry.with && !this.conversations.has(entry.channel));
       for (const entry of conversations) this.upsert(entry);
+      // Presence is told of contacts only. Where it cannot be had, the other is shown as offline.
+      await Promise.allSettled(partners.map((entry) => this.call("contacts.add", { user: entry.with })));
       await this.loadPresence();
     } catch (error) {
       if (this.link === "connected") this.tell(`The inbox cannot be read: ${words(error)}`, "bad");
