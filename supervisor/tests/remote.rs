@@ -1,0 +1,115 @@
+//! Remote write, both ways, and a remote Prometheus in place of the store: with a real Prometheus at the other end.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+mod support;
+
+use serde_json::{Value, json};
+
+use support::prometheus::Prometheus;
+use support::supervisor::{Supervisor, TOKEN};
+use support::until;
+
+/// The value of the first series that a query finds.
+async fn value(base: &str, query: &str) -> Option<Value> {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = client.get(format!("{base}/api/v1/query")).query(&[("query", query)]);
+    let answer: Value = request.send().await.ok()?.json().await.ok()?;
+    answer["data"]["result"].get(0).map(|series| series["value"][1].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_reach_a_prometheus_and_none_is_lost_while_either_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut remote = Prometheus::start("global: {}\n");
+    let settings = format!(
+        "[metrics]\nexternal_labels = {{ cluster = \"eu\" }}\n\
+         [[metrics.remote_write]]\nname = \"long-term\"\nurl = \"{}/api/v1/write\"\n",
+        remote.base()
+    );
+    let supervisor = Supervisor::start(folder.path(), &settings).await;
+    supervisor.import("load{a=\"1\"} 7\n").await;
+    until("the sample is at the remote", async || {
+        value(&remote.base(), "load{cluster=\"eu\"}").await == Some(json!("7"))
+    })
+    .await;
+
+    remote.stop();
+    supervisor.import("load{a=\"2\"} 8\n").await;
+    until("the request fails", async || {
+        let failed = "supervisor_remote_write_failures_total";
+        supervisor.metric(failed).await.is_some_and(|count| count > 0.0)
+    })
+    .await;
+    drop(supervisor);
+    let supervisor = Supervisor::start(folder.path(), &settings).await;
+    remote.start_again();
+    until("what was kept reaches it", async || {
+        value(&remote.base(), "load{a=\"2\"}").await == Some(json!("8"))
+    })
+    .await;
+    let refused = supervisor.metric("supervisor_remote_write_samples_refused_total").await;
+    assert_eq!(refused, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prometheus_sends_its_samples_to_us() {
+    let folder = tempfile::tempdir().unwrap();
+    let supervisor = Supervisor::start(folder.path(), "").await;
+    let config = format!(
+        "global: {{scrape_interval: 1s}}\n\
+         scrape_configs: [{{job_name: own, static_configs: [{{targets: ['SELF']}}]}}]\n\
+         remote_write: [{{url: '{}/api/v1/write', authorization: {{credentials: {TOKEN}}},\
+         metadata_config: {{send_interval: 1s}}}}]\n",
+        supervisor.base
+    );
+    let _remote = Prometheus::start(&config);
+    until("its samples are here", async || {
+        value(&supervisor.base, "up{job=\"own\"}").await == Some(json!("1"))
+    })
+    .await;
+    until("its metadata is here", async || {
+        let text = supervisor.get("/api/v1/metadata?metric=prometheus_build_info").await;
+        text.contains("\"type\":\"gauge\"")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_prometheus_stands_in_for_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "global: {scrape_interval: 1s}\n\
+                  scrape_configs: [{job_name: own, static_configs: [{targets: ['SELF']}]}]\n";
+    let mut remote = Prometheus::start(config);
+    let rules = folder.path().join("rules.yml");
+    let text = "groups: [{name: g, interval: 1s, rules: [\
+                {alert: Seen, expr: 'up{job=\"own\"} == 1', labels: {severity: info}},\
+                {alert: Away, expr: 'rate(prometheus_rule_evaluation_failures_total[1m]) > 0'}]}]";
+    std::fs::write(&rules, text).unwrap();
+    let settings = format!(
+        "[rules]\nfiles = [\"rules.yml\"]\n[metrics]\nbackend = \"prometheus\"\n\
+         [metrics.prometheus]\nurl = \"{}\"\ntimeout = \"2s\"\n",
+        remote.base()
+    );
+    let supervisor = Supervisor::start(folder.path(), &settings).await;
+    let firing = async |name: &str| {
+        let alerts: Value = serde_json::from_str(&supervisor.get("/api/v1/alerts").await).unwrap();
+        let alerts = alerts["data"]["alerts"].as_array().unwrap().clone();
+        alerts.iter().any(|alert| alert["labels"]["alertname"] == name)
+    };
+    until("a rule fires on a series of the remote", async || firing("Seen").await).await;
+    assert_eq!(value(&supervisor.base, "up{job=\"own\"}").await, Some(json!("1")));
+    let wrong = supervisor.get("/api/v1/query?query=sum(").await;
+    assert!(wrong.contains("bad_data"), "{wrong}");
+
+    remote.stop();
+    until("the absence of the remote is an alert", async || firing("Away").await).await;
+    assert!(firing("Seen").await, "what is not known leaves its alert as it is");
+    let answer = supervisor.get("/api/v1/query?query=up").await;
+    assert!(answer.contains("\"errorType\":\"unavailable\""), "{answer}");
+
+    remote.start_again();
+    until("it is asked again", async || {
+        value(&supervisor.base, "up{job=\"own\"}").await == Some(json!("1"))
+    })
+    .await;
+}
