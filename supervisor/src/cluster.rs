@@ -294,6 +294,30 @@ pub struct RedisServerStatus {
     pub version: Option<String>,
 }
 
+/// Nothing is changed by ourselves until it ends. What operators ask for is still done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// Why.
+    pub reason: String,
+    /// Who wanted it.
+    pub by: String,
+    /// When it ends by itself; `None`: not until somebody ends it.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// A switchover to come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Appointment {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// To which server; the best one of then if `None`.
+    pub target: Option<Address>,
+    /// Who wanted it.
+    pub by: String,
+}
+
 /// A Redis primary with its replicas.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RedisStatus {
@@ -315,6 +339,15 @@ pub struct RedisStatus {
     pub loss_estimate_bytes: Option<u64>,
     /// When the last failover ended.
     pub last_failover: Option<DateTime<Utc>>,
+    /// Automatic changes are paused.
+    #[serde(default)]
+    pub pause: Option<Pause>,
+    /// A switchover that is to come.
+    #[serde(default)]
+    pub switchover: Option<Appointment>,
+    /// A failover waits for an operator's approval.
+    #[serde(default)]
+    pub awaits_approval: bool,
 }
 
 /// What the synthetic chat client sees: the truth about the service.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cluster::{Address, ServerState, ServerStatus};
+use crate::cluster::{Address, Appointment, Pause, ServerState, ServerStatus};
 
 /// Commands waiting for one part; more are refused as `Busy`. Operators and drills give a handful at most.
 pub const QUEUE_MAX: usize = 16;
@@ -48,7 +48,7 @@ pub struct SetServer {
     pub reply: Reply<ServerStatus>,
 }
 
-/// For the Redis controller: a planned switchover, or a failover if the primary is down.
+/// A planned switchover, or a failover if the primary is down.
 #[derive(Debug)]
 pub struct Failover {
     /// The wanted primary; the best candidate if `None`.
@@ -57,6 +57,55 @@ pub struct Failover {
     pub by: String,
     /// What was done.
     pub reply: Reply<FailoverReport>,
+}
+
+/// For the Redis controller.
+#[derive(Debug)]
+pub enum RedisCommand {
+    /// Replace the primary.
+    FailOver(Failover),
+    /// Change nothing without being asked, until it ends.
+    Pause {
+        /// Why, who, how long.
+        pause: Pause,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// End the pause.
+    Resume {
+        /// Who asked, for the journal.
+        by: String,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// Agree to the failover that waits.
+    Approve {
+        /// Who asked, for the journal.
+        by: String,
+        /// Done; the failover follows.
+        reply: Reply<()>,
+    },
+    /// End the cool-down after the last failover.
+    Acknowledge {
+        /// Who asked, for the journal.
+        by: String,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// Replace the primary later.
+    Appoint {
+        /// When, to which server, for whom.
+        appointment: Appointment,
+        /// Noted.
+        reply: Reply<()>,
+    },
+    /// Forget that.
+    Cancel {
+        /// Who asked, for the journal.
+        by: String,
+        /// Done.
+        reply: Reply<()>,
+    },
 }
 
 /// What a failover or switchover did.
@@ -155,7 +204,7 @@ pub struct Control {
     /// The server controller.
     pub servers: Option<mpsc::Sender<SetServer>>,
     /// The Redis controller.
-    pub redis: Option<mpsc::Sender<Failover>>,
+    pub redis: Option<mpsc::Sender<RedisCommand>>,
     /// The backup scheduler.
     pub backup: Option<mpsc::Sender<TakeBackup>>,
     /// The drill runner.

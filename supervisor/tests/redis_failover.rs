@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cluster::{Cluster, Server, servers, until};
-use holdfast_supervisor::cluster::{Address, RedisRole, RedisState};
+use holdfast_supervisor::cluster::{Address, Appointment, Pause, RedisRole, RedisState};
+use holdfast_supervisor::control::RedisCommand;
 use tokio::time::{Instant, sleep};
 
 /// Where a server stands in the list.
@@ -311,6 +312,8 @@ async fn a_large_primary_that_is_killed_is_known_to_be_dead_before_its_sockets_c
     let servers = servers().await;
     let pid_files: Vec<_> = servers.iter().flatten().map(Server::pid_file).collect();
     let cluster = Cluster::start(servers, |settings| {
+        // Filling it takes longer on a busy machine; only its end is the matter here.
+        settings.hang_after = Duration::from_secs(20);
         for (server, pid_file) in settings.servers.iter_mut().zip(pid_files) {
             server.pid_file = Some(pid_file);
         }
@@ -361,4 +364,61 @@ async fn a_primary_at_work_on_a_long_script_is_not_replaced() {
     cluster.until_healthy(0).await;
     assert_eq!(cluster.status().primary, Some(primary));
     assert_eq!(cluster.status().epoch, epoch, "{:#?}", cluster.records());
+}
+
+/// A pause holds a failover back over a restart of ours, and the end of the pause lets it happen; approval does the same for one plan.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pause_and_approval_hold_a_failover_back_until_an_operator_agrees() {
+    let cluster = Cluster::start(servers().await, |settings| {
+        settings.approval = Some(Duration::from_mins(5));
+    })
+    .await;
+    cluster.primary().confirmed_write("before", "1").await;
+    let (epoch, old) = (cluster.status().epoch, cluster.primary().address());
+    let at = position(&cluster, &old);
+    let pause = Pause { reason: "network work".to_owned(), by: "test".to_owned(), until: None };
+    cluster.order(|reply| RedisCommand::Pause { pause, reply }).await.unwrap();
+    let cluster = cluster.restart(|servers| servers[at] = None).await;
+    until("the pause is given as the reason", || async {
+        cluster.status().reason.is_some_and(|reason| reason.contains("paused (network work"))
+    })
+    .await;
+    let by = || "test".to_owned();
+    let early = cluster.order(|reply| RedisCommand::Approve { by: by(), reply }).await;
+    assert!(early.unwrap_err().to_string().contains("no failover waits"));
+    cluster.order(|reply| RedisCommand::Resume { by: by(), reply }).await.unwrap();
+    until("it waits for approval", || async { cluster.status().awaits_approval }).await;
+    assert_eq!(cluster.status().primary, Some(old));
+    cluster.order(|reply| RedisCommand::Approve { by: by(), reply }).await.unwrap();
+    cluster.until_healthy(epoch).await;
+    assert_eq!(cluster.primary().try_run("GET before").await.as_deref(), Some("1"));
+    assert!(!cluster.status().awaits_approval);
+    let end = cluster.order(|reply| RedisCommand::Acknowledge { by: by(), reply }).await;
+    assert_eq!(end, Ok(()));
+}
+
+/// A switchover that was set for later happens then; one that is cancelled does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_appointed_switchover_is_kept() {
+    let cluster = Cluster::start(servers().await, |_| {}).await;
+    let epoch = cluster.status().epoch;
+    let target = cluster.status().candidate.unwrap();
+    let in_seconds = |seconds| Appointment {
+        at: chrono::Utc::now() + chrono::TimeDelta::milliseconds(seconds),
+        target: Some(target.clone()),
+        by: "test".to_owned(),
+    };
+    let past = in_seconds(-1000);
+    let refused = cluster.order(|reply| RedisCommand::Appoint { appointment: past, reply }).await;
+    assert!(refused.unwrap_err().to_string().contains("past"));
+    let later = in_seconds(3_600_000);
+    cluster.order(|reply| RedisCommand::Appoint { appointment: later, reply }).await.unwrap();
+    assert!(cluster.status().switchover.is_some());
+    let by = "test".to_owned();
+    cluster.order(|reply| RedisCommand::Cancel { by, reply }).await.unwrap();
+    let soon = in_seconds(300);
+    cluster.order(|reply| RedisCommand::Appoint { appointment: soon, reply }).await.unwrap();
+    cluster.until_healthy(epoch).await;
+    assert_eq!(cluster.status().primary, Some(target));
+    assert_eq!(cluster.status().switchover, None);
 }

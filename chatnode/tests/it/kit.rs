@@ -283,7 +283,8 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("chatnode.toml");
         let text = settings(dir.path(), redis, more);
-        std::fs::write(&file, text.replacen("[tokens]\n", &format!("[tokens]\n{tokens}"), 1)).unwrap();
+        std::fs::write(&file, text.replacen("[tokens]\n", &format!("[tokens]\n{tokens}"), 1))
+            .unwrap();
         let config = Config::load(&file).unwrap();
         let listeners = Listeners::bind(&config).await.unwrap();
         let client = listeners.client.local_addr().unwrap();

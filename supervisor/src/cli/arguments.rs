@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cluster::Address;
@@ -149,7 +150,32 @@ pub(super) enum Command {
         /// The wanted primary
         #[arg(long, value_name = "HOST:PORT")]
         to: Option<Address>,
+        /// Later: HH:MM or "YYYY-MM-DD HH:MM" in local time, or RFC 3339
+        #[arg(long, value_name = "TIME", value_parser = super::redis::time)]
+        at: Option<DateTime<Utc>>,
+        /// Forget the switchover that was set for later
+        #[arg(long, conflicts_with_all = ["to", "at"])]
+        cancel: bool,
     },
+    /// Have the supervisor change nothing about Redis by itself for a while
+    #[command(
+        long_about = "No failover, no repair and no hand-over by itself until the pause ends; it watches and alerts as before, and does what \
+            it is asked for. The pause outlives a restart of the supervisor."
+    )]
+    Pause {
+        /// Why, for whoever wonders
+        #[arg(long)]
+        reason: String,
+        /// How long, such as 2h or 30m; without it until `holdfast resume`
+        #[arg(long = "for", value_name = "DURATION", value_parser = holdfast_settings::duration::parse)]
+        limit: Option<std::time::Duration>,
+    },
+    /// End a pause
+    Resume,
+    /// Agree to the failover that waits for approval
+    Approve,
+    /// End the cool-down after a failover: you have seen to its cause
+    Acknowledge,
     /// Take a backup of Redis, or list the backups
     #[command(
         long_about = "Takes a snapshot over the replication protocol from a replica, compresses it, and restores it into a scratch server \

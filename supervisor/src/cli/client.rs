@@ -209,6 +209,11 @@ impl Client {
         self.change("redis/failover", &body).await
     }
 
+    /// Another order about Redis: `what` is the path after `redis/`.
+    pub async fn redis(&self, what: &str, body: &Value) -> Result<Value, ClientError> {
+        self.change(&format!("redis/{what}"), body).await
+    }
+
     /// The stored backups, newest first, as the supervisor lists them.
     pub async fn backups(&self) -> Result<Vec<Value>, ClientError> {
         let answer: Value = self.get("backups", &[]).await?;

@@ -1,4 +1,4 @@
-//! Commands that change something: servers, the Redis primary, backups.
+//! Commands that change something: servers, backups.
 
 use std::pin::pin;
 
@@ -10,7 +10,7 @@ use super::arguments::BackupCommand;
 use super::client::{BackupStep, Client};
 use super::print::{bytes, millis, table};
 use super::{CliError, Output};
-use crate::cluster::{Address, ServerState, ServerStatus};
+use crate::cluster::{ServerState, ServerStatus};
 use crate::control::{BackupProgress, BackupReport};
 
 pub(super) async fn drain(
@@ -52,27 +52,6 @@ fn server_text(status: &ServerStatus) -> String {
     let ServerStatus { name, state, weight, .. } = status;
     let usable = if status.usable { "" } else { "; the balancer does not use it at the moment" };
     format!("{name} is {state} with weight {weight}{usable}.")
-}
-
-pub(super) async fn failover(
-    client: &Client,
-    target: Option<&Address>,
-    output: Output,
-) -> Result<(), CliError> {
-    let report = client.failover(target).await?;
-    output.result(&report, || {
-        let from = report.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
-        let loss = match report.lost_bytes {
-            Some(0) => "; nothing is lost".to_owned(),
-            Some(bytes) => format!("; {bytes} bytes were only on the old primary"),
-            None => String::new(),
-        };
-        let time = millis(report.seconds);
-        format!(
-            "The Redis primary moved{from} to {} in {time} (epoch {}){loss}.",
-            report.to, report.epoch
-        )
-    })
 }
 
 pub(super) async fn backup(

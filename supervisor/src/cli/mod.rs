@@ -13,6 +13,7 @@ mod drill;
 mod events;
 pub(crate) mod http;
 pub mod print;
+mod redis;
 mod restore;
 mod status;
 
@@ -155,7 +156,26 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), CliError> {
             cluster::weight(&client()?, &server, weight, force, output).await
         }
         Command::Ready { server } => cluster::ready(&client()?, &server, output).await,
-        Command::Failover { to } => cluster::failover(&client()?, to.as_ref(), output).await,
+        Command::Failover { cancel: true, .. } => {
+            let done = "No switchover is set any more.";
+            redis::order(&client()?, "switchover/cancel", done, output).await
+        }
+        Command::Failover { to, at, .. } => {
+            redis::failover(&client()?, to.as_ref(), at, output).await
+        }
+        Command::Pause { reason, limit } => redis::pause(&client()?, &reason, limit, output).await,
+        Command::Resume => {
+            let done = "The supervisor acts by itself again.";
+            redis::order(&client()?, "resume", done, output).await
+        }
+        Command::Approve => {
+            let done = "Approved; `holdfast events follow` shows the failover.";
+            redis::order(&client()?, "approve", done, output).await
+        }
+        Command::Acknowledge => {
+            let done = "The cool-down after the last failover is over.";
+            redis::order(&client()?, "acknowledge", done, output).await
+        }
         Command::Backup { command } => cluster::backup(&client()?, command, output).await,
         Command::Restore(restore) => restore::run(restore, output).await,
         Command::Drill { command } => drill::run(&client()?, command, output).await,

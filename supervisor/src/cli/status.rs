@@ -109,6 +109,19 @@ fn redis_line(redis: &RedisStatus) -> String {
             append!(text, " ({loss} bytes behind)");
         }
     }
+    if let Some(pause) = &redis.pause {
+        append!(text, "; PAUSED by {}: {}", pause.by, pause.reason);
+        if let Some(until) = pause.until {
+            append!(text, " (until {})", until.with_timezone(&chrono::Local).format("%F %T"));
+        }
+    }
+    if let Some(appointment) = &redis.switchover {
+        let at = appointment.at.with_timezone(&chrono::Local).format("%F %T");
+        append!(text, "; will be moved at {at}");
+    }
+    if redis.awaits_approval {
+        append!(text, "; a failover waits for `holdfast approve`");
+    }
     text
 }
 

@@ -10,12 +10,11 @@ use holdfast_settings::{Faults, Secret, Source};
 
 use super::{
     Backup, Balancer, Canary, Config, DrillSchedule, Drills, Email, Guards, Log, Node, Notify,
-    Redis, RedisServer, SCENARIOS, Supervisor, Webhook, file,
+    SCENARIOS, Supervisor, Webhook, file,
 };
 
-/// Nodes and Redis servers one supervisor watches; each costs a scrape per second.
+/// Nodes one supervisor watches; each costs a scrape per second.
 const NODES_MAX: usize = 200;
-const REDIS_SERVERS_MAX: usize = 16;
 
 /// Checks everything and converts.
 pub(super) fn check(file: file::File, source: &Source) -> Result<Config, Faults> {
@@ -184,66 +183,6 @@ impl Checker<'_> {
         self.name("balancer.pool", &written.pool);
         let token = self.secret("balancer.token_file", written.token_file)?;
         Some(Balancer { admin: written.admin, token, pool: written.pool })
-    }
-
-    fn redis(&mut self, written: file::Redis) -> Option<Redis> {
-        self.name("redis.name", &written.name);
-        let count = written.servers.len();
-        self.require(
-            (1..=REDIS_SERVERS_MAX).contains(&count),
-            "redis.servers",
-            format!("expected 1 to {REDIS_SERVERS_MAX} addresses, found {count}"),
-        );
-        let mut seen = HashSet::new();
-        for (index, address) in written.servers.iter().enumerate() {
-            if !seen.insert(address) {
-                self.fault(format!("redis.servers[{index}]"), format!("{address} is there twice"));
-            }
-        }
-        let pids = written.pid_files.len();
-        self.require(
-            pids == 0 || pids == count,
-            "redis.pid_files",
-            format!("expected one for each of the {count} servers (\"\" for none), found {pids}"),
-        );
-        self.require(
-            written.probe_interval.as_millis() >= 10,
-            "redis.probe_interval",
-            "expected at least 10ms",
-        );
-        self.require(
-            written.hang_after >= written.probe_timeout
-                && written.hang_after >= 2 * written.probe_interval,
-            "redis.hang_after",
-            "expected at least redis.probe_timeout and twice redis.probe_interval",
-        );
-        if written.username.is_some() && written.password_file.is_none() {
-            self.fault("redis.username", "expected redis.password_file beside it");
-        }
-        let password = self.optional_secret("redis.password_file", written.password_file).ok()?;
-        let mut pid_files = written.pid_files.into_iter();
-        let servers = written
-            .servers
-            .into_iter()
-            .map(|address| RedisServer {
-                address,
-                pid_file: pid_files
-                    .next()
-                    .filter(|path| !path.as_os_str().is_empty())
-                    .map(|path| self.path(path)),
-            })
-            .collect();
-        Some(Redis {
-            name: written.name,
-            servers,
-            username: written.username,
-            password,
-            manage: written.manage,
-            probe_interval: written.probe_interval,
-            probe_timeout: written.probe_timeout,
-            hang_after: written.hang_after,
-            failover_cooldown: written.failover_cooldown,
-        })
     }
 
     fn guards(&mut self, written: file::Guards) -> Guards {

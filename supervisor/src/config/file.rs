@@ -17,9 +17,6 @@ macro_rules! default_durations {
 // Each default and its reason.
 default_durations! {
     second = 1_000;                 // the reaction time people expect of "seconds"
-    probe_interval = 100;           // one tenth of hang_after: ten chances to see an answer
-    probe_timeout = 500;            // above the fork pause of a 4 GB Redis (80-95 ms per GB, measured)
-    cooldown = 30_000;              // long enough for the replicas to resynchronise after a failover
     close_after = 10_000;           // a latency rule's own window is 5 s; twice that is calm
     return_step_every = 3_000;      // three scrapes under the new load before the next step
     canary_interval = 100;          // resolution of RTO figures
@@ -45,7 +42,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) node: Vec<Node>,
     pub(super) balancer: Option<Balancer>,
-    pub(super) redis: Option<Redis>,
+    pub(super) redis: Option<super::redis::Written>,
     pub(super) sentinel: Option<Sentinel>,
     #[serde(default)]
     pub(super) guards: Guards,
@@ -101,32 +98,6 @@ pub(super) struct Balancer {
     pub(super) admin: Address,
     pub(super) token_file: PathBuf,
     pub(super) pool: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Redis {
-    #[serde(default = "redis_name")]
-    pub(super) name: String,
-    pub(super) servers: Vec<Address>,
-    pub(super) username: Option<String>,
-    pub(super) password_file: Option<PathBuf>,
-    #[serde(default)]
-    pub(super) pid_files: Vec<PathBuf>,
-    #[serde(default = "yes")]
-    pub(super) manage: bool,
-    #[serde(default = "probe_interval", with = "duration")]
-    pub(super) probe_interval: Duration,
-    #[serde(default = "probe_timeout", with = "duration")]
-    pub(super) probe_timeout: Duration,
-    #[serde(default = "second", with = "duration")]
-    pub(super) hang_after: Duration,
-    #[serde(default = "cooldown", with = "duration")]
-    pub(super) failover_cooldown: Duration,
-}
-
-fn redis_name() -> String {
-    "main".to_owned()
 }
 
 fn yes() -> bool {

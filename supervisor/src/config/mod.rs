@@ -7,6 +7,7 @@
 mod check;
 mod file;
 mod metrics;
+mod redis;
 mod relabel;
 mod remote;
 mod rules;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 use crate::cluster::Address;
 
 pub use metrics::Metrics;
+pub use redis::{Redis, RedisServer};
 pub use rules::Rules;
 pub use scrape::Scrape;
 
@@ -112,38 +114,6 @@ pub struct Balancer {
     pub token: Secret,
     /// The pool whose servers are the chat nodes.
     pub pool: String,
-}
-
-/// A Redis primary with its replicas.
-#[derive(Debug, Clone)]
-pub struct Redis {
-    /// Name under which clients ask for the primary.
-    pub name: String,
-    /// All of them, whichever is the primary now. Never empty.
-    pub servers: Vec<RedisServer>,
-    /// ACL user; `None`: the default user.
-    pub username: Option<String>,
-    /// Its password.
-    pub password: Option<Secret>,
-    /// False: watch and alert only.
-    pub manage: bool,
-    /// Time between two probes of a server.
-    pub probe_interval: Duration,
-    /// A probe without an answer for this long has failed.
-    pub probe_timeout: Duration,
-    /// A primary that is connected but silent this long, with its replicas' offsets frozen, is down.
-    pub hang_after: Duration,
-    /// No second automatic failover within this time, unless death is proven.
-    pub failover_cooldown: Duration,
-}
-
-/// One Redis server.
-#[derive(Debug, Clone)]
-pub struct RedisServer {
-    /// Where it is.
-    pub address: Address,
-    /// For drills on this host.
-    pub pid_file: Option<PathBuf>,
 }
 
 /// Limits on what may be done to the cluster.

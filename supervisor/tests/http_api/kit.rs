@@ -13,7 +13,7 @@ use holdfast_supervisor::cluster::{
     ServerStatus, ServersStatus,
 };
 use holdfast_supervisor::control::{
-    Control, DrillCommand, Failover, Reload, SetServer, TakeBackup,
+    Control, DrillCommand, RedisCommand, Reload, SetServer, TakeBackup,
 };
 use holdfast_supervisor::record::{Draft, Journal, Kind, Retention, Severity};
 use holdfast_supervisor::remote::prometheus::Prometheus;
@@ -46,7 +46,7 @@ pub(crate) struct Server {
 
 pub(crate) struct Commands {
     pub(crate) servers: mpsc::Receiver<SetServer>,
-    pub(crate) redis: mpsc::Receiver<Failover>,
+    pub(crate) redis: mpsc::Receiver<RedisCommand>,
     pub(crate) backup: mpsc::Receiver<TakeBackup>,
     pub(crate) drills: mpsc::Receiver<DrillCommand>,
     pub(crate) reload: mpsc::Receiver<Reload>,

@@ -1,7 +1,7 @@
 //! The operator API: who may do what, what is read, and commands to the parts.
 
 use holdfast_supervisor::cluster::{ServerState, ServerStatus, ServersStatus};
-use holdfast_supervisor::control::{ControlError, DrillCommand, FailoverReport};
+use holdfast_supervisor::control::{ControlError, DrillCommand, FailoverReport, RedisCommand};
 use holdfast_supervisor::record::{Draft, Kind, Severity};
 use serde_json::{Value, json};
 
@@ -137,13 +137,38 @@ async fn commands_reach_their_part_and_bring_its_answer_back() {
         let text = error.to_string();
         let request = client.post(format!("{base}/operator/v1/redis/failover")).bearer_auth(TOKEN);
         let part = async {
-            let command = server.commands.redis.recv().await.unwrap();
+            let RedisCommand::FailOver(command) = server.commands.redis.recv().await.unwrap()
+            else {
+                panic!("another command");
+            };
             assert_eq!(command.target, None);
             command.reply.send(Err::<FailoverReport, _>(error)).unwrap();
         };
         let (response, ()) = tokio::join!(request.send(), part);
         assert_eq!(body(response.unwrap()).await, (expected, json!({ "error": text })));
     }
+
+    let request = client
+        .post(format!("{base}/operator/v1/redis/pause"))
+        .bearer_auth(TOKEN)
+        .json(&json!({"reason": "network work", "seconds": 60}));
+    let part = async {
+        match server.commands.redis.recv().await.unwrap() {
+            RedisCommand::Pause { pause, reply } => {
+                assert_eq!(pause.reason, "network work");
+                assert!(pause.until.unwrap() > chrono::Utc::now());
+                reply.send(Ok(())).unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (response, ()) = tokio::join!(request.send(), part);
+    assert_eq!(body(response.unwrap()).await, (200, json!({})));
+    let wrong = client
+        .post(format!("{base}/operator/v1/redis/pause"))
+        .bearer_auth(TOKEN)
+        .json(&json!({"reason": " "}));
+    assert_eq!(body(wrong.send().await.unwrap()).await.0, 409);
 
     let request =
         client.post(format!("{base}/operator/v1/drills/chatnode-crash")).bearer_auth(TOKEN);

@@ -10,7 +10,8 @@ use holdfast_psync::{Address as RedisAddress, Connection, Endpoint};
 use holdfast_supervisor::act::redis::{Handles, RedisController};
 use holdfast_supervisor::cluster::{Address, RedisState, RedisStatus};
 use holdfast_supervisor::config;
-use holdfast_supervisor::control::{ControlError, Failover, FailoverReport};
+use holdfast_supervisor::control::{ControlError, Failover, FailoverReport, RedisCommand, Reply};
+use holdfast_supervisor::plan::failover::Standing;
 use holdfast_supervisor::record::Sink;
 use holdfast_telemetry::Registry;
 use tempfile::TempDir;
@@ -152,7 +153,7 @@ pub(crate) struct Cluster {
     pub(crate) servers: Vec<Option<Server>>,
     pub(crate) handles: Handles,
     pub(crate) registry: Registry,
-    pub(crate) commands: mpsc::Sender<Failover>,
+    pub(crate) commands: mpsc::Sender<RedisCommand>,
     pub(crate) records: Arc<Mutex<Vec<String>>>,
     pub(crate) state_dir: TempDir,
     pub(crate) shutdown: CancellationToken,
@@ -258,9 +259,17 @@ impl Cluster {
         &self,
         target: Option<Address>,
     ) -> Result<FailoverReport, ControlError> {
+        let by = "test".to_owned();
+        self.order(|reply| RedisCommand::FailOver(Failover { target, by, reply })).await
+    }
+
+    /// Gives an order and waits for the answer.
+    pub(crate) async fn order<T>(
+        &self,
+        command: impl FnOnce(Reply<T>) -> RedisCommand,
+    ) -> Result<T, ControlError> {
         let (reply, answer) = oneshot::channel();
-        let command = Failover { target, by: "test".to_owned(), reply };
-        self.commands.send(command).await.unwrap();
+        self.commands.send(command(reply)).await.unwrap();
         answer.await.unwrap()
     }
 }
@@ -274,7 +283,11 @@ fn settings_of(
         servers: servers
             .iter()
             .flatten()
-            .map(|server| config::RedisServer { address: server.address(), pid_file: None })
+            .map(|server| config::RedisServer {
+                address: server.address(),
+                pid_file: None,
+                standing: Standing::default(),
+            })
             .collect(),
         username: None,
         password: None,
@@ -283,6 +296,8 @@ fn settings_of(
         probe_timeout: Duration::from_millis(500),
         hang_after: Duration::from_secs(1),
         failover_cooldown: Duration::from_secs(30),
+        loss_bytes_max: None,
+        approval: None,
     };
     change(&mut settings);
     settings

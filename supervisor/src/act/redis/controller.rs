@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use super::repair::Aside;
-use super::{SentinelEvent, Topology, saved};
+use super::{SentinelEvent, Topology, orders, saved};
 use crate::cluster::{Address, RedisServerStatus, RedisState, RedisStatus};
 use crate::config;
-use crate::control::Failover;
+use crate::control::RedisCommand;
 use crate::judge::redis::{ServerView, Verdict};
 use crate::observe::redis::{Login, RedisSamples, Settings as WatchSettings, Watch};
-use crate::plan::failover::{Action, Choice, Event, Planner, Settings, next};
+use crate::plan::failover::{Action, Choice, Event, Orders, Planner, Settings, next};
 use crate::record::{Draft, Kind, Severity, Sink};
 
 /// A look at least this often, whether or not a server has news: silence is no news.
@@ -69,7 +69,9 @@ pub struct RedisController {
     pub(super) state: RedisState,
     pub(super) reason: Option<String>,
     pub(super) last_failover: Option<DateTime<Utc>>,
-    pub(super) commands: mpsc::Receiver<Failover>,
+    pub(super) commands: mpsc::Receiver<RedisCommand>,
+    /// What operators have ordered.
+    pub(super) orders: Orders,
     pub(super) is_incident_open: bool,
     /// The state being written.
     saving: Option<JoinHandle<()>>,
@@ -81,21 +83,21 @@ pub struct RedisController {
     /// Silence before this was our own.
     forgiven: Option<Instant>,
     last_round: Instant,
-    changed: Arc<Notify>,
+    pub(super) changed: Arc<Notify>,
     status: watch::Sender<RedisStatus>,
     topology: watch::Sender<Arc<Topology>>,
     samples: watch::Sender<Vec<RedisSamples>>,
 }
 
 impl RedisController {
-    /// A controller for the servers of `config`. Epoch and primary are kept in `state_file`; `commands` are operators' switchovers.
+    /// A controller for the servers of `config`. Epoch and primary are kept in `state_file`, orders beside it; `commands` are operators'.
     pub fn new(
         config: config::Redis,
         observe_only: bool,
         state_file: PathBuf,
         registry: &Registry,
         sink: Sink,
-        commands: mpsc::Receiver<Failover>,
+        commands: mpsc::Receiver<RedisCommand>,
     ) -> (Self, Handles) {
         let now = Instant::now();
         let kept = saved::read(&state_file, &config.name).unwrap_or_else(|error| {
@@ -112,8 +114,24 @@ impl RedisController {
             probe_timeout: config.probe_timeout,
             hang_after: config.hang_after,
             failover_cooldown: config.failover_cooldown,
+            loss_bytes_max: config.loss_bytes_max,
+            approval: config.approval,
+            standings: config
+                .servers
+                .iter()
+                .map(|server| (server.address.clone(), server.standing.clone()))
+                .collect(),
         };
-        let planner = Planner::new(settings, kept, now.into_std());
+        let mut planner = Planner::new(settings, kept, now.into_std());
+        let orders = orders::read(&state_file).unwrap_or_else(|error| {
+            let text = Chain(&error).to_string();
+            tracing::error!(error = text, "saved orders for Redis are not used");
+            let message = "a pause or a switchover that was set is not known any more";
+            let subject = format!("redis/{}", config.name);
+            sink(Draft::new(Kind::ActionFailed, Severity::Warning, subject, message).because(text));
+            Orders::default()
+        });
+        planner.set_pause(orders.pause.as_ref());
         let views: Vec<_> = config
             .servers
             .iter()
@@ -130,6 +148,9 @@ impl RedisController {
             candidate: None,
             loss_estimate_bytes: None,
             last_failover: None,
+            pause: orders.pause.clone(),
+            switchover: orders.appointment.clone(),
+            awaits_approval: false,
         };
         let login = config
             .password
@@ -161,6 +182,7 @@ impl RedisController {
             reason: None,
             last_failover: None,
             commands,
+            orders,
             is_incident_open: false,
             saving: None,
             candidate: None,
@@ -243,10 +265,12 @@ impl RedisController {
             Action::Adopt { primary, why } => self.adopt(primary, why, &views),
             Action::FailOver => {
                 // Its end has been recorded and published.
-                let _ = self.fail_over(&decision, None).await;
+                let _ = self.fail_over(&decision, false, None).await;
             }
             Action::Repair(repairs) => self.repair(repairs).await,
+            Action::HandOver(choice) => self.hand_back(choice.clone()).await,
         }
+        self.keep_appointments().await;
         self.publish(&self.views());
         self.last_round = Instant::now();
     }
@@ -329,7 +353,8 @@ impl RedisController {
                 // It has told of its own failure.
                 before.await.ok();
             }
-            let written = tokio::task::spawn_blocking(move || saved::write(&path, &state)).await;
+            let written =
+                tokio::task::spawn_blocking(move || saved::write_json(&path, &state)).await;
             let error = match written {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => Chain(&error).to_string(),
@@ -383,6 +408,9 @@ impl RedisController {
             candidate: candidate.map(|choice| choice.address.clone()),
             loss_estimate_bytes: loss,
             last_failover: self.last_failover,
+            pause: self.orders.pause.clone(),
+            switchover: self.orders.appointment.clone(),
+            awaits_approval: self.planner.awaits_approval(),
         };
         self.topology
             .send_replace(Arc::new(Topology { status: status.clone(), views: views.to_vec() }));

@@ -7,6 +7,7 @@
 mod commands;
 mod controller;
 mod metrics;
+mod orders;
 mod repair;
 mod run;
 mod salvage;

@@ -53,18 +53,20 @@ impl RedisController {
         self.publish(&self.views());
     }
 
-    /// Replaces a primary that does not serve; `wanted` is an operator's choice of the next one.
+    /// Replaces a primary that does not serve. `asked`: an operator wants it, whatever it costs; `wanted` is the operator's choice of the next
+    /// one.
     #[tracing::instrument(name = "redis failover", skip_all, fields(redis = self.config.name))]
     pub(super) async fn fail_over(
         &mut self,
         decision: &Decision,
+        asked: bool,
         wanted: Option<&Address>,
     ) -> Result<FailoverReport, ControlError> {
         let Some(from) = self.planner.primary().cloned() else {
             return Err(ControlError::Failed("no primary is known".to_owned()));
         };
         let mut attempt = self.begin("failover", &from);
-        match self.steps(&mut attempt, decision, wanted).await {
+        match self.steps(&mut attempt, decision, asked, wanted).await {
             Ok(report) => Ok(report),
             Err(Stop::Withheld(why)) => {
                 self.enter(Event::Withheld, Some(why.clone()));
@@ -83,6 +85,7 @@ impl RedisController {
         &mut self,
         attempt: &mut Attempt,
         decision: &Decision,
+        asked: bool,
         wanted: Option<&Address>,
     ) -> Result<FailoverReport, Stop> {
         let from = attempt.run.from.clone();
@@ -111,6 +114,10 @@ impl RedisController {
                 return Err(Stop::Withheld(why));
             }
         };
+        // What the replicas have is known only now.
+        if !asked && let Some(why) = self.planner.too_much_lost(&choice) {
+            return Err(Stop::Withheld(why));
+        }
         attempt.run.to = Some(choice.address.clone());
         self.tell_election(attempt, &choice);
         self.step(attempt, Event::Elected, choice.reasons[0].text.clone());

@@ -1,7 +1,10 @@
-//! The epoch and the primary, kept over our own restart.
+//! The epoch and the primary, and what operators ordered, kept over our own restart.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::plan::failover::Saved;
 
@@ -30,20 +33,24 @@ pub(super) enum SavedError {
 
 /// What was kept; `None` if nothing was yet, or it belongs to another primary.
 pub(super) fn read(path: &Path, name: &str) -> Result<Option<Saved>, SavedError> {
+    Ok(read_json(path)?.filter(|saved: &Saved| saved.name == name))
+}
+
+/// A file of ours; `None` if there is none.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SavedError> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(SavedError::Read { path: path.to_owned(), source }),
     };
-    let saved: Saved = serde_json::from_slice(&text)
-        .map_err(|source| SavedError::Parse { path: path.to_owned(), source })?;
-    Ok(Some(saved).filter(|saved| saved.name == name))
+    let parsed = serde_json::from_slice(&text);
+    parsed.map(Some).map_err(|source| SavedError::Parse { path: path.to_owned(), source })
 }
 
 /// Writes all or nothing, on the disk when it returns.
-pub(super) fn write(path: &Path, saved: &Saved) -> Result<(), SavedError> {
+pub(super) fn write_json(path: &Path, content: &impl Serialize) -> Result<(), SavedError> {
     let fail = |source| SavedError::Write { path: path.to_owned(), source };
-    let text = serde_json::to_vec_pretty(saved).map_err(|e| fail(io::Error::other(e)))?;
+    let text = serde_json::to_vec_pretty(content).map_err(|e| fail(io::Error::other(e)))?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
@@ -71,7 +78,7 @@ mod tests {
             offset: 9,
             fork: None,
         };
-        write(&path, &saved).unwrap();
+        write_json(&path, &saved).unwrap();
         assert_eq!(read(&path, "main").unwrap(), Some(saved));
         assert_eq!(read(&path, "other").unwrap(), None);
         std::fs::write(&path, "{").unwrap();

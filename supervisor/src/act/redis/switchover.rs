@@ -31,17 +31,37 @@ const CATCH_UP_LIMIT: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(2);
 
 impl RedisController {
-    /// Carries out an operator's command and answers it.
-    pub(super) async fn command(&mut self, command: Failover) {
+    /// Replaces the primary because an operator said so, and answers.
+    pub(super) async fn failover_command(&mut self, command: Failover) {
         let Failover { target, by, reply } = command;
-        let answer = self.replace_primary(target.as_ref(), &by).await;
+        let answer = self.asked_for(target.as_ref(), &by).await;
+        // The asker may have gone; what was done stays done.
+        let _ = reply.send(answer);
+    }
+
+    /// Replaces the primary as an operator wants it; a refusal is recorded.
+    pub(super) async fn asked_for(
+        &mut self,
+        target: Option<&Address>,
+        by: &str,
+    ) -> Result<FailoverReport, ControlError> {
+        let answer = self.replace_primary(target, by).await;
         if let Err(error) = &answer {
             let message = format!("switchover asked for by {by} was not done");
             let draft = self.draft(Kind::ActionWithheld, Severity::Warning, message);
             (self.sink)(draft.despite(error.to_string()));
         }
-        // The asker may have gone; what was done stays done.
-        let _ = reply.send(answer);
+        answer
+    }
+
+    /// Hands over to a server that is preferred.
+    pub(super) async fn hand_back(&mut self, choice: Choice) {
+        let Some(primary) = self.planner.primary().cloned() else { return };
+        let text = format!("{} is preferred to {primary} and has caught up", choice.address);
+        let mut reasons = vec![Reason { favours: true, text }];
+        reasons.extend(choice.reasons.iter().cloned());
+        // Its end has been recorded; a failed one is tried again after a pause.
+        let _ = self.switch_over(&primary, choice, reasons).await;
     }
 
     async fn replace_primary(
@@ -86,7 +106,7 @@ impl RedisController {
             }
             Some(_) => {
                 self.enter(Event::Down, decision.summary.clone());
-                self.fail_over(&decision, target).await
+                self.fail_over(&decision, true, target).await
             }
         }
     }

@@ -120,6 +120,16 @@ fn each_fault_names_file_line_and_key() {
             "holdfast.toml:16: redis.servers: expected 1 to 16 addresses, found 0",
         ),
         (
+            "127.0.0.1:6380\"]",
+            "127.0.0.1:6380\"]\npromotion = { prefer = [\"127.0.0.1:7\"] }",
+            "holdfast.toml:17: redis.promotion.prefer[0]: 127.0.0.1:7 is none of redis.servers",
+        ),
+        (
+            "127.0.0.1:6380\"]",
+            "127.0.0.1:6380\"]\npromotion = { never = [\"127.0.0.1:6379\", \"127.0.0.1:6380\"] }",
+            "redis.promotion.never: expected at least one server that may be the primary",
+        ),
+        (
             "0 */6 * * *",
             "0 */6",
             "holdfast.toml:27: backup.schedule: \"0 */6\" is not a cron expression",

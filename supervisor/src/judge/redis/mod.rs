@@ -32,7 +32,8 @@ const NOTICE: Duration = Duration::from_millis(300);
 /// What a primary sent before it fell silent may reach its replicas this much later.
 const IN_FLIGHT: Duration = Duration::from_millis(50);
 
-/// A process that used processor time within this time is at work: the kernel counts in steps of 10 ms, and we look every 10 ms.
+/// A process that was runnable or used processor time within this time is at work: the kernel counts in steps of 10 ms, and we look every
+/// 10 ms. One that waits for a processor on a saturated host is at work too.
 const AT_WORK: Duration = Duration::from_millis(50);
 
 /// A primary that works on one command for this long is as bad as one that hangs.
@@ -257,7 +258,8 @@ fn silent(
         return case.conclude(Verdict::PrimarySuspect);
     }
     if let Some(process) = &primary.process {
-        let idle = context.now.saturating_duration_since(process.worked_at);
+        // Ours may be the look that is late on a busy machine: what counts is what it saw.
+        let idle = process.looked_at.saturating_duration_since(process.worked_at);
         match process.state {
             ProcessState::Stopped => case.favours("its process on this host is stopped"),
             ProcessState::Blocked => case.favours("its process on this host waits for its disk"),

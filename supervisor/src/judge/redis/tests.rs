@@ -88,7 +88,8 @@ impl World {
     /// What the kernel says of the primary's process, which last worked this long ago.
     fn process(mut self, state: ProcessState, idle_milliseconds: u64) -> Self {
         let worked_at = self.now.checked_sub(Duration::from_millis(idle_milliseconds)).unwrap();
-        self.views[0].process = Some(Process { pid: 42, state, ticks: 7, worked_at });
+        let looked_at = self.now;
+        self.views[0].process = Some(Process { pid: 42, state, ticks: 7, looked_at, worked_at });
         self
     }
 
@@ -224,7 +225,11 @@ fn with_a_process() -> Vec<(&'static str, World, Verdict)> {
             V::PrimaryExiting,
         ),
         ("is gone", World::new().process(ProcessState::Gone, 0), V::PrimaryExiting),
-        ("is alive and answers", World::new().process(ProcessState::Alive, 900), V::PrimaryHealthy),
+        (
+            "is alive and answers",
+            World::new().process(ProcessState::Asleep, 900),
+            V::PrimaryHealthy,
+        ),
         (
             "is stopped, not for long",
             World::new().silent(600, None).process(ProcessState::Stopped, 600),
@@ -232,14 +237,14 @@ fn with_a_process() -> Vec<(&'static str, World, Verdict)> {
         ),
         ("is stopped", hangs().process(ProcessState::Stopped, 1100), V::PrimaryHung),
         ("waits for its disk", hangs().process(ProcessState::Blocked, 1100), V::PrimaryHung),
-        ("sleeps", hangs().process(ProcessState::Alive, 1100), V::PrimaryHung),
-        ("works on something long", hangs().process(ProcessState::Alive, 10), V::PrimaryBusy),
+        ("sleeps", hangs().process(ProcessState::Asleep, 1100), V::PrimaryHung),
+        ("works on something long", hangs().process(ProcessState::Asleep, 10), V::PrimaryBusy),
         (
             "works on something for ever",
             World::new()
                 .silent(30_001, Some(Fresh::Silent))
                 .with(silent_replicas)
-                .process(ProcessState::Alive, 10),
+                .process(ProcessState::Asleep, 10),
             V::PrimaryHung,
         ),
     ]

@@ -35,8 +35,10 @@ pub enum Fresh {
 /// What the kernel of its host says about a server's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessState {
-    /// It runs or waits for something to do.
-    Alive,
+    /// It runs, or would if it were given a processor.
+    Runnable,
+    /// It waits for something to do.
+    Asleep,
     /// A signal has stopped it.
     Stopped,
     /// It waits for disk or memory and cannot be interrupted.
@@ -56,7 +58,9 @@ pub struct Process {
     pub state: ProcessState,
     /// Processor time it has used, in the kernel's clock ticks.
     pub ticks: u64,
-    /// When it was last seen to have used any.
+    /// When it was last looked at.
+    pub looked_at: Instant,
+    /// When it was last seen at work: runnable, or with more processor time than before.
     pub worked_at: Instant,
 }
 

@@ -61,22 +61,23 @@ pub(super) async fn look(
         let same = before.filter(|process| process.pid == *pid);
         // A process that is gone has no file any more.
         let found = read(file).unwrap_or(Look { state: ProcessState::Gone, ticks: 0 });
-        let worked = same.is_none_or(|process| found.ticks > process.ticks);
+        let worked = found.state == ProcessState::Runnable
+            || same.is_none_or(|process| found.ticks > process.ticks);
+        let looked_at = now.into_std();
         let process = Process {
             pid: *pid,
             state: found.state,
             ticks: found.ticks,
-            worked_at: if worked {
-                now.into_std()
-            } else {
-                same.map_or_else(|| now.into_std(), |process| process.worked_at)
-            },
+            looked_at,
+            worked_at: same.filter(|_| !worked).map_or(looked_at, |process| process.worked_at),
         };
         if found.state == ProcessState::Gone {
             open = None;
         }
         seen.send_replace(Some(process));
-        if same.is_some_and(|before| before.state != process.state) {
+        // That it works or sleeps is no news.
+        let is_calm = |state| matches!(state, ProcessState::Runnable | ProcessState::Asleep);
+        if same.is_some_and(|before| is_calm(before.state) != is_calm(process.state)) {
             changed.notify_one();
         }
         if seen.is_closed() {
@@ -107,7 +108,8 @@ fn parse(line: &str) -> Option<Look> {
         "Z" | "X" | "x" => ProcessState::Exiting,
         "T" | "t" => ProcessState::Stopped,
         "D" => ProcessState::Blocked,
-        _ => ProcessState::Alive,
+        "R" => ProcessState::Runnable,
+        _ => ProcessState::Asleep,
     };
     Some(Look { state, ticks: number(14)? + number(15)? })
 }
@@ -123,8 +125,8 @@ mod tests {
     #[test]
     fn a_line_of_the_kernel_tells_state_exit_and_work() {
         let cases = [
-            ("redis-server", 'S', 0x0040_0100, ProcessState::Alive),
-            ("redis-server", 'R', 0x0040_0000, ProcessState::Alive),
+            ("redis-server", 'S', 0x0040_0100, ProcessState::Asleep),
+            ("redis-server", 'R', 0x0040_0000, ProcessState::Runnable),
             ("a ) b (", 'T', 0, ProcessState::Stopped),
             ("redis-server", 'D', 0, ProcessState::Blocked),
             ("redis-server", 'R', 0x0040_0104, ProcessState::Exiting),
@@ -146,7 +148,8 @@ mod tests {
         std::fs::write(&path, format!("{}\n", std::process::id())).unwrap();
         let (pid, file) = find(&path).unwrap();
         assert_eq!(pid, std::process::id());
-        assert_eq!(read(&file).unwrap().state, ProcessState::Alive);
+        let state = read(&file).unwrap().state;
+        assert!(matches!(state, ProcessState::Runnable | ProcessState::Asleep), "{state:?}");
         assert!(find(&folder.path().join("none")).is_none());
     }
 }

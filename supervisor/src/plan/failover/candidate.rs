@@ -1,15 +1,41 @@
 //! Who follows the primary: the replica with the most of its history.
 //!
-//! Only offsets of the same replication id can be compared. Among those the highest wins; `replica-priority` decides between equals, 0
-//! bars a server altogether, and run id and address make the choice the same wherever it is made. Rejected: priority before offset,
-//! as Redis Sentinel has it, which promotes a stale replica and loses what the others have.
+//! Only offsets of the same replication id can be compared. Among those the highest wins. Between equals decide, in this order, the
+//! operator's promotion rule, `replica-priority`, the former primary's zone (its clients are near) and the older version (an older replica
+//! cannot read what a newer primary sends); run id and address make the choice the same wherever it is made. The rule `never` and
+//! `replica-priority 0` bar a server altogether. Rejected: priority before offset, as Redis Sentinel has it, which promotes a stale
+//! replica and loses what the others have; a preferred server that is behind takes over later, when it has caught up.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Address, RedisRole};
 use crate::judge::redis::{Lineage, Sample, ServerView};
 use crate::record::Reason;
+
+/// How gladly a server is promoted, the gladdest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Promotion {
+    /// Rather than others; it also takes over from one that is not preferred, when it has caught up.
+    Prefer,
+    /// Like any other.
+    #[default]
+    Neutral,
+    /// Only if there is no other; it gives the place away when another has caught up.
+    PreferNot,
+    /// Not at all.
+    Never,
+}
+
+/// What an operator's settings say for and against a server as a primary.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The promotion rule.
+    pub promotion: Promotion,
+    /// Rack, room or data centre.
+    pub zone: Option<String>,
+}
 
 /// The server to promote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +65,8 @@ pub struct Search<'a> {
     pub lineage: Option<&'a Lineage>,
     /// The operator's wish.
     pub wanted: Option<&'a Address>,
+    /// The operator's settings for each server; one that is missing has the default.
+    pub standings: &'a HashMap<Address, Standing>,
 }
 
 /// Chooses, or says for every server why it cannot be.
@@ -47,59 +75,99 @@ pub struct Search<'a> {
 /// No server qualifies; the reasons say why.
 pub fn choose(views: &[ServerView], search: &Search<'_>) -> Result<Choice, Vec<Reason>> {
     let mut reasons = Vec::new();
-    let mut fit: Vec<(u8, &Address, &Sample)> = Vec::new();
+    let mut fit: Vec<Fit<'_>> = Vec::new();
     for view in views.iter().filter(|view| Some(&view.address) != search.from) {
         match fitness(view, search) {
-            Ok((distance, sample)) => fit.push((distance, &view.address, sample)),
+            Ok((distance, sample)) => fit.push(Fit::new(distance, &view.address, sample, search)),
             Err(why) => reasons.push(against(format!("{} {why}", view.address))),
         }
     }
     if search.lineage.is_none()
-        && let [(_, first, one), rest @ ..] = &fit[..]
-        && let Some((_, other, _)) = rest.iter().find(|(_, _, s)| s.replid != one.replid)
+        && let [first, rest @ ..] = &fit[..]
+        && let Some(other) = rest.iter().find(|fit| fit.sample.replid != first.sample.replid)
     {
         reasons.push(against(format!(
-            "{first} and {other} have different histories, and the primary's is not known"
+            "{} and {} have different histories, and the primary's is not known",
+            first.address, other.address
         )));
         return Err(reasons);
     }
     if let Some(wanted) = search.wanted {
-        for (_, address, _) in fit.extract_if(.., |(_, address, _)| *address != wanted) {
-            reasons.push(against(format!("{address} was not asked for")));
+        for fit in fit.extract_if(.., |fit| fit.address != wanted) {
+            reasons.push(against(format!("{} was not asked for", fit.address)));
         }
     }
-    fit.sort_by_key(|(distance, address, sample)| {
-        (*distance, Reverse(sample.offset), sample.priority, sample.run_id.as_str(), *address)
-    });
-    let [(_, address, best), rest @ ..] = &fit[..] else { return Err(reasons) };
-    reasons.insert(
-        0,
-        Reason {
-            favours: true,
-            text: format!("{address} has the most data: offset {}", best.offset),
-        },
-    );
-    for (distance, other, sample) in rest {
-        reasons.push(against(if *distance > 0 {
-            format!(
-                "{other} is still on the history before the last change, at offset {}",
-                sample.offset
-            )
-        } else if sample.offset < best.offset {
-            format!("{other} lacks {} bytes more", best.offset - sample.offset)
-        } else if sample.priority > best.priority {
-            format!("{other} has as much, but replica-priority {}", sample.priority)
-        } else {
-            format!("{other} is as good; the smaller run id decides")
-        }));
-    }
+    fit.sort_by(|one, other| one.rank().cmp(&other.rank()));
+    let [best, rest @ ..] = &fit[..] else { return Err(reasons) };
+    let text = format!("{} has the most data: offset {}", best.address, best.sample.offset);
+    reasons.insert(0, Reason { favours: true, text });
+    reasons.extend(rest.iter().map(|other| against(other.behind(best))));
     Ok(Choice {
-        address: (*address).clone(),
-        replid: best.replid.clone(),
-        offset: best.offset,
-        lacks_bytes: search.lineage.map(|lineage| lineage.offset.saturating_sub(best.offset)),
+        address: best.address.clone(),
+        replid: best.sample.replid.clone(),
+        offset: best.sample.offset,
+        lacks_bytes: search
+            .lineage
+            .map(|lineage| lineage.offset.saturating_sub(best.sample.offset)),
         reasons,
     })
+}
+
+/// A server that may be promoted.
+struct Fit<'a> {
+    /// From the history to continue.
+    distance: u8,
+    address: &'a Address,
+    sample: &'a Sample,
+    promotion: Promotion,
+    is_far: bool,
+    version: Vec<u32>,
+}
+
+impl<'a> Fit<'a> {
+    fn new(distance: u8, address: &'a Address, sample: &'a Sample, search: &Search<'_>) -> Self {
+        let standing = search.standings.get(address);
+        let zone_of = |address| search.standings.get(address).and_then(|s| s.zone.as_ref());
+        let home = search.from.and_then(zone_of);
+        Self {
+            distance,
+            address,
+            sample,
+            promotion: standing.map(|standing| standing.promotion).unwrap_or_default(),
+            is_far: home.is_some() && zone_of(address) != home,
+            version: sample.version.split('.').map_while(|part| part.parse().ok()).collect(),
+        }
+    }
+
+    /// The smallest is the best.
+    fn rank(&self) -> impl Ord {
+        (
+            (self.distance, Reverse(self.sample.offset)),
+            (self.promotion, self.sample.priority, self.is_far, self.version.as_slice()),
+            (self.sample.run_id.as_str(), self.address),
+        )
+    }
+
+    /// What puts it behind the best.
+    fn behind(&self, best: &Self) -> String {
+        let Self { address, sample, .. } = self;
+        if self.distance > best.distance {
+            let offset = sample.offset;
+            format!("{address} is still on the history before the last change, at offset {offset}")
+        } else if sample.offset < best.sample.offset {
+            format!("{address} lacks {} bytes more", best.sample.offset - sample.offset)
+        } else if self.promotion > best.promotion {
+            format!("{address} has as much, but its promotion rule puts it behind")
+        } else if sample.priority > best.sample.priority {
+            format!("{address} has as much, but replica-priority {}", sample.priority)
+        } else if self.is_far && !best.is_far {
+            format!("{address} is in another zone than the former primary")
+        } else if self.version > best.version {
+            format!("{address} runs version {}, which older replicas cannot follow", sample.version)
+        } else {
+            format!("{address} is as good; the smaller run id decides")
+        }
+    }
 }
 
 /// How near a server is to the history to continue, or why it cannot be promoted.
@@ -112,6 +180,10 @@ fn fitness<'v>(view: &'v ServerView, search: &Search<'_>) -> Result<(u8, &'v Sam
     };
     if sample.loading || view.complaint.as_deref().is_some_and(|c| c.starts_with("LOADING")) {
         return Err("is loading a dataset".to_owned());
+    }
+    let rule = search.standings.get(&view.address).map(|standing| standing.promotion);
+    if rule == Some(Promotion::Never) {
+        return Err("is never to be promoted (`redis.promotion.never`)".to_owned());
     }
     if sample.priority == 0 {
         return Err("has replica-priority 0".to_owned());

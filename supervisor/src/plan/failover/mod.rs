@@ -9,6 +9,7 @@
 
 mod adopt;
 mod candidate;
+mod orders;
 mod steps;
 
 use std::collections::HashMap;
@@ -17,10 +18,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use adopt::{Found, find};
-pub use candidate::{Choice, Search, choose};
+pub use candidate::{Choice, Promotion, Search, Standing, choose};
+pub use orders::{Due, Orders};
 pub use steps::{Event, Run, Step, next};
 
-use crate::cluster::{Address, RedisRole};
+use orders::Approval;
+
+use crate::cluster::{Address, Pause, RedisRole};
 use crate::judge::redis::{Context, Judgement, Lineage, ServerView, Verdict, judge};
 use crate::record::Reason;
 
@@ -44,6 +48,12 @@ pub struct Settings {
     pub hang_after: Duration,
     /// No second failover on silence within this time.
     pub failover_cooldown: Duration,
+    /// No failover by ourselves if it would lose more than this.
+    pub loss_bytes_max: Option<u64>,
+    /// A failover by ourselves waits for an operator's approval, at most this long.
+    pub approval: Option<Duration>,
+    /// Who may be promoted, and how gladly.
+    pub standings: HashMap<Address, Standing>,
 }
 
 /// What survives our own restart.
@@ -115,6 +125,8 @@ pub enum Action {
     },
     /// Replace the primary.
     FailOver,
+    /// Hand over to a server that is preferred and has caught up.
+    HandOver(Choice),
     /// Bring stragglers in line.
     Repair(Vec<Repair>),
 }
@@ -153,10 +165,14 @@ pub struct Planner {
     /// The primary has answered since it became the primary.
     confirmed: bool,
     last_failover: Option<Instant>,
+    last_failure: Option<Instant>,
     failures: u32,
     /// When the next attempt may be made, and why the last one failed.
     retry: Option<(Instant, String)>,
     repaired: HashMap<Address, Instant>,
+    /// Automatic changes are paused, for this reason.
+    pause: Option<String>,
+    approval: Option<Approval>,
 }
 
 impl Planner {
@@ -172,9 +188,12 @@ impl Planner {
             fork: saved.as_ref().and_then(|saved| saved.fork.clone()),
             confirmed: false,
             last_failover: None,
+            last_failure: None,
             failures: 0,
             retry: None,
             repaired: HashMap::new(),
+            pause: None,
+            approval: None,
             saved,
         }
     }
@@ -213,7 +232,7 @@ impl Planner {
         let Judgement { verdict, mut reasons } = judge(views, &context);
         let candidate = self.candidate(now, views, Some(&primary), None);
         if verdict.calls_for_failover() {
-            let withheld = self.hold(now, verdict, candidate.as_ref().err());
+            let withheld = self.hold(now, verdict, &candidate).or_else(|| self.unapproved(now));
             reasons.extend(match &candidate {
                 Ok(choice) => choice.reasons.clone(),
                 Err(reasons) => reasons.clone(),
@@ -238,13 +257,18 @@ impl Planner {
         let mut action = Action::Nothing;
         let mut withheld = None;
         if verdict.serves() {
+            self.approval = None;
             self.primary_answers(&primary, views);
             let repairs = self.repairs(now, &primary, views);
             if !repairs.is_empty() {
-                match self.forbidden() {
+                match self.forbidden().or_else(|| self.paused()) {
                     Some(why) => withheld = Some(format!("{}; {why}", repairs[0].reason)),
                     None => action = Action::Repair(repairs),
                 }
+            } else if verdict == Verdict::PrimaryHealthy
+                && let Some(choice) = self.preferred(now, &primary, views)
+            {
+                action = Action::HandOver(choice);
             }
         }
         Decision {
@@ -274,8 +298,17 @@ impl Planner {
         wanted: Option<&Address>,
     ) -> Result<Choice, Vec<Reason>> {
         let patience = self.settings.probe_timeout.min(self.settings.hang_after / 2);
-        let search = Search { now, patience, from, lineage: self.lineage.as_ref(), wanted };
-        choose(views, &search)
+        choose(
+            views,
+            &Search {
+                now,
+                patience,
+                from,
+                lineage: self.lineage.as_ref(),
+                wanted,
+                standings: &self.settings.standings,
+            },
+        )
     }
 
     /// What must not be changed now, in words.
@@ -284,6 +317,52 @@ impl Planner {
             return Some("this supervisor is set to observe only".to_owned());
         }
         (!self.settings.manage).then(|| "`redis.manage` is false".to_owned())
+    }
+
+    /// Why nothing is done by ourselves for now, in words.
+    fn paused(&self) -> Option<String> {
+        self.pause.as_ref().map(|why| format!("automatic changes are paused ({why})"))
+    }
+
+    /// Operators paused automatic changes, or not any more.
+    pub fn set_pause(&mut self, pause: Option<&Pause>) {
+        self.pause = pause.map(|pause| format!("{}, by {}", pause.reason, pause.by));
+    }
+
+    /// An operator agrees to the failover that waits.
+    ///
+    /// # Errors
+    /// None waits.
+    pub fn approve(&mut self) -> Result<(), &'static str> {
+        let approval = self.approval.as_mut().filter(|approval| approval.is_pending());
+        approval.ok_or("no failover waits for approval")?.grant();
+        Ok(())
+    }
+
+    /// Whether a failover waits for an operator.
+    pub fn awaits_approval(&self) -> bool {
+        self.approval.is_some_and(|approval| approval.is_pending())
+    }
+
+    /// An operator has looked at the last failover: the cool-down after it ends.
+    ///
+    /// # Errors
+    /// There was none.
+    pub fn acknowledge(&mut self) -> Result<(), &'static str> {
+        self.last_failover.take().map(drop).ok_or("there is no failover to acknowledge")
+    }
+
+    /// Why this server is not promoted without an operator: more would be lost than the settings allow.
+    pub fn too_much_lost(&self, choice: &Choice) -> Option<String> {
+        let max = self.settings.loss_bytes_max?;
+        match choice.lacks_bytes {
+            Some(bytes) if bytes <= max => None,
+            Some(bytes) => Some(format!(
+                "{} lacks {bytes} bytes of what the primary had, and `redis.loss_bytes_max` is {max}",
+                choice.address
+            )),
+            None => Some(format!("how much {} lacks is not known", choice.address)),
+        }
     }
 
     /// Takes `primary` as the primary, under a new epoch if that is a change.
@@ -320,6 +399,7 @@ impl Planner {
     /// A failover or switchover ended well.
     pub fn succeeded(&mut self, now: Instant) {
         self.last_failover = Some(now);
+        self.approval = None;
         self.failures = 0;
         self.retry = None;
     }
@@ -328,6 +408,7 @@ impl Planner {
     pub fn failed(&mut self, now: Instant, error: String) {
         let pause = RETRY_AFTER * 2_u32.saturating_pow(self.failures.min(10));
         self.failures += 1;
+        self.last_failure = Some(now);
         self.retry = Some((now + pause.min(RETRY_AFTER_MAX), error));
     }
 
@@ -381,13 +462,16 @@ impl Planner {
         &self,
         now: Instant,
         verdict: Verdict,
-        no_candidate: Option<&Vec<Reason>>,
+        candidate: &Result<Choice, Vec<Reason>>,
     ) -> Option<String> {
-        if let Some(why) = self.forbidden() {
+        if let Some(why) = self.forbidden().or_else(|| self.paused()) {
             return Some(why);
         }
-        if no_candidate.is_some() {
+        let Ok(choice) = candidate else {
             return Some("no server can take its place".to_owned());
+        };
+        if let Some(why) = self.too_much_lost(choice) {
+            return Some(why);
         }
         if let Some((_, error)) = self.retry.as_ref().filter(|(at, _)| now < *at) {
             return Some(format!("the last attempt failed and is repeated soon ({error})"));
@@ -399,6 +483,40 @@ impl Planner {
                 "the last failover is less than {} s ago, and within that time only proof counts",
                 cooldown.as_secs()
             )
+        })
+    }
+
+    /// Why a failover that nothing else holds back waits for an operator.
+    fn unapproved(&mut self, now: Instant) -> Option<String> {
+        let limit = self.settings.approval?;
+        let (granted, count) = Approval::ask(&mut self.approval, now, limit);
+        let asked = if count > 1 { format!(", asked {count} times") } else { String::new() };
+        (!granted).then(|| format!("it waits for an operator's approval{asked}"))
+    }
+
+    /// A server that is preferred to the present primary and has caught up with it.
+    fn preferred(&self, now: Instant, primary: &Address, views: &[ServerView]) -> Option<Choice> {
+        let rule = |address| self.settings.standings.get(address).map(|s| s.promotion);
+        let own = rule(primary).unwrap_or_default();
+        let cooldown = self.settings.failover_cooldown;
+        let settled = self.confirmed
+            && self.last_failover.is_none_or(|at| at + cooldown <= now)
+            && self.last_failure.is_none_or(|at| at + cooldown <= now)
+            && self.started + cooldown <= now;
+        if !settled || self.forbidden().is_some() || self.paused().is_some() {
+            return None;
+        }
+        let mut better: Vec<_> = views
+            .iter()
+            .map(|view| (rule(&view.address).unwrap_or_default(), view))
+            .filter(|(promotion, view)| {
+                let linked = view.sample.as_ref().is_some_and(|s| s.link_up == Some(true));
+                *promotion < own && linked && !view.sample.as_ref().is_some_and(|s| s.syncing)
+            })
+            .collect();
+        better.sort_by_key(|(promotion, _)| *promotion);
+        better.into_iter().find_map(|(_, view)| {
+            self.candidate(now, views, Some(primary), Some(&view.address)).ok()
         })
     }
 

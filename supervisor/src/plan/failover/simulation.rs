@@ -39,6 +39,7 @@ struct World {
     /// Who was primary under which epoch.
     epochs: BTreeMap<u64, Address>,
     failovers: u32,
+    hand_overs: u32,
 }
 
 fn address(index: usize) -> Address {
@@ -55,6 +56,13 @@ impl World {
         let now = Instant::now();
         let mut random = fastrand::Rng::with_seed(seed);
         let count = random.usize(2..=5);
+        let rules = [Promotion::Prefer, Promotion::Neutral, Promotion::PreferNot];
+        let standings = (0..count)
+            .map(|at| {
+                let promotion = rules[random.usize(0..rules.len())];
+                (address(at), Standing { promotion, zone: None })
+            })
+            .collect();
         let server = |index: usize| Server {
             alive: true,
             hung: false,
@@ -72,9 +80,10 @@ impl World {
             servers: (0..count).map(server).collect(),
             views: (0..count).map(|index| ServerView::new(address(index), now)).collect(),
             ids: 1000,
-            planner: Planner::new(tests::settings(), None, now),
+            planner: Planner::new(Settings { standings, ..tests::settings() }, None, now),
             epochs: BTreeMap::new(),
             failovers: 0,
+            hand_overs: 0,
         }
     }
 
@@ -217,6 +226,7 @@ impl World {
             Action::Nothing => {}
             Action::Adopt { primary, .. } => self.planner.adopted(primary, &self.views),
             Action::FailOver => self.fail_over(),
+            Action::HandOver(choice) => self.hand_over(choice),
             Action::Repair(repairs) => {
                 let primary = self.planner.primary().map(index).unwrap();
                 for at in repairs.iter().map(|repair| index(&repair.server)) {
@@ -263,6 +273,29 @@ impl World {
         } else {
             assert_eq!(best, None, "{choice:?} has another history than the primary had");
         }
+        self.promote(choice);
+        self.failovers += 1;
+    }
+
+    /// Writes are paused, the target catches up, takes over; or everything stays as it was.
+    fn hand_over(&mut self, mut choice: Choice) {
+        let from = index(self.planner.primary().unwrap());
+        let to = index(&choice.address);
+        assert_ne!(from, to, "the primary cannot take over from itself");
+        let reachable = |at: usize| self.runs(at) && !self.servers[at].cut;
+        let is_linked = self.servers[to].follows == Some(from)
+            && self.servers[to].replid == self.servers[from].replid;
+        if !reachable(from) || !reachable(to) || !is_linked {
+            self.planner.failed(self.now, "it did not catch up".to_owned());
+            return;
+        }
+        self.servers[to].offset = self.servers[from].offset;
+        choice.offset = self.servers[to].offset;
+        self.promote(choice);
+        self.hand_overs += 1;
+    }
+
+    fn promote(&mut self, choice: Choice) {
         let to = index(&choice.address);
         self.ids += 1;
         let id = self.ids;
@@ -283,7 +316,6 @@ impl World {
             }
         }
         self.planner.succeeded(self.now);
-        self.failovers += 1;
     }
 
     fn step(&mut self) {
@@ -303,7 +335,7 @@ impl World {
 
 #[test]
 fn no_world_has_two_primaries_or_promotes_less_than_the_best() {
-    let mut failovers = 0;
+    let (mut failovers, mut hand_overs) = (0, 0);
     for seed in 0..SEEDS {
         let result = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
@@ -323,12 +355,15 @@ fn no_world_has_two_primaries_or_promotes_less_than_the_best() {
                 world.step();
             }
             assert!(world.is_well(), "not well in the end: {:#?}", world.servers);
-            world.failovers
+            (world.failovers, world.hand_overs)
         });
         match result {
-            Ok(count) => failovers += count,
+            Ok((failed, handed)) => {
+                (failovers, hand_overs) = (failovers + failed, hand_overs + handed);
+            }
             Err(cause) => panic!("seed {seed}: {:?}", cause.downcast_ref::<String>()),
         }
     }
     assert!(failovers > 100, "only {failovers} failovers: these worlds prove nothing");
+    assert!(hand_overs > 100, "only {hand_overs} hand-overs: these worlds prove nothing");
 }

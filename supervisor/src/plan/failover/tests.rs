@@ -16,6 +16,9 @@ pub(super) fn settings() -> Settings {
         observe_only: false,
         probe_timeout: Duration::from_millis(500),
         hang_after: Duration::from_secs(1),
+        loss_bytes_max: None,
+        approval: None,
+        standings: HashMap::new(),
         failover_cooldown: Duration::from_secs(30),
     }
 }
@@ -189,6 +192,7 @@ fn offset_comes_before_priority_and_history_before_offset() {
             from: Some(&from),
             lineage: Some(&lineage),
             wanted: None,
+            standings: &HashMap::new(),
         };
         choose(&views, &search).map(|choice| (choice.address.port(), choice.lacks_bytes))
     };
@@ -355,4 +359,149 @@ fn data_lost_everywhere_is_accepted_in_the_end() {
     let decision = planner.decide(now, &views);
     assert_eq!((decision.event, decision.action), (Event::Answered, Action::Nothing));
     assert_eq!(planner.lineage().unwrap().replid, "new");
+}
+
+fn rules(rules: &[(u16, Promotion)]) -> HashMap<Address, Standing> {
+    let standing = |promotion| Standing { promotion, zone: None };
+    rules.iter().map(|(port, promotion)| (address(*port), standing(*promotion))).collect()
+}
+
+/// Name, settings, what is changed, who is chosen, and a part of the reason.
+type TieBreak =
+    (&'static str, HashMap<Address, Standing>, fn(&mut [ServerView]), u16, &'static str);
+
+/// What decides between servers with the same data, in this order.
+#[test]
+fn between_equals_decide_rule_priority_zone_and_version() {
+    let now = start();
+    let zone = |name: &str| Standing { zone: Some(name.to_owned()), ..Standing::default() };
+    let zones = [(address(1), zone("a")), (address(2), zone("b")), (address(3), zone("a"))].into();
+    let cases: [TieBreak; 6] = [
+        ("nothing", HashMap::new(), |_| {}, 2, "the smaller run id decides"),
+        (
+            "a rule before priority",
+            rules(&[(3, Promotion::Prefer)]),
+            |views| sample(&mut views[1]).priority = 1,
+            3,
+            "its promotion rule puts it behind",
+        ),
+        (
+            "priority",
+            HashMap::new(),
+            |views| sample(&mut views[2]).priority = 1,
+            3,
+            "but replica-priority 100",
+        ),
+        ("zone", zones, |_| {}, 3, "is in another zone"),
+        (
+            "version",
+            HashMap::new(),
+            |views| sample(&mut views[1]).version = "7.10.1".to_owned(),
+            3,
+            "which older replicas cannot follow",
+        ),
+        ("never", rules(&[(2, Promotion::Never)]), |_| {}, 3, "never to be promoted"),
+    ];
+    for (name, standings, change, expected, reason) in cases {
+        let mut planner = settled(now, Settings { standings, ..settings() });
+        let mut views = three(now);
+        sample(&mut views[2]).offset = 100;
+        change(&mut views);
+        refuse(&mut views);
+        let decision = planner.decide(now, &views);
+        let choice = decision.candidate.as_ref().unwrap();
+        assert_eq!(choice.address, address(expected), "{name}: {}", told(&decision));
+        assert!(told(&decision).contains(reason), "{name}: {}", told(&decision));
+    }
+    // Offset comes before every rule.
+    let standings = rules(&[(3, Promotion::Prefer)]);
+    let mut planner = settled(now, Settings { standings, ..settings() });
+    let mut views = three(now);
+    refuse(&mut views);
+    assert_eq!(planner.decide(now, &views).candidate.unwrap().address, address(2));
+}
+
+#[test]
+fn a_failover_that_would_lose_too_much_waits_for_an_operator() {
+    let now = start();
+    for (max, held) in [(9, true), (10, false)] {
+        let mut planner = settled(now, Settings { loss_bytes_max: Some(max), ..settings() });
+        let mut views = three(now);
+        for view in &mut views[1..] {
+            sample(view).offset = 90;
+        }
+        refuse(&mut views);
+        let decision = planner.decide(now, &views);
+        assert_eq!(decision.withheld.is_some(), held, "{}", told(&decision));
+        assert_eq!(told(&decision).contains("lacks 10 bytes of what the primary had"), held);
+    }
+}
+
+#[test]
+fn a_pause_holds_failovers_and_repairs_back_until_it_ends() {
+    let now = start();
+    let mut planner = settled(now, settings());
+    let pause = Pause { reason: "network work".into(), by: "ann".into(), until: None };
+    planner.set_pause(Some(&pause));
+    let mut views = three(now);
+    sample(&mut views[2]).role = RedisRole::Primary;
+    let decision = planner.decide(now, &views);
+    assert_eq!(decision.action, Action::Nothing);
+    assert!(decision.withheld.unwrap().contains("paused (network work, by ann)"));
+    let mut views = three(now);
+    refuse(&mut views);
+    let decision = planner.decide(now, &views);
+    assert_eq!(decision.action, Action::Nothing);
+    assert!(decision.withheld.unwrap().contains("paused"));
+    planner.set_pause(None);
+    assert_eq!(planner.decide(now, &views).action, Action::FailOver);
+}
+
+#[test]
+fn a_failover_waits_for_approval_and_is_asked_for_again() {
+    let now = start();
+    let limit = Duration::from_mins(15);
+    let mut planner = settled(now, Settings { approval: Some(limit), ..settings() });
+    assert!(planner.approve().is_err());
+    let mut views = three(now);
+    refuse(&mut views);
+    let decision = planner.decide(now, &views);
+    assert_eq!(decision.action, Action::Nothing);
+    assert!(decision.withheld.unwrap().contains("waits for an operator's approval"));
+    assert!(planner.awaits_approval());
+    let later = now + limit;
+    let decision = planner.decide(later, &views);
+    assert!(decision.withheld.unwrap().contains("asked 2 times"));
+    planner.approve().unwrap();
+    assert!(!planner.awaits_approval());
+    assert_eq!(planner.decide(later, &views).action, Action::FailOver);
+    // What was agreed to is done, and the next one is asked for anew.
+    planner.succeeded(later);
+    assert!(planner.decide(later, &views).withheld.is_some());
+    // A primary that is back needs nobody's agreement.
+    planner.approve().unwrap();
+    planner.decide(later, &three(later));
+    assert!(planner.decide(later, &views).withheld.is_some());
+}
+
+#[test]
+fn a_preferred_server_that_has_caught_up_takes_over() {
+    let now = start();
+    let standings = rules(&[(1, Promotion::PreferNot), (3, Promotion::Prefer)]);
+    let mut planner = settled(now, Settings { standings, ..settings() });
+    // Not before things have settled.
+    let settled_at = now + settings().failover_cooldown;
+    let views = three(settled_at);
+    let Action::HandOver(choice) = planner.decide(settled_at, &views).action else {
+        panic!("no hand-over");
+    };
+    assert_eq!(choice.address, address(3));
+    let mut views = three(settled_at);
+    sample(&mut views[2]).link_up = Some(false);
+    let Action::HandOver(choice) = planner.decide(settled_at, &views).action else {
+        panic!("no hand-over to the neutral one");
+    };
+    assert_eq!(choice.address, address(2));
+    planner.failed(settled_at, "it did not catch up".to_owned());
+    assert_eq!(planner.decide(settled_at, &three(settled_at)).action, Action::Nothing);
 }

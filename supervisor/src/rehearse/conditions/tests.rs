@@ -73,6 +73,9 @@ pub(in crate::rehearse) fn redis() -> RedisStatus {
         candidate: None,
         loss_estimate_bytes: None,
         last_failover: None,
+        pause: None,
+        switchover: None,
+        awaits_approval: false,
     }
 }
 

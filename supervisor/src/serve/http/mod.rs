@@ -12,6 +12,7 @@
 mod operator;
 mod page;
 mod prometheus;
+mod redis;
 mod reply;
 mod runbooks;
 mod status;

@@ -11,11 +11,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::reply::{Body, Failure, Operator, Params};
-use super::{Handle, stream};
-use crate::cluster::{Address, ServerState, ServerStatus, Status};
-use crate::control::{
-    ControlError, DrillCommand, Failover, FailoverReport, Reload, SetServer, StartDrill, ask,
-};
+use super::{Handle, redis, stream};
+use crate::cluster::{ServerState, ServerStatus, Status};
+use crate::control::{ControlError, DrillCommand, Reload, SetServer, StartDrill, ask};
 use crate::record::{Event, Filter, Incident, LIMIT_MAX};
 
 /// How long a command may take before the answer says that nobody knows. A failover with a slow candidate stays well below.
@@ -39,16 +37,18 @@ pub(super) fn routes() -> Router<Handle> {
         .route("/incidents", get(incidents))
         .route("/incidents/{id}", get(incident))
         .route("/servers/{name}", post(set_server))
-        .route("/redis/failover", post(failover))
         .route("/backups", get(backups).post(stream::backup))
         .route("/drills/abort", post(abort_drill))
         .route("/drills/{scenario}", post(start_drill))
-        .route("/drills/runs/{id}", get(drill_run));
+        .route("/drills/runs/{id}", get(drill_run))
+        .merge(redis::routes());
     Router::new().nest("/operator/v1", api).route("/-/reload", post(reload))
 }
 
 /// Waits for a part's answer, but not for ever.
-async fn answer<T>(command: impl Future<Output = Result<T, ControlError>>) -> Result<T, Failure> {
+pub(super) async fn answer<T>(
+    command: impl Future<Output = Result<T, ControlError>>,
+) -> Result<T, Failure> {
     let Ok(result) = timeout(COMMAND_TIMEOUT, command).await else {
         let seconds = COMMAND_TIMEOUT.as_secs();
         let text = format!("no answer within {seconds} s; the command may still be carried out");
@@ -155,21 +155,6 @@ async fn set_server(
         reply,
     };
     answer(ask("the balancer", shared.api.control.servers.as_ref(), command)).await.map(Json)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FailoverBody {
-    target: Option<Address>,
-}
-
-async fn failover(
-    State(shared): State<Handle>,
-    operator: Operator,
-    Body(body): Body<FailoverBody>,
-) -> Result<Json<FailoverReport>, Failure> {
-    let command = |reply| Failover { target: body.target, by: operator.by, reply };
-    answer(ask("Redis", shared.api.control.redis.as_ref(), command)).await.map(Json)
 }
 
 async fn backups(State(shared): State<Handle>) -> Result<Json<Value>, Failure> {

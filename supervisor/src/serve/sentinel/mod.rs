@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::act::redis::{SentinelEvent, Topology};
-use crate::control::Failover;
+use crate::control::{Failover, RedisCommand};
 
 /// Clients connected at a time. Each keeps one or two connections; a thousand is a large site.
 const CONNECTIONS_MAX: usize = 2000;
@@ -42,7 +42,7 @@ pub struct Primary {
     /// What subscribers are told.
     pub events: broadcast::Sender<SentinelEvent>,
     /// For `SENTINEL FAILOVER`.
-    pub failover: mpsc::Sender<Failover>,
+    pub failover: mpsc::Sender<RedisCommand>,
     /// Our limit for silence, shown to clients.
     pub down_after: Duration,
 }
@@ -79,7 +79,11 @@ impl Shared {
         // The outcome is in the journal; the answer has nowhere to go.
         let (reply, _) = oneshot::channel();
         let by = format!("SENTINEL FAILOVER from {by}");
-        match self.primaries[index].failover.try_send(Failover { target: None, by, reply }) {
+        match self.primaries[index].failover.try_send(RedisCommand::FailOver(Failover {
+            target: None,
+            by,
+            reply,
+        })) {
             Ok(()) => value::Value::ok(),
             Err(_) => value::Value::error("INPROG Failover already in progress"),
         }

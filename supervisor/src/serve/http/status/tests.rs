@@ -83,6 +83,9 @@ fn well() -> Parts {
             candidate: None,
             loss_estimate_bytes: None,
             last_failover: None,
+            pause: None,
+            switchover: None,
+            awaits_approval: false,
         }),
         canary: Some(CanaryStatus {
             ok: Some(true),

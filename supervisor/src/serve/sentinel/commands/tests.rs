@@ -48,6 +48,9 @@ fn world(state: RedisState) -> World {
         candidate: Some(Address::new("127.0.0.1", 21851)),
         loss_estimate_bytes: Some(0),
         last_failover: None,
+        pause: None,
+        switchover: None,
+        awaits_approval: false,
     };
     let views = vec![
         view(21850, PRIMARY_ID, RedisRole::Primary, now),

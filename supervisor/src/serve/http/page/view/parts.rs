@@ -132,6 +132,17 @@ pub(super) fn redis(redis: &RedisStatus, now: DateTime<Utc>) -> RedisView {
     let last =
         redis.last_failover.map_or_else(|| "none".to_owned(), |at| format::relative(at, now));
     facts.push(fact("last failover", last));
+    if let Some(pause) = &redis.pause {
+        let until = pause.until.map(|at| format!(", until {}", at.format("%F %T UTC")));
+        let text = format!("{} ({}){}", pause.reason, pause.by, until.unwrap_or_default());
+        facts.push(fact("paused", text));
+    }
+    if let Some(appointment) = &redis.switchover {
+        facts.push(fact("will be moved", appointment.at.format("%F %T UTC").to_string()));
+    }
+    if redis.awaits_approval {
+        facts.push(fact("waits for", "holdfast approve".to_owned()));
+    }
     // The primary first, as the data flows.
     let is_primary = |server: &&RedisServerStatus| redis.primary.as_ref() == Some(&server.address);
     let primary = redis.servers.iter().filter(is_primary);

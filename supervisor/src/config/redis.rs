@@ -1,0 +1,245 @@
+//! Settings of Redis: the primary, its replicas, and who may follow whom.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_settings::{Secret, duration};
+use serde::Deserialize;
+
+use super::check::Checker;
+use crate::cluster::Address;
+use crate::plan::failover::{self, Standing};
+
+/// Servers of one primary; each is probed ten times a second.
+const SERVERS_MAX: usize = 16;
+
+/// A Redis primary with its replicas.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// Name under which clients ask for the primary.
+    pub name: String,
+    /// All of them, whichever is the primary now. Never empty.
+    pub servers: Vec<RedisServer>,
+    /// ACL user; `None`: the default user.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// False: watch and alert only.
+    pub manage: bool,
+    /// Time between two probes of a server.
+    pub probe_interval: Duration,
+    /// A probe without an answer for this long has failed.
+    pub probe_timeout: Duration,
+    /// A primary that is connected but silent this long, with its replicas' offsets frozen, is down.
+    pub hang_after: Duration,
+    /// No second automatic failover within this time, unless death is proven.
+    pub failover_cooldown: Duration,
+    /// No automatic failover if it would lose more than this; `None`: whatever it loses.
+    pub loss_bytes_max: Option<u64>,
+    /// An automatic failover waits for an operator's approval, at most this long; `None`: it does not wait.
+    pub approval: Option<Duration>,
+}
+
+/// One Redis server.
+#[derive(Debug, Clone)]
+pub struct RedisServer {
+    /// Where it is.
+    pub address: Address,
+    /// Its process id is there, if it runs on this host.
+    pub pid_file: Option<PathBuf>,
+    /// What speaks for and against it as a primary.
+    pub standing: Standing,
+}
+
+/// As written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    #[serde(default = "name")]
+    pub(super) name: String,
+    pub(super) servers: Vec<Address>,
+    pub(super) username: Option<String>,
+    pub(super) password_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) pid_files: Vec<PathBuf>,
+    #[serde(default = "yes")]
+    pub(super) manage: bool,
+    #[serde(default = "probe_interval", with = "duration")]
+    pub(super) probe_interval: Duration,
+    #[serde(default = "probe_timeout", with = "duration")]
+    pub(super) probe_timeout: Duration,
+    #[serde(default = "hang_after", with = "duration")]
+    pub(super) hang_after: Duration,
+    #[serde(default = "cooldown", with = "duration")]
+    pub(super) failover_cooldown: Duration,
+    pub(super) loss_bytes_max: Option<u64>,
+    #[serde(default)]
+    pub(super) approval: bool,
+    #[serde(default = "approval_timeout", with = "duration")]
+    pub(super) approval_timeout: Duration,
+    #[serde(default)]
+    pub(super) promotion: Promotion,
+    #[serde(default)]
+    pub(super) zones: BTreeMap<Address, String>,
+}
+
+/// Servers by how gladly they are promoted; those not named are neutral.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Promotion {
+    pub(super) prefer: Vec<Address>,
+    pub(super) prefer_not: Vec<Address>,
+    pub(super) never: Vec<Address>,
+}
+
+fn name() -> String {
+    "main".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One tenth of `hang_after`: ten chances to see an answer.
+fn probe_interval() -> Duration {
+    Duration::from_millis(100)
+}
+
+/// Above the fork pause of a 4 GB Redis (80-95 ms per GB, measured).
+fn probe_timeout() -> Duration {
+    Duration::from_millis(500)
+}
+
+/// Above every ordinary stall; shorter is safe where a supervisor sees the process.
+fn hang_after() -> Duration {
+    Duration::from_secs(1)
+}
+
+/// Long enough for the replicas to resynchronise after a failover.
+fn cooldown() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// A person on call needs some minutes to a keyboard.
+fn approval_timeout() -> Duration {
+    Duration::from_mins(15)
+}
+
+impl Checker<'_> {
+    pub(super) fn redis(&mut self, written: Written) -> Option<Redis> {
+        self.name("redis.name", &written.name);
+        let count = written.servers.len();
+        self.require(
+            (1..=SERVERS_MAX).contains(&count),
+            "redis.servers",
+            format!("expected 1 to {SERVERS_MAX} addresses, found {count}"),
+        );
+        let mut seen = HashSet::new();
+        for (index, address) in written.servers.iter().enumerate() {
+            if !seen.insert(address) {
+                self.fault(format!("redis.servers[{index}]"), format!("{address} is there twice"));
+            }
+        }
+        let pids = written.pid_files.len();
+        self.require(
+            pids == 0 || pids == count,
+            "redis.pid_files",
+            format!("expected one for each of the {count} servers (\"\" for none), found {pids}"),
+        );
+        self.require(
+            written.probe_interval.as_millis() >= 10,
+            "redis.probe_interval",
+            "expected at least 10ms",
+        );
+        self.require(
+            written.hang_after >= written.probe_timeout
+                && written.hang_after >= 2 * written.probe_interval,
+            "redis.hang_after",
+            "expected at least redis.probe_timeout and twice redis.probe_interval",
+        );
+        if written.username.is_some() && written.password_file.is_none() {
+            self.fault("redis.username", "expected redis.password_file beside it");
+        }
+        self.policy(&written);
+        let password = self.optional_secret("redis.password_file", written.password_file.clone());
+        let password = password.ok()?;
+        let standings: Vec<_> =
+            written.servers.iter().map(|address| standing(&written, address)).collect();
+        let mut pid_files = written.pid_files.into_iter();
+        let servers = written.servers.into_iter().zip(standings);
+        let servers = servers
+            .map(|(address, standing)| RedisServer {
+                address,
+                pid_file: pid_files
+                    .next()
+                    .filter(|path| !path.as_os_str().is_empty())
+                    .map(|path| self.path(path)),
+                standing,
+            })
+            .collect();
+        Some(Redis {
+            name: written.name,
+            servers,
+            username: written.username,
+            password,
+            manage: written.manage,
+            probe_interval: written.probe_interval,
+            probe_timeout: written.probe_timeout,
+            hang_after: written.hang_after,
+            failover_cooldown: written.failover_cooldown,
+            loss_bytes_max: written.loss_bytes_max,
+            approval: written.approval.then_some(written.approval_timeout),
+        })
+    }
+
+    /// Promotion rules and zones speak of servers that exist, each rule of others.
+    fn policy(&mut self, written: &Written) {
+        let rules = &written.promotion;
+        let lists =
+            [("prefer", &rules.prefer), ("prefer_not", &rules.prefer_not), ("never", &rules.never)];
+        let mut named = HashSet::new();
+        for (key, list) in lists {
+            for (index, address) in list.iter().enumerate() {
+                let key = format!("redis.promotion.{key}[{index}]");
+                if !written.servers.contains(address) {
+                    self.fault(key, format!("{address} is none of redis.servers"));
+                } else if !named.insert(address) {
+                    self.fault(key, format!("{address} has a promotion rule already"));
+                }
+            }
+        }
+        self.require(
+            written.servers.is_empty() || rules.never.len() < written.servers.len(),
+            "redis.promotion.never",
+            "expected at least one server that may be the primary",
+        );
+        for (address, zone) in &written.zones {
+            let key = format!("redis.zones.\"{address}\"");
+            if !written.servers.contains(address) {
+                self.fault("redis.zones", format!("{address} is none of redis.servers"));
+            } else if zone.is_empty() {
+                self.fault(key, "expected the name of a zone");
+            }
+        }
+        self.require(
+            !written.approval || !written.approval_timeout.is_zero(),
+            "redis.approval_timeout",
+            "expected more than 0s",
+        );
+    }
+}
+
+fn standing(written: &Written, address: &Address) -> Standing {
+    let rules = &written.promotion;
+    let promotion = if rules.never.contains(address) {
+        failover::Promotion::Never
+    } else if rules.prefer_not.contains(address) {
+        failover::Promotion::PreferNot
+    } else if rules.prefer.contains(address) {
+        failover::Promotion::Prefer
+    } else {
+        failover::Promotion::Neutral
+    };
+    Standing { promotion, zone: written.zones.get(address).cloned() }
+}
