@@ -61,13 +61,13 @@ impl Source for Local {
     fn record(&self, samples: &[VectorSample]) {
         let mut appender = self.store.appender();
         for VectorSample { labels, sample, histogram } in samples {
-            let appended = appender.series(labels).and_then(|(mut series, _)| match histogram {
+            let result = appender.series(labels).and_then(|(mut series, _)| match histogram {
                 Some(histogram) => {
                     appender.push_histogram(&mut series, sample.timestamp_ms, Arc::clone(histogram))
                 }
                 None => appender.push(&mut series, *sample),
             });
-            if appended.is_err() {
+            if result.is_err() {
                 self.rejected.inc();
             }
         }

@@ -134,7 +134,8 @@ async fn evaluate(
             "execQueueTime": waited,
             "execTotalTime": total,
         });
-        value.push_str(&format!(",\"stats\":{}}}", json!({ "timings": timings })));
+        let stats = json!({ "timings": timings }).to_string();
+        value.extend([",\"stats\":", &stats, "}"]);
     }
     Ok(text(&value, &warnings, &infos))
 }
