@@ -13,7 +13,7 @@ const CHECKS_MAX: u32 = 2_000;
 /// Ten minutes of the series that the seeds name.
 static STORE: LazyLock<Store> = LazyLock::new(|| {
     let store = Store::new(StoreConfig::default());
-    let mut add = |pairs: &[(&str, &str)], factor: f64| {
+    let add = |pairs: &[(&str, &str)], factor: f64| {
         let labels = Labels::from_pairs(pairs.iter().copied());
         for step in 0..=20 {
             store.append(&labels, step * 30_000, step as f64 * factor).expect("in order");
