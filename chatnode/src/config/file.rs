@@ -107,11 +107,11 @@ impl Default for Client {
             // Off: a whole office, or a proxy that is not in the list, has one address.
             address_connections_max: 0,
             trusted_proxies: Vec::new(),
-            // A connect costs about 100 µs, so this keeps more than half of a core for those who are connected; a reconnect storm of all
-            // clients of a node passes as one burst.
+            // At an estimated 100 µs of CPU per connect this keeps more than half of a core for those who are connected; a reconnect storm
+            // of all clients of a node passes as one burst.
             connects_per_second: 4_000,
             connects_burst: 10_000,
-            // A command costs about 20 µs, so one connection can take 2 % of a core. The burst is that of an SDK that comes back: a
+            // At an estimated 20 µs of CPU per command one connection can take 2 % of a core. The burst is that of an SDK that comes back: a
             // subscribe for each of its channels, several times over.
             commands_per_second: 1_000,
             commands_burst: 2_000,

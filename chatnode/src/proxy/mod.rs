@@ -1,7 +1,7 @@
 //! Back ends that are asked what clients may do, over HTTP.
 //!
 //! The questions are those of Centrifugo's proxies, so that a back end written for it works here. Each back end has a time-out, a bound
-//! on questions under way and a [`breaker`]. When one cannot be asked, clients are told to try again: an answer that never came is
+//! on questions under way and a [circuit breaker](Breaker). When one cannot be asked, clients are told to try again: an answer that never came is
 //! neither yes nor no.
 
 mod breaker;

@@ -12,6 +12,7 @@ mod io;
 mod orders;
 mod position;
 mod rate;
+mod recovery;
 mod subscriptions;
 #[cfg(test)]
 mod tests;

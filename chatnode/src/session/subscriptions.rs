@@ -11,22 +11,18 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::connect::told;
-use super::event::shaped;
-use super::position::{Position, recovers};
-use super::{Call, EXPIRY_GRACE, Event, Form, Note, Now, Output, Session, instant_of, lifetime};
+use super::position::Position;
+use super::{Call, EXPIRY_GRACE, Event, Now, Output, Session, instant_of, lifetime, recovery};
 use crate::access::{Denial, Grant, SubscribeAsk, Term};
-use crate::broker::{BrokerError, Range};
-use crate::namespaces::{Asker, DeltaType, NAME_BYTES_MAX, Options, RecoveryMode};
+use crate::broker::BrokerError;
+use crate::namespaces::{Asker, DeltaType, NAME_BYTES_MAX, Options};
 use crate::protocol::command::{self, Subscribe};
 use crate::protocol::filter::Filter;
 use crate::protocol::reply::{
-    ClientInfo, Publication, Push, Reply, SubRefreshResult, SubscribePush, SubscribeResult, tags_of,
+    ClientInfo, Push, Reply, SubRefreshResult, SubscribePush, SubscribeResult,
 };
-use crate::protocol::{Disconnect, ErrorCode, Protocol, UnsubscribeCode};
+use crate::protocol::{Disconnect, ErrorCode, UnsubscribeCode};
 use crate::stream::Page;
-
-/// Most publications of one recovery.
-const RECOVERY_PUBLICATIONS_MAX: usize = 300;
 
 /// One subscription.
 pub(super) struct Subscription {
@@ -56,7 +52,7 @@ pub(super) struct Extra {
     pub(super) delta: bool,
     /// The latest publication that was sent, against which the next difference is.
     pub(super) last: Option<Bytes>,
-    term: Term,
+    pub(super) term: Term,
     /// When the subscription ends, and whether the gate is being asked about it.
     ends_at: Option<Instant>,
 }
@@ -81,8 +77,8 @@ pub(super) enum Purpose {
 
 pub(super) struct Pending {
     purpose: Purpose,
-    request: Subscribe,
-    data: Bytes,
+    pub(super) request: Subscribe,
+    pub(super) data: Bytes,
     pub(super) held: Vec<Arc<Event>>,
     /// To be ended as soon as it is made.
     pub(super) end: Option<(u32, std::borrow::Cow<'static, str>)>,
@@ -101,20 +97,6 @@ impl Subscription {
     fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }
-}
-
-fn positioned(options: &Options, request: &Subscribe) -> bool {
-    options.keeps_history()
-        && (options.force_positioning
-            || (request.positioned && options.allow_positioning)
-            || recoverable(options, request))
-}
-
-fn recoverable(options: &Options, request: &Subscribe) -> bool {
-    options.keeps_history()
-        && (options.force_recovery
-            || (request.recoverable
-                && (options.allow_recovery || options.allow_history_for_client)))
 }
 
 impl Session {
@@ -213,16 +195,7 @@ impl Session {
         let delta = request.delta == "fossil" && options.allows_delta(DeltaType::Fossil);
         let asked =
             request.join_leave && options.may_see_presence(Asker { user: &user, subscribed: true });
-        let range = positioned(&options, request).then(|| {
-            let recover = request.recover && recoverable(&options, request);
-            match options.force_recovery_mode {
-                RecoveryMode::Cache if recover => Range::LATEST,
-                _ => {
-                    let limit = if recover { RECOVERY_PUBLICATIONS_MAX } else { 0 };
-                    Range { since: Some(request.offset), limit, reverse: false }
-                }
-            }
-        });
+        let range = recovery::range(&options, request);
         pending.data = grant.data.unwrap_or_default();
         subscription.join_leave = options.join_leave && (options.force_push_join_leave || asked);
         subscription.options = Some(Arc::clone(&options));
@@ -259,7 +232,7 @@ impl Session {
         };
         let answer = result
             .map_err(|_| ErrorCode::INTERNAL)
-            .and_then(|page| answer(now, protocol, subscription, &pending, page, out));
+            .and_then(|page| recovery::answer(now, protocol, subscription, &pending, page, out));
         match (pending.purpose, answer) {
             (Purpose::Command(id), Ok(answer)) => {
                 out.send(&Reply { id, subscribe: Some(answer), ..Reply::default() });
@@ -465,92 +438,4 @@ impl Extra {
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     a.into_iter().chain(b).min()
-}
-
-/// The answer to a subscribe whose stream, if it has one, was read.
-fn answer(
-    now: Now,
-    protocol: Protocol,
-    subscription: &mut Subscription,
-    pending: &Pending,
-    page: Option<Page>,
-    out: &mut Output,
-) -> Result<SubscribeResult, ErrorCode> {
-    let request = &pending.request;
-    let term = subscription.extra.as_ref().map(|extra| extra.term).unwrap_or_default();
-    let (expires, ttl) = lifetime(told(term), now);
-    let delta = subscription.extra.as_ref().is_some_and(|extra| extra.delta);
-    let mut answer = SubscribeResult {
-        expires,
-        ttl,
-        delta,
-        data: pending.data.clone(),
-        ..SubscribeResult::default()
-    };
-    let (Some(page), Some(options)) = (page, subscription.options.clone()) else {
-        return Ok(answer);
-    };
-    subscription.position = Some(Position::at(&page.state));
-    answer.positioned = true;
-    answer.epoch = page.state.lineage.visible().to_string();
-    answer.offset = page.state.top;
-    answer.recoverable = recoverable(&options, request);
-    answer.was_recovering = answer.recoverable && request.recover;
-    if !answer.was_recovering {
-        return Ok(answer);
-    }
-    match options.force_recovery_mode {
-        RecoveryMode::Stream => {
-            answer.recovered = recovers(&page, &request.epoch, request.offset);
-            if answer.recovered {
-                // A recovering client moves on by itself, publication by publication.
-                answer.offset = request.offset;
-                answer.publications = replayed(protocol, subscription, &page)?;
-            }
-        }
-        RecoveryMode::Cache => {
-            let latest = page.publications.first();
-            answer.recovered = latest.is_some_and(|latest| latest.offset == page.state.top);
-            let known = request.offset > 0 && request.offset == page.state.top;
-            if answer.recovered && !(known && request.epoch == answer.epoch) {
-                answer.publications = replayed(protocol, subscription, &page)?;
-            }
-        }
-    }
-    out.notes.push(Note::Recovery(answer.recovered));
-    if request.flag & Subscribe::REJECT_UNRECOVERED != 0 && !answer.recovered {
-        return Err(ErrorCode::UNRECOVERABLE_POSITION);
-    }
-    Ok(answer)
-}
-
-/// What a client missed, in the form it takes publications: each the difference to the one before, if it takes differences.
-fn replayed(
-    protocol: Protocol,
-    subscription: &mut Subscription,
-    page: &Page,
-) -> Result<Vec<Publication>, ErrorCode> {
-    let mut previous: Option<&Bytes> = None;
-    let mut publications = Vec::with_capacity(page.publications.len());
-    for stored in &page.publications {
-        let mut form = Form::Plain;
-        if let Some(extra) = &mut subscription.extra {
-            let unwanted = extra.filter.as_ref().is_some_and(|filter| {
-                let tags = stored.tags.as_ref().map(|tags| tags_of(tags));
-                !filter.accepts(&tags.unwrap_or_default())
-            });
-            if unwanted {
-                continue;
-            }
-            if extra.delta {
-                form = if stored.delta { Form::Difference } else { Form::Whole };
-                extra.last = Some(stored.id.clone());
-            }
-        }
-        // Bytes that cannot be said in the client's protocol are found when the reply is encoded.
-        let publication = shaped(stored, protocol, form, previous);
-        publications.push(publication.ok_or(ErrorCode::INTERNAL)?);
-        previous = Some(&stored.data);
-    }
-    Ok(publications)
 }

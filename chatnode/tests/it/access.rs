@@ -17,7 +17,7 @@ use crate::kit::{Node, Redis};
 /// A private key made by OpenSSL.
 struct Key {
     algorithm: Algorithm,
-    key: EncodingKey,
+    signing: EncodingKey,
     id: &'static str,
 }
 
@@ -40,7 +40,7 @@ impl Key {
             Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem),
             _ => EncodingKey::from_rsa_pem(&pem),
         };
-        Self { algorithm, key: key.unwrap(), id }
+        Self { algorithm, signing: key.unwrap(), id }
     }
 
     /// The public half, as PEM.
@@ -58,7 +58,7 @@ impl Key {
     }
 
     fn jwk(&self) -> Value {
-        let mut jwk = Jwk::from_encoding_key(&self.key, self.algorithm).unwrap();
+        let mut jwk = Jwk::from_encoding_key(&self.signing, self.algorithm).unwrap();
         jwk.common.key_id = Some(self.id.to_owned());
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
         serde_json::to_value(jwk).unwrap()
@@ -66,7 +66,7 @@ impl Key {
 
     fn sign(&self, claims: &Value) -> String {
         let header = Header { kid: Some(self.id.to_owned()), ..Header::new(self.algorithm) };
-        jsonwebtoken::encode(&header, claims, &self.key).unwrap()
+        jsonwebtoken::encode(&header, claims, &self.signing).unwrap()
     }
 }
 
