@@ -292,15 +292,14 @@ fn read<'a>(
             let table = table.get_or_insert_with(|| cache.table());
             match table.find(cache, sample.series) {
                 Some(position) => Place::Known(position),
-                None => Place::Fresh(match fresh.get(sample.series) {
-                    Some(index) => *index,
-                    None => {
-                        let index = count(reading.fresh.len());
-                        fresh.insert(sample.series, index);
-                        let labels = cache.labels(&sample)?;
-                        reading.fresh.push(Fresh { text: sample.series, labels });
-                        index
-                    }
+                None => Place::Fresh(if let Some(index) = fresh.get(sample.series) {
+                    *index
+                } else {
+                    let index = count(reading.fresh.len());
+                    fresh.insert(sample.series, index);
+                    let labels = cache.labels(&sample)?;
+                    reading.fresh.push(Fresh { text: sample.series, labels });
+                    index
                 }),
             }
         };

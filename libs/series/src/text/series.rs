@@ -92,16 +92,14 @@ pub(super) fn pairs<'a>(
 ) -> Result<(), String> {
     let mut rest = body.trim_start();
     while rest != "}" {
-        let (label, tail) = match rest.strip_prefix('"') {
-            Some(quoted) => unquote(quoted)
-                .ok_or_else(|| format!("expected '\"' to end a name in {within:?}"))?,
-            None => {
-                let (label, tail) = rest.split_at(name_end(rest.as_bytes(), false));
-                if label.is_empty() {
-                    return Err(format!("expected a label name or '}}' in {within:?}"));
-                }
-                (label.into(), tail)
+        let (label, tail) = if let Some(quoted) = rest.strip_prefix('"') {
+            unquote(quoted).ok_or_else(|| format!("expected '\"' to end a name in {within:?}"))?
+        } else {
+            let (label, tail) = rest.split_at(name_end(rest.as_bytes(), false));
+            if label.is_empty() {
+                return Err(format!("expected a label name or '}}' in {within:?}"));
             }
+            (label.into(), tail)
         };
         let quoted = rest.starts_with('"');
         let tail = tail.trim_start();

@@ -4,7 +4,7 @@ use super::*;
 
 type Read = (Vec<(String, String)>, f64, Option<i64>);
 
-/// A text that ends in `# EOF` is OpenMetrics.
+/// A text that ends in `# EOF` is `OpenMetrics`.
 fn format(text: &str) -> Format {
     if text.ends_with("# EOF\n") { Format::OpenMetrics } else { Format::Prometheus }
 }

@@ -127,7 +127,7 @@ fn each_fault_names_file_line_and_key() {
         (
             "127.0.0.1:6380\"]",
             "127.0.0.1:6380\"]\npromotion = { never = [\"127.0.0.1:6379\", \"127.0.0.1:6380\"] }",
-            "redis.promotion.never: expected at least one server that may be the primary",
+            "holdfast.toml:17: redis.promotion.never: expected at least one server that may be the primary",
         ),
         (
             "0 */6 * * *",
