@@ -7,6 +7,7 @@
 pub mod chat_json;
 pub mod chat_protobuf;
 pub mod chat_token;
+pub mod exposition;
 pub mod promql;
 pub mod series_block;
 pub mod series_log;
@@ -19,6 +20,7 @@ pub const TARGETS: &[Target] = &[
     ("chat_json", chat_json::run),
     ("chat_protobuf", chat_protobuf::run),
     ("chat_token", chat_token::run),
+    ("exposition", exposition::run),
     ("promql", promql::run),
     ("series_block", series_block::run),
     ("series_log", series_log::run),

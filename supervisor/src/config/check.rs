@@ -99,7 +99,7 @@ impl Checker<'_> {
 
     fn config(&mut self, file: file::File) -> Option<Config> {
         let supervisor = self.supervisor(file.supervisor);
-        let scrape = self.scrape(&file.scrape);
+        let scrape = self.scrape(file.scrape);
         let metrics = self.metrics(file.metrics);
         let rules = self.rules(&file.rules);
         let nodes = self.nodes(file.node);

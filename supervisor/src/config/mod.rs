@@ -12,6 +12,7 @@ mod relabel;
 mod remote;
 mod rules;
 mod scrape;
+mod scrape_job;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub use metrics::Metrics;
 pub use redis::{Redis, RedisServer};
 pub use rules::Rules;
 pub use scrape::Scrape;
+pub use scrape_job::ScrapeJob;
 
 /// Names of the drills that exist.
 pub const SCENARIOS: [&str; 2] = ["chatnode-crash", "redis-primary-crash"];

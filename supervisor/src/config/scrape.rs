@@ -1,11 +1,13 @@
 //! `[scrape]`: how targets are scraped, and targets of the operator's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_settings::duration;
 use serde::Deserialize;
 
 use super::check::Checker;
+use super::scrape_job::{self, ScrapeJob};
 
 /// The reaction time people expect of "seconds".
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -13,7 +15,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Scraping.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Scrape {
     /// Time between two scrapes of a target.
     pub interval: Duration,
@@ -21,6 +23,8 @@ pub struct Scrape {
     pub timeout: Duration,
     /// A larger exposition is refused.
     pub body_bytes_max: usize,
+    /// Targets of the operator's own.
+    pub jobs: Vec<Arc<ScrapeJob>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -31,17 +35,23 @@ pub(super) struct Written {
     #[serde(with = "duration")]
     pub(super) timeout: Duration,
     pub(super) body_bytes_max: usize,
+    pub(super) job: Vec<scrape_job::Written>,
 }
 
 impl Default for Written {
     fn default() -> Self {
         // 4 MiB: a chat node exposes some tens of KiB.
-        Self { interval: INTERVAL, timeout: TIMEOUT, body_bytes_max: 4 * 1024 * 1024 }
+        Self {
+            interval: INTERVAL,
+            timeout: TIMEOUT,
+            body_bytes_max: 4 * 1024 * 1024,
+            job: Vec::new(),
+        }
     }
 }
 
 impl Checker<'_> {
-    pub(super) fn scrape(&mut self, written: &Written) -> Scrape {
+    pub(super) fn scrape(&mut self, written: Written) -> Scrape {
         let millis = written.interval.as_millis();
         self.require(
             (100..=60_000).contains(&millis),
@@ -58,10 +68,13 @@ impl Checker<'_> {
             "scrape.body_bytes_max",
             "expected at least 1024",
         );
-        Scrape {
+        let mut scrape = Scrape {
             interval: written.interval,
             timeout: written.timeout,
             body_bytes_max: written.body_bytes_max,
-        }
+            jobs: Vec::new(),
+        };
+        scrape.jobs = self.scrape_jobs(written.job, &scrape);
+        scrape
     }
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use holdfast_series::{Disk, Store};
+use holdfast_series::{Disk, Labels};
 use holdfast_telemetry::health::Readiness;
 use holdfast_telemetry::{Registry, announce, metrics};
 use tokio::net::TcpListener;
@@ -31,13 +31,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::act::redis::RedisController;
 use crate::act::upstreams::HoldfastBalancer;
-use crate::cluster::{RedisStatus, ServersStatus};
+use crate::cluster::{Address, RedisStatus, ServersStatus};
 use crate::config::{Config, Redis};
 use crate::control::{Control, QUEUE_MAX};
 use crate::judge::rules::{Identity, RuleSet};
 use crate::observe::canary::Canary;
 use crate::observe::redis::RedisSamples;
-use crate::observe::scrape::{Facts, ScrapeMetrics, Scraper, Source, Target};
+use crate::observe::scrape::{
+    Facts, Login, Manager, Parts, Plan, ScrapeMetrics, Source, Target, Targets,
+};
 use crate::record::{Draft, Journal, Kind, Retention, Severity, Sink};
 use crate::rehearse::{DrillInputs, DrillRunner};
 use crate::serve::http::{ApiState, StatusSources, router};
@@ -208,7 +210,7 @@ impl Daemon {
         };
         let (runner, drill) = DrillRunner::new(inputs, &self.registry, Arc::clone(&sink));
         self.tasks.spawn("drills", |stop| runner.run(stop));
-        self.scrapers(&client, &store, &facts, redis.as_ref());
+        let targets = self.scrapers(&client, &facts, redis.as_ref())?;
         self.tasks.spawn("rules", |stop| rule_loop.run(stop));
         self.tasks.spawn("housekeeping", |stop| housekeeping(Arc::clone(&self.journal), stop));
 
@@ -221,6 +223,7 @@ impl Daemon {
                 drill: Some(drill),
                 alerts: alerts_seen,
                 rules: rules_seen,
+                targets,
             },
             journal: Arc::clone(&self.journal),
             control,
@@ -388,46 +391,54 @@ impl Daemon {
     fn scrapers(
         &mut self,
         client: &reqwest::Client,
-        store: &Arc<Store>,
         facts: &Facts,
         redis: Option<&RedisParts>,
-    ) {
-        let figures = ScrapeMetrics::register(&self.registry);
+    ) -> anyhow::Result<Targets> {
+        let settings = &self.config.scrape;
+        let plan = Plan {
+            interval: settings.interval,
+            timeout: settings.timeout,
+            body_bytes_max: settings.body_bytes_max,
+            options: Arc::default(),
+        };
+        let target = |job: &str, instance: String, label: Option<(&str, &str)>, source| {
+            let own = [("job", job), ("instance", &instance)];
+            let labels = Labels::from_pairs(own.into_iter().chain(label));
+            let (discovered, plan) = (labels.clone(), plan.clone());
+            Target { job: job.to_owned(), discovered, labels, source, plan, node: None }
+        };
+        let http = |address: &Address| Source::Http {
+            url: format!("http://{address}/metrics"),
+            client: client.clone(),
+            login: Login::None,
+        };
         let registry = self.registry.clone();
         let own = Source::Read(Arc::new(move || Ok(metrics::encode(&registry))));
-        let mut targets = vec![Target {
-            job: "supervisor",
-            instance: self.address.to_string(),
-            labels: Vec::new(),
-            source: own,
-            node: None,
-        }];
-        targets.extend(self.config.nodes.iter().map(|node| Target {
-            job: "chatnode",
-            instance: node.metrics.to_string(),
-            labels: vec![("server", node.name.clone())],
-            source: Source::Http(format!("http://{}/metrics", node.metrics)),
-            node: Some(node.name.clone()),
+        let mut targets = vec![target("supervisor", self.address.to_string(), None, own)];
+        targets.extend(self.config.nodes.iter().map(|node| {
+            let server = Some(("server", node.name.as_str()));
+            let found = target("chatnode", node.metrics.to_string(), server, http(&node.metrics));
+            Target { node: Some(node.name.clone()), ..found }
         }));
-        targets.extend(self.config.balancer.iter().map(|balancer| Target {
-            job: "balancer",
-            instance: balancer.admin.to_string(),
-            labels: Vec::new(),
-            source: Source::Http(format!("http://{}/metrics", balancer.admin)),
-            node: None,
+        targets.extend(self.config.balancer.iter().map(|balancer| {
+            target("balancer", balancer.admin.to_string(), None, http(&balancer.admin))
         }));
-        targets.extend(redis.into_iter().flat_map(RedisParts::targets));
-        for target in targets {
-            let scraper = Scraper::new(
-                target,
-                self.config.scrape,
-                client.clone(),
-                Arc::clone(store),
-                figures.clone(),
-                facts.clone(),
-            );
-            self.tasks.spawn("scraper", |stop| scraper.run(stop));
-        }
+        targets.extend(redis.into_iter().flat_map(|redis| {
+            let name = Some(("redis", redis.settings.name.as_str()));
+            redis.sources().map(move |(instance, source)| target("redis", instance, name, source))
+        }));
+        let parts = Parts {
+            store: Arc::clone(self.disk.store()),
+            metrics: ScrapeMetrics::register(&self.registry),
+            facts: facts.clone(),
+            targets: Targets::default(),
+        };
+        let health = parts.targets.clone();
+        let jobs = settings.jobs.clone();
+        let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        let manager = Manager::new(parts, self.config.file.clone(), targets, jobs, hangups);
+        self.tasks.spawn("scrapers", |stop| manager.run(stop));
+        Ok(health)
     }
 }
 
@@ -439,8 +450,8 @@ struct RedisParts {
 }
 
 impl RedisParts {
-    /// Every server as a target whose exposition comes from the connection that is open anyway.
-    fn targets(&self) -> impl Iterator<Item = Target> {
+    /// Every server with an exposition that comes from the connection that is open anyway.
+    fn sources(&self) -> impl Iterator<Item = (String, Source)> {
         self.settings.servers.iter().map(|server| {
             let (samples, address) = (self.samples.clone(), server.address.clone());
             let read = move || {
@@ -448,13 +459,7 @@ impl RedisParts {
                 let own = samples.iter().find(|sample| sample.address == address);
                 own.map(exposition).ok_or_else(|| "not probed yet".to_owned())
             };
-            Target {
-                job: "redis",
-                instance: server.address.to_string(),
-                labels: vec![("redis", self.settings.name.clone())],
-                source: Source::Read(Arc::new(read)),
-                node: None,
-            }
+            (server.address.to_string(), Source::Read(Arc::new(read)))
         })
     }
 }

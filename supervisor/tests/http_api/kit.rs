@@ -15,6 +15,7 @@ use holdfast_supervisor::cluster::{
 use holdfast_supervisor::control::{
     Control, DrillCommand, RedisCommand, Reload, SetServer, TakeBackup,
 };
+use holdfast_supervisor::observe::scrape::Targets;
 use holdfast_supervisor::record::{Draft, Journal, Kind, Retention, Severity};
 use holdfast_supervisor::remote::prometheus::Prometheus;
 use holdfast_supervisor::serve::http::{ApiState, MetricsInfo, StatusSources, router};
@@ -153,6 +154,7 @@ impl Server {
                 drill: Some(drill_now),
                 alerts: alerts_now,
                 rules: rules_now,
+                targets: Targets::default(),
             },
             journal: Arc::clone(&journal),
             control: Control {

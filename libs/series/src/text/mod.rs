@@ -201,6 +201,9 @@ impl<'a> Parser<'a> {
         } else {
             let end = memchr::memchr(b'\n', &bytes[start..])?;
             // A timestamp, an exemplar or blanks around are no number, and go the long way.
+            if start + end > LINE_BYTES_MAX {
+                return None;
+            }
             let value = number(&rest[start..start + end])?;
             self.at += start + end + 1;
             value

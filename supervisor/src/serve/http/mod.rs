@@ -69,6 +69,8 @@ pub struct StatusSources {
     pub alerts: watch::Receiver<Vec<AlertStatus>>,
     /// The rule groups as Prometheus' `/api/v1/rules` has them under `data`.
     pub rules: watch::Receiver<serde_json::Value>,
+    /// Scrape targets.
+    pub targets: crate::observe::scrape::Targets,
 }
 
 /// Everything the handlers need.

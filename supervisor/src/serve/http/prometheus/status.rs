@@ -1,11 +1,14 @@
 //! What rules, alerts and targets there are, and what this server is.
 
+use std::collections::HashMap;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use holdfast_promql::format_number;
 use holdfast_series::{Matcher, is_stale};
+use holdfast_settings::duration;
 use serde_json::{Value, json};
 
 use super::error::{ApiError, data};
@@ -89,7 +92,7 @@ pub(super) async fn alertmanagers() -> Response {
     data(&json!({ "activeAlertmanagers": [], "droppedAlertmanagers": [] }))
 }
 
-/// Scrape targets as the store knows them: by their newest `up`.
+/// Scrape targets by their newest `up`, with what the scrapers say about them.
 pub(super) async fn targets(
     State(shared): State<Handle>,
     input: Input,
@@ -99,32 +102,51 @@ pub(super) async fn targets(
         store.select_latest(&[Matcher::equal("__name__", metric)], now - TARGET_AGE_MS, now)
     };
     let seconds = newest("scrape_duration_seconds");
+    let seconds: HashMap<_, _> = seconds
+        .iter()
+        .filter_map(|series| Some((series.labels.without_name(), series.samples.last()?.value)))
+        .collect();
+    let known = shared.api.sources.targets.active();
+    let known: HashMap<_, _> = known.iter().map(|health| (&health.labels, health)).collect();
     let target = |series: &holdfast_series::SeriesData| {
         let sample = series.samples.last().filter(|sample| !is_stale(sample.value))?;
         let labels = series.labels.without_name();
         if input.get("scrapePool").is_some_and(|pool| labels.value("job") != pool) {
             return None;
         }
-        let duration = seconds.iter().find(|other| other.labels.without_name() == labels);
-        let duration = duration.and_then(|other| other.samples.last()).map(|sample| sample.value);
         let last = DateTime::from_timestamp_millis(sample.timestamp_ms);
+        let health = known.get(&labels);
+        let url = health.filter(|health| !health.url.is_empty()).map_or_else(
+            || format!("http://{}/metrics", labels.value("instance")),
+            |health| health.url.clone(),
+        );
         Some(json!({
-            "discoveredLabels": {},
+            "discoveredLabels": health.map(|health| label_map(&health.discovered)).unwrap_or_default(),
             "labels": label_map(&labels),
             "scrapePool": labels.value("job"),
-            "scrapeUrl": format!("http://{}/metrics", labels.value("instance")),
-            "globalUrl": format!("http://{}/metrics", labels.value("instance")),
-            "lastError": "",
+            "scrapeUrl": url,
+            "globalUrl": url,
+            "lastError": health.and_then(|health| health.error.as_deref()).unwrap_or_default(),
+            "scrapeInterval": health.map(|health| duration::format(health.interval)),
+            "scrapeTimeout": health.map(|health| duration::format(health.timeout)),
             "health": if sample.value > 0.0 { "up" } else { "down" },
             "lastScrape": last,
-            "lastScrapeDuration": duration,
+            "lastScrapeDuration": seconds.get(&labels),
         }))
+    };
+    let dropped: Vec<_> = if input.get("state") == Some("active") {
+        Vec::new()
+    } else {
+        let all = shared.api.sources.targets.dropped().into_iter();
+        all.map(|target| json!({ "discoveredLabels": label_map(&target.discovered) })).collect()
     };
     let active: Vec<_> = match input.get("state") {
         Some("dropped") => Vec::new(),
         _ => newest("up").iter().filter_map(target).collect(),
     };
-    Ok(data(&json!({ "activeTargets": active, "droppedTargets": [], "droppedTargetCounts": {} })))
+    Ok(data(
+        &json!({ "activeTargets": active, "droppedTargets": dropped, "droppedTargetCounts": {} }),
+    ))
 }
 
 pub(super) async fn build_info() -> Response {
