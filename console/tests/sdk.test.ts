@@ -5,6 +5,7 @@ import { after, before, test } from "node:test";
 
 import { Centrifuge, type PublicationContext, State, type Subscription } from "centrifuge";
 import { Centrifuge as ProtobufCentrifuge } from "centrifuge/build/protobuf";
+import { EventSource } from "eventsource";
 import WebSocket from "ws";
 
 import { type Cluster, startCluster, until } from "./cluster.ts";
@@ -90,22 +91,89 @@ test("in protobuf, payloads are bytes and the rest is the same", async () => {
   assert.deepEqual(read.publications.map((item) => item.data), [{ text: "hello ✓" }]);
 });
 
-test("where no WebSocket gets through, HTTP streaming does, over any node", async () => {
-  const base = cluster.pageUrl;
-  const client = new Centrifuge([{ transport: "http_stream", endpoint: `${base}/connection/http_stream` }], {
-    emulationEndpoint: `${base}/emulation`,
-    fetch,
-    readableStream: ReadableStream,
-    getToken: async () => cluster.token("jack"),
+const fallbacks = [
+  { name: "HTTP streaming", transport: "http_stream", path: "http_stream" },
+  { name: "SSE", transport: "sse", path: "sse" },
+] as const;
+
+for (const { name, transport, path } of fallbacks) {
+  test(`where no WebSocket gets through, ${name} does, over any node`, async () => {
+    const base = cluster.pageUrl;
+    const client = new Centrifuge([{ transport, endpoint: `${base}/connection/${path}` }], {
+      emulationEndpoint: `${base}/emulation`,
+      fetch,
+      readableStream: ReadableStream,
+      eventsource: EventSource,
+      getToken: async () => cluster.token("jack"),
+    });
+    clients.push(client);
+    const used = new Promise<string>((resolve) => client.once("connected", (context) => resolve(context.transport)));
+    client.connect();
+    await client.ready(SOON_MS);
+    assert.equal(await used, transport);
+    const { sub, seen } = await join(client, `over-${path}`);
+    // Each of these is a request of its own, which the balancer sends to any node.
+    for (const number of [1, 2, 3, 4, 5, 6]) await sub.publish({ number });
+    await until("the messages", SOON_MS, async () => (seen.length === 6 ? true : undefined));
+    assert.deepEqual(seen.map((item) => item.data.number), [1, 2, 3, 4, 5, 6]);
+  });
+}
+
+test("a client that takes differences gets the whole messages out of them, live and after a reconnect", async () => {
+  await cluster.addChannelRules(`
+[[namespace]]
+name = "delta"
+history_size = 100
+history_ttl = "1h"
+force_positioning = true
+force_recovery = true
+allow_subscribe_for_client = true
+allow_publish_for_client = true
+allowed_delta_types = ["fossil"]
+delta_publish = true
+`);
+  const frames: string[] = [];
+  class Overheard extends WebSocket {
+    constructor(url: string, protocols?: string[]) {
+      super(url, protocols);
+      this.on("message", (frame) => frames.push(String(frame)));
+    }
+  }
+  const client = new Centrifuge(cluster.chatUrl, {
+    websocket: Overheard,
+    getToken: async () => cluster.token("kate"),
   });
   clients.push(client);
   client.connect();
   await client.ready(SOON_MS);
-  const { sub, seen } = await join(client, "stream");
-  // Each of these is a request of its own, which the balancer sends to any node.
-  for (const number of [1, 2, 3, 4, 5, 6]) await sub.publish({ number });
-  await until("the messages", SOON_MS, async () => (seen.length === 6 ? true : undefined));
-  assert.deepEqual(seen.map((item) => item.data.number), [1, 2, 3, 4, 5, 6]);
+  const seen: { number: number; text: string }[] = [];
+  const sub = client.newSubscription("delta:document", { delta: "fossil" });
+  sub.on("publication", (publication) => seen.push(publication.data));
+  sub.subscribe();
+  await sub.ready(SOON_MS);
+
+  const other = await connect("liam");
+  const text = "a text that stays the same but for its number, with a ✓ in it; ".repeat(20);
+  const send = (number: number) => other.publish("delta:document", { number, text: `${number} ${text}` });
+  const expect = async (numbers: number[]) => {
+    await until("the messages", SOON_MS, async () => (seen.length === numbers.length ? true : undefined));
+    assert.deepEqual(seen, numbers.map((number) => ({ number, text: `${number} ${text}` })));
+  };
+  for (const number of [1, 2, 3]) await send(number);
+  await expect([1, 2, 3]);
+  const whole = () => frames.join("").split(text).length - 1;
+  assert.equal(whole(), 1, "the first is sent whole and no other");
+
+  client.disconnect();
+  for (const number of [4, 5]) await send(number);
+  client.connect();
+  await client.ready(SOON_MS);
+  await expect([1, 2, 3, 4, 5]);
+  assert.equal(whole(), 2, "the first of those that were missed is sent whole and no other");
+  // Nobody else was in the channel, so the node has not heard what came before the next.
+  for (const number of [6, 7]) await send(number);
+  await expect([1, 2, 3, 4, 5, 6, 7]);
+  assert.equal(whole(), 3, "the first that a node hears of a channel is sent whole and no other");
 });
 
 test("a client whose node is killed comes back by itself and recovers what it missed", async () => {
