@@ -65,6 +65,9 @@ bench-supervisor: build ## CPU and memory of the supervisor on a local cluster
 bench-chatnode: ## memory and CPU of a chat node: idle connections, deliveries, confirmed publishes
 	tests/bench/chatnode
 
+bench-metrics: build ## the metrics engine beside Prometheus: same targets, rules and queries (BENCH_ARGS=--seconds 60)
+	python3 tests/bench/metrics $(BENCH_ARGS)
+
 soak-chat: dev ## random faults under load, and what they cost: nothing may be lost (ROUNDS=200, SEED=<n>)
 	$(CARGO) build --quiet -p holdfast-tests --example soak-chat
 	target/debug/examples/soak-chat --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))

@@ -1,4 +1,4 @@
-//! Remote write, both ways, and a remote Prometheus in place of the store: with a real Prometheus at the other end.
+//! Remote write, both ways, a remote Prometheus in place of the store, and scrape jobs: with a real Prometheus at the other end.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod support;
@@ -112,4 +112,58 @@ async fn a_remote_prometheus_stands_in_for_the_store() {
         value(&supervisor.base, "up{job=\"own\"}").await == Some(json!("1"))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_scrape_what_settings_and_files_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut target = Prometheus::start("global: {}\n");
+    let address = target.base().trim_start_matches("http://").to_owned();
+    let settings = format!(
+        "[[scrape.job]]\nname = \"fixed\"\ntargets = [\"{address}\"]\nlabels = {{ dc = \"x\" }}\n\
+         relabel_configs = [{{ source_labels = [\"__address__\"], regex = \"(.*):.*\", target_label = \"host\" }}]\n\
+         metric_relabel_configs = [{{ source_labels = [\"__name__\"], regex = \"go_.*\", action = \"drop\" }}]\n\
+         [[scrape.job]]\nname = \"files\"\nfile_sd = [\"targets.*\"]\n"
+    );
+    let supervisor = Supervisor::start(folder.path(), &settings).await;
+    let base = supervisor.base.as_str();
+    let is = async |query: &str, expected: Option<&str>| {
+        until(query, async || value(base, query).await == expected.map(|text| json!(text))).await;
+    };
+    is("up{job=\"fixed\", dc=\"x\", host=\"127.0.0.1\"}", Some("1")).await;
+    is("count(prometheus_build_info{job=\"fixed\", host=\"127.0.0.1\"})", Some("1")).await;
+    is("count({__name__=~\"go_.*\", job=\"fixed\"})", None).await;
+
+    let list = folder.path().join("targets.json");
+    let write = |text: &str| std::fs::write(&list, text.replace("ADDRESS", &address)).unwrap();
+    write("[{\"targets\": [\"ADDRESS\"], \"labels\": {\"a\": \"1\"}}]");
+    is("up{job=\"files\", a=\"1\"}", Some("1")).await;
+    write("[{\"targets\": [");
+    until("the fault is told", async || {
+        let log = std::fs::read_to_string(folder.path().join("supervisor.log")).unwrap();
+        log.contains("targets stay as the file listed them last")
+    })
+    .await;
+    is("up{job=\"files\", a=\"1\"}", Some("1")).await;
+    write("[{\"targets\": [\"ADDRESS\"], \"labels\": {\"a\": \"2\"}}]");
+    is("up{job=\"files\", a=\"2\"}", Some("1")).await;
+    is("up{job=\"files\", a=\"1\"}", None).await;
+
+    let file = folder.path().join("supervisor.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let job = "name = \"files\"\n";
+    let changed = text.replace(job, &format!("{job}labels = {{ again = \"yes\" }}\n"));
+    std::fs::write(&file, changed).unwrap();
+    supervisor.hang_up();
+    is("up{job=\"files\", again=\"yes\", a=\"2\"}", Some("1")).await;
+
+    target.stop();
+    is("up{job=\"fixed\"}", Some("0")).await;
+    is("count({job=\"fixed\", __name__=~\"prometheus_.*\"})", None).await;
+    let targets: Value = serde_json::from_str(&supervisor.get("/api/v1/targets").await).unwrap();
+    let targets = targets["data"]["activeTargets"].as_array().unwrap().clone();
+    let fixed = targets.iter().find(|target| target["scrapePool"] == "fixed").unwrap();
+    assert_eq!(fixed["scrapeUrl"], format!("http://{address}/metrics"));
+    assert_eq!(fixed["discoveredLabels"]["__address__"], address);
+    assert!(!fixed["lastError"].as_str().unwrap().is_empty(), "{fixed}");
 }

@@ -60,6 +60,14 @@ impl Supervisor {
         assert_eq!(request.send().await.unwrap().status(), 204);
     }
 
+    /// Asks it to read its settings again.
+    pub(crate) fn hang_up(&self) {
+        let pid = self.child.id().to_string();
+        assert!(
+            std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success()
+        );
+    }
+
     /// The first value of a metric.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let text = self.get("/metrics").await;

@@ -43,7 +43,7 @@ def rules():
     """Ten recording and ten alert rules, all over all targets."""
     groups = []
     for number in range(5):
-        code, bucket = ["200", "404", "500", "503", "2.."][number], [0.01, 0.1, 1, "+Inf", "0.1|1"][number]
+        code, bucket = ["200", "404", "500", "503", "2.."][number], [0.01, 0.1, 1, "[+]Inf", "0.1|1"][number]
         groups.append({"name": f"bench-{number}", "rules": [
             {"record": f"bench:requests:rate_{number}", "expr": f"sum by (instance) (rate(bench_requests_total{{code=~\"{code}\"}}[1m]))"},
             {"record": f"bench:bucket:rate_{number}", "expr": f"sum by (le) (rate(bench_duration_seconds_bucket{{le=~\"{bucket}\"}}[1m]))"},
