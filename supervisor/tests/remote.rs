@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use support::prometheus::Prometheus;
@@ -49,6 +51,16 @@ async fn samples_reach_a_prometheus_and_none_is_lost_while_either_is_away() {
     .await;
     let refused = supervisor.metric("supervisor_remote_write_samples_refused_total").await;
     assert_eq!(refused, Some(0.0));
+
+    let alerts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../alerts/supervisor.yml");
+    let alerts = std::fs::read_to_string(alerts).unwrap();
+    let metrics = supervisor.get("/metrics").await;
+    let words = alerts.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names: Vec<_> = words.filter(|word| word.starts_with("supervisor_remote_write_")).collect();
+    assert!(!names.is_empty(), "there are alerts about remote write");
+    for name in names {
+        assert!(metrics.contains(&format!("\n{name}{{")), "alerts use {name}, which is not there");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

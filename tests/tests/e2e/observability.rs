@@ -15,6 +15,9 @@ use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(40);
 
+/// Metrics with a value per destination of remote write: the cluster has none. The supervisor's tests of remote write look at them.
+const REMOTE_WRITE: &str = "supervisor_remote_write_";
+
 /// Names of all series in the supervisor's store: everything that was scraped from every program and Redis, and what it makes itself.
 async fn stored_names(cluster: &Cluster) -> BTreeSet<String> {
     let url = format!("{}/api/v1/label/__name__/values", cluster.supervisor_url());
@@ -84,9 +87,9 @@ async fn rules_and_dashboards_name_only_metrics_that_exist() {
         missing.clear();
         for (file, expression) in expressions() {
             let names = names_in(&expression).into_iter();
-            missing.extend(
-                names.filter(|name| !stored.contains(name)).map(|name| (file.clone(), name)),
-            );
+            let names =
+                names.filter(|name| !stored.contains(name) && !name.starts_with(REMOTE_WRITE));
+            missing.extend(names.map(|name| (file.clone(), name)));
         }
         missing.sort();
         missing.dedup();
