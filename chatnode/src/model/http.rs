@@ -32,8 +32,14 @@ type Body = Result<Json<Credentials>, JsonRejection>;
 
 fn credentials(body: Body) -> Result<Credentials, AccountError> {
     // The library's own text would quote the body.
-    let Json(credentials) =
-        body.map_err(|_| AccountError::Bad("expected {\"user\": …, \"password\": …}"))?;
+    let Json(credentials) = body.map_err(|rejection| {
+        AccountError::Bad(match rejection {
+            JsonRejection::MissingJsonContentType(_) => {
+                "expected the header Content-Type: application/json"
+            }
+            _ => "expected {\"user\": …, \"password\": …}",
+        })
+    })?;
     Ok(credentials)
 }
 

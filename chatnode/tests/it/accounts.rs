@@ -54,6 +54,13 @@ async fn an_account_is_made_once_and_opens_for_its_password_only() {
         assert_eq!(chat(&node, "register", "", &account).await.0, 400, "{account}");
     }
     assert_eq!(chat(&node, "register", "", &json!({"user": 1})).await.0, 400);
+
+    // As `curl -d` sends it.
+    let request = "POST /chat/register HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Length: 2\r\n\
+                   Content-Type: application/x-www-form-urlencoded\r\n\r\n{}";
+    let (status, answer) = raw_http(node.client, request).await;
+    assert_eq!(status, 400);
+    assert!(answer.contains("Content-Type: application/json"), "{answer}");
 }
 
 #[tokio::test]
