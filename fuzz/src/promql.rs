@@ -30,7 +30,7 @@ static STORE: LazyLock<Store> = LazyLock::new(|| {
         for step in 0..=20_i64 {
             let counts = vec![step as f64, 2.0, 3.0];
             let histogram = Histogram {
-                schema: if step < 10 { 1 } else { 0 },
+                schema: i8::from(step < 10),
                 zero_threshold: 0.001,
                 count: counts.iter().sum(),
                 sum: 7.0,
