@@ -107,6 +107,8 @@ async fn serve(node: Arc<Node>, place: Place, link: Link, upgrade: OnUpgrade) {
     let limits = &node.shared.limits;
     let mailbox = Mailbox::new(&link.origin.client, limits.queue_bytes_max, &node.metrics);
     let pipe = Pipe::socket(stream, &early, limits.message_bytes_max);
+    // Even when it is empty it holds the buffer that the request was read into, which would live as long as the connection.
+    drop(early);
     connection::serve(node, place, link, Arc::new(mailbox), pipe, None).await;
 }
 
