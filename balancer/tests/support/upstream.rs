@@ -74,10 +74,13 @@ impl Upstream {
         Self { address, shared, runtime: Some(runtime) }
     }
 
-    /// Ends it at once: the kernel closes its sockets, as when a process is killed.
+    /// Ends it as when a process is killed: when this returns, the kernel has closed its sockets. On a thread of its own, since a
+    /// runtime may not wait for another one.
     pub(crate) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            let ended =
+                std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(10)));
+            ended.join().unwrap();
         }
     }
 
