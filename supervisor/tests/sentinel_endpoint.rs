@@ -81,7 +81,7 @@ async fn clients_find_the_primary_and_are_told_of_the_next() {
 async fn read_until(stream: &mut TcpStream, seen: &mut String, text: &str) {
     let mut buffer = vec![0; 4096];
     while !seen.contains(text) {
-        let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut buffer)).await;
+        let read = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut buffer)).await;
         let length = read.unwrap_or_else(|_| panic!("no {text:?} in {seen:?}")).unwrap();
         assert!(length > 0, "closed before {text:?}: {seen:?}");
         seen.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
@@ -110,7 +110,7 @@ async fn too_long_and_malformed_commands_end_the_connection_with_a_reason() {
         let mut stream = TcpStream::connect(at).await.unwrap();
         stream.write_all(&bytes).await.unwrap();
         let mut text = String::new();
-        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut text));
+        let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut text));
         // A reset after the reply is an end too.
         read.await.unwrap().ok();
         assert!(text.starts_with("-ERR Protocol error") || text.is_empty(), "{text}");

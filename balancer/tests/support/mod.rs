@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) use upstream::Upstream;
 
 /// Everything a test waits for comes within this time, or never.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) const TOKEN: &str = "the-token";
 
 /// A balancer that runs until it is dropped or ended.

@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Everything here takes milliseconds; the rest is room for a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) const SECRET: &str = "a secret";
 pub(crate) const ADMIN_TOKEN: &str = "an admin token";

@@ -10,7 +10,7 @@ use holdfast_telemetry::{Registry, http, metrics};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 async fn serve(registry: Registry, readiness: Readiness) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind on loopback");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use holdfast_telemetry::shutdown;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn sigterm_ends_the_wait() {

@@ -8,7 +8,7 @@ use holdfast_telemetry::logs::{self, Format, Level};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Answers one export and returns the request as it came.
 async fn collect_one(listener: TcpListener) -> Vec<u8> {

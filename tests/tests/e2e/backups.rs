@@ -74,7 +74,7 @@ async fn a_backup_restores_key_by_key() {
         "no",
     ];
     let _scratch = Process::start(Path::new("redis-server"), &args, &dir.path().join("redis.log"));
-    wait::until("the empty server", Duration::from_secs(10), async || {
+    wait::until("the empty server", Duration::from_secs(30), async || {
         tokio::net::TcpStream::connect(target).await.map(drop)
     })
     .await;

@@ -9,7 +9,7 @@ use holdfast_tests::process::{self, Process, binary};
 use holdfast_tests::wait;
 use tempfile::TempDir;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(30);
 
 /// A folder with a supervisor's settings that are in order.
 struct Folder(TempDir);

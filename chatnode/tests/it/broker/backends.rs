@@ -60,7 +60,7 @@ async fn nodes_know_who_is_alive_and_who_did_not_answer() {
         (one.bus.nodes().len() == 2 && two.bus.nodes().len() == 2).then_some(())
     })
     .await;
-    let limit = Duration::from_secs(10);
+    let limit = Duration::from_secs(30);
     let survey = one.bus.survey(Target::All, "who", Bytes::new(), limit).await;
     let mut answers: Vec<_> = survey.answers.into_iter().map(|(_, answer)| answer).collect();
     answers.sort();

@@ -336,7 +336,7 @@ async fn nodes_ask_and_answer(world: &World) {
     bus.answer("echo", |question: Question| {
         async move { Bytes::from([b"you said ", &question.payload[..]].concat()) }.boxed()
     });
-    let limit = Duration::from_secs(10);
+    let limit = Duration::from_secs(30);
     for target in [Target::All, Target::Node(&own)] {
         let survey = bus.survey(target, "echo", Bytes::from("hi"), limit).await;
         assert_eq!(survey.answers, [(own.clone(), Bytes::from("you said hi"))]);

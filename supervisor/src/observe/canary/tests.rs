@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::*;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Turns the first `refused` connections away for good and serves the others.
 async fn node(listener: TcpListener, refused: usize) {

@@ -12,7 +12,7 @@ use tokio_tungstenite::{WebSocketStream, accept_async};
 
 use super::*;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Node {
     listener: TcpListener,

@@ -9,7 +9,7 @@ use redb::{Builder, StorageBackend};
 use super::*;
 use crate::record::store::Opener;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
