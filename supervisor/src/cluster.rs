@@ -459,8 +459,8 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Nodes and balancer.
     pub servers: ServersStatus,
-    /// Redis, if set.
-    pub redis: Option<RedisStatus>,
+    /// Each Redis in the order of the settings; empty if there is none.
+    pub redis: Vec<RedisStatus>,
     /// The canary, if on.
     pub canary: Option<CanaryStatus>,
     /// Backups, if set.

@@ -3,6 +3,8 @@
 //! Each part owns the receiving end of one bounded channel and answers every command through its `reply`. The operator API holds a
 //! [`Control`]. A full channel is an answer too (`Busy`): nothing waits without a bound.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -203,14 +205,41 @@ pub struct Reload {
 pub struct Control {
     /// The server controller.
     pub servers: Option<mpsc::Sender<SetServer>>,
-    /// The Redis controller.
-    pub redis: Option<mpsc::Sender<RedisCommand>>,
+    /// The Redis controllers by the name of what each looks after.
+    pub redis: BTreeMap<String, mpsc::Sender<RedisCommand>>,
     /// The backup scheduler.
     pub backup: Option<mpsc::Sender<TakeBackup>>,
     /// The drill runner.
     pub drills: Option<mpsc::Sender<DrillCommand>>,
     /// The daemon itself.
     pub reload: Option<mpsc::Sender<Reload>>,
+}
+
+impl Control {
+    /// The controller of the Redis called `name`; without a name, of the only one.
+    ///
+    /// # Errors
+    /// There is none of that name, or several and no name; both say which there are.
+    pub fn redis_named(
+        &self,
+        name: Option<&str>,
+    ) -> Result<&mpsc::Sender<RedisCommand>, ControlError> {
+        let names = || self.redis.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let mut all = self.redis.values();
+        match (name, all.next(), all.next()) {
+            (_, None, _) => {
+                Err(ControlError::NotFound("Redis is not configured on this supervisor".to_owned()))
+            }
+            (None, Some(only), None) => Ok(only),
+            (None, ..) => Err(ControlError::Refused(format!(
+                "there are several Redis, say by name which is meant: {}",
+                names()
+            ))),
+            (Some(name), ..) => self.redis.get(name).ok_or_else(|| {
+                ControlError::NotFound(format!("there is no Redis {name:?}; there are {}", names()))
+            }),
+        }
+    }
 }
 
 /// Sends a command built around a reply channel to a part and waits for the answer.
@@ -233,4 +262,31 @@ pub async fn ask<C, T>(
         mpsc::error::TrySendError::Closed(_) => ControlError::Failed(format!("{part} has stopped")),
     })?;
     answer.await.unwrap_or_else(|_| Err(ControlError::Failed(format!("{part} has stopped"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(names: &[&str]) -> Control {
+        let redis = names.iter().map(|name| ((*name).to_owned(), mpsc::channel(1).0)).collect();
+        Control { redis, ..Control::default() }
+    }
+
+    #[test]
+    fn a_redis_is_named_where_there_are_several() {
+        let error =
+            |names: &[&str], name| control(names).redis_named(name).unwrap_err().to_string();
+        assert_eq!(error(&[], None), "Redis is not configured on this supervisor");
+        assert!(control(&["main"]).redis_named(None).is_ok());
+        assert!(control(&["main", "cache"]).redis_named(Some("cache")).is_ok());
+        assert_eq!(
+            error(&["main", "cache"], None),
+            "there are several Redis, say by name which is meant: cache, main"
+        );
+        assert_eq!(
+            error(&["main", "cache"], Some("queue")),
+            "there is no Redis \"queue\"; there are cache, main"
+        );
+    }
 }

@@ -72,6 +72,20 @@ pub(super) struct Global {
     pub(super) token_file: Option<PathBuf>,
 }
 
+/// Which Redis a command is about.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Which {
+    /// Name of the Redis, where the supervisor looks after several
+    #[arg(long)]
+    name: Option<String>,
+}
+
+impl Which {
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a whole cluster on this machine, to try things on
@@ -147,6 +161,8 @@ pub(super) enum Command {
             the best replica if it is dead. Without --to the supervisor picks the best candidate."
     )]
     Failover {
+        #[command(flatten)]
+        which: Which,
         /// The wanted primary
         #[arg(long, value_name = "HOST:PORT")]
         to: Option<Address>,
@@ -163,6 +179,8 @@ pub(super) enum Command {
             it is asked for. The pause outlives a restart of the supervisor."
     )]
     Pause {
+        #[command(flatten)]
+        which: Which,
         /// Why, for whoever wonders
         #[arg(long)]
         reason: String,
@@ -171,11 +189,11 @@ pub(super) enum Command {
         limit: Option<std::time::Duration>,
     },
     /// End a pause
-    Resume,
+    Resume(Which),
     /// Agree to the failover that waits for approval
-    Approve,
+    Approve(Which),
     /// End the cool-down after a failover: you have seen to its cause
-    Acknowledge,
+    Acknowledge(Which),
     /// Take a backup of Redis, or list the backups
     #[command(
         long_about = "Takes a snapshot over the replication protocol from a replica, compresses it, and restores it into a scratch server \

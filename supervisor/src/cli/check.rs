@@ -13,7 +13,7 @@ pub(super) async fn run(path: &Path, output: Output) -> Result<(), CliError> {
     let rules = supervise::rules_of(&config).await;
     let rules = rules.map_err(|error| CliError::Usage(error.to_string()))?;
     let alerts = rules.alert_rules().count();
-    let redis = config.redis.as_ref().map_or(0, |redis| redis.servers.len());
+    let redis = config.redis.iter().map(|redis| redis.servers.len()).sum::<usize>();
     let summary = json!({
         "file": path, "nodes": config.nodes.len(), "redis_servers": redis, "alert_rules": alerts,
         "canary": config.canary.is_some(), "backup": config.backup.is_some(),

@@ -204,14 +204,23 @@ impl Client {
     }
 
     /// A planned switchover, or a failover if the primary is down.
-    pub async fn failover(&self, target: Option<&Address>) -> Result<FailoverReport, ClientError> {
+    pub async fn failover(
+        &self,
+        name: Option<&str>,
+        target: Option<&Address>,
+    ) -> Result<FailoverReport, ClientError> {
         let body = target.map_or_else(|| json!({}), |target| json!({ "target": target }));
-        self.change("redis/failover", &body).await
+        self.change(&redis_path("failover", name), &body).await
     }
 
-    /// Another order about Redis: `what` is the path after `redis/`.
-    pub async fn redis(&self, what: &str, body: &Value) -> Result<Value, ClientError> {
-        self.change(&format!("redis/{what}"), body).await
+    /// Another order about the Redis called `name` (the only one without a name): `what` is the path after `redis/`.
+    pub async fn redis(
+        &self,
+        what: &str,
+        name: Option<&str>,
+        body: &Value,
+    ) -> Result<Value, ClientError> {
+        self.change(&redis_path(what, name), body).await
     }
 
     /// The stored backups, newest first, as the supervisor lists them.
@@ -376,6 +385,14 @@ impl Client {
     fn misunderstood(&self, cause: &str) -> ClientError {
         ClientError::Answer { base: self.base.clone(), cause: cause.to_owned() }
     }
+}
+
+/// The path of an order about the Redis called `name`.
+fn redis_path(what: &str, name: Option<&str>) -> String {
+    let name =
+        name.map(|name| form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>());
+    let query = name.map(|name| format!("?name={name}")).unwrap_or_default();
+    format!("redis/{what}{query}")
 }
 
 #[cfg(test)]

@@ -156,25 +156,27 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), CliError> {
             cluster::weight(&client()?, &server, weight, force, output).await
         }
         Command::Ready { server } => cluster::ready(&client()?, &server, output).await,
-        Command::Failover { cancel: true, .. } => {
+        Command::Failover { which, cancel: true, .. } => {
             let done = "No switchover is set any more.";
-            redis::order(&client()?, "switchover/cancel", done, output).await
+            redis::order(&client()?, &which, "switchover/cancel", done, output).await
         }
-        Command::Failover { to, at, .. } => {
-            redis::failover(&client()?, to.as_ref(), at, output).await
+        Command::Failover { which, to, at, .. } => {
+            redis::failover(&client()?, &which, to.as_ref(), at, output).await
         }
-        Command::Pause { reason, limit } => redis::pause(&client()?, &reason, limit, output).await,
-        Command::Resume => {
+        Command::Pause { which, reason, limit } => {
+            redis::pause(&client()?, &which, &reason, limit, output).await
+        }
+        Command::Resume(which) => {
             let done = "The supervisor acts by itself again.";
-            redis::order(&client()?, "resume", done, output).await
+            redis::order(&client()?, &which, "resume", done, output).await
         }
-        Command::Approve => {
+        Command::Approve(which) => {
             let done = "Approved; `holdfast events follow` shows the failover.";
-            redis::order(&client()?, "approve", done, output).await
+            redis::order(&client()?, &which, "approve", done, output).await
         }
-        Command::Acknowledge => {
+        Command::Acknowledge(which) => {
             let done = "The cool-down after the last failover is over.";
-            redis::order(&client()?, "acknowledge", done, output).await
+            redis::order(&client()?, &which, "acknowledge", done, output).await
         }
         Command::Backup { command } => cluster::backup(&client()?, command, output).await,
         Command::Restore(restore) => restore::run(restore, output).await,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Local, NaiveDateTime, NaiveTime, TimeZone as _, Utc};
 use serde_json::{Value, json};
 
+use super::arguments::Which;
 use super::client::Client;
 use super::print::millis;
 use super::{CliError, Output};
@@ -12,19 +13,20 @@ use crate::cluster::Address;
 
 pub(super) async fn failover(
     client: &Client,
+    which: &Which,
     target: Option<&Address>,
     at: Option<DateTime<Utc>>,
     output: Output,
 ) -> Result<(), CliError> {
     if let Some(at) = at {
         let answer: Value =
-            client.redis("switchover", &json!({"at": at, "target": target})).await?;
+            client.redis("switchover", which.name(), &json!({"at": at, "target": target})).await?;
         return output.result(&answer, || {
             let local = at.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S %:z");
             format!("The Redis primary will be moved at {local}. `holdfast failover --cancel` forgets that.")
         });
     }
-    let report = client.failover(target).await?;
+    let report = client.failover(which.name(), target).await?;
     output.result(&report, || {
         let from = report.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
         let loss = match report.lost_bytes {
@@ -42,12 +44,13 @@ pub(super) async fn failover(
 
 pub(super) async fn pause(
     client: &Client,
+    which: &Which,
     reason: &str,
     limit: Option<Duration>,
     output: Output,
 ) -> Result<(), CliError> {
     let body = json!({"reason": reason, "seconds": limit.map(|limit| limit.as_secs())});
-    let answer: Value = client.redis("pause", &body).await?;
+    let answer: Value = client.redis("pause", which.name(), &body).await?;
     output.result(&answer, || {
         "Automatic changes to Redis are paused; what you ask for is still done. `holdfast resume` ends it."
             .to_owned()
@@ -57,11 +60,12 @@ pub(super) async fn pause(
 /// A command without parameters, and what to say when it is done.
 pub(super) async fn order(
     client: &Client,
+    which: &Which,
     what: &str,
     done: &str,
     output: Output,
 ) -> Result<(), CliError> {
-    let answer: Value = client.redis(what, &json!({})).await?;
+    let answer: Value = client.redis(what, which.name(), &json!({})).await?;
     output.result(&answer, || done.to_owned())
 }
 

@@ -77,10 +77,10 @@ fn store(wanted: &Restore) -> Result<BackupStore, CliError> {
         if local.is_file() { local } else { PathBuf::from("/etc/holdfast/holdfast.toml") }
     });
     let config = Config::read(&path)?;
-    let (Some(backup), Some(redis)) = (config.backup, config.redis) else {
+    let Some(backup) = config.backup else {
         return Err(CliError::Usage(format!("{} has no [backup]; give --dir", path.display())));
     };
-    Ok(BackupStore::new(&backup.dir, wanted.cluster.as_deref().unwrap_or(&redis.name)))
+    Ok(BackupStore::new(&backup.dir, wanted.cluster.as_deref().unwrap_or(&backup.redis)))
 }
 
 /// The newest backup that is proven to restore.

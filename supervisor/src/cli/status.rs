@@ -18,7 +18,7 @@ fn text(status: &Status, colored: bool) -> String {
     if !status.servers.nodes.is_empty() {
         parts.push(nodes(status).to_string());
     }
-    if let Some(redis) = &status.redis {
+    for redis in &status.redis {
         parts.push(redis_line(redis));
         parts.push(redis_servers(redis).to_string());
     }
@@ -272,7 +272,7 @@ mod tests {
             health: Health::Degraded,
             problems: vec!["chatnode-1 is slow".to_owned()],
             servers: ServersStatus { nodes: vec![node], balancer: None },
-            redis: None,
+            redis: Vec::new(),
             canary: Some(canary),
             backup: None,
             alerts: Vec::new(),

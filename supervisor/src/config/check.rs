@@ -107,17 +107,19 @@ impl Checker<'_> {
         if balancer.is_none() && !nodes.is_empty() {
             self.fault("balancer", "expected a [balancer] section for the nodes to be served by");
         }
-        let redis = file.redis.map(|redis| self.redis(redis));
+        let redis = self.all_redis(file.redis);
+        let names: Vec<_> = redis.iter().flatten().map(|redis| redis.name.clone()).collect();
+        let no_redis = redis.as_ref().is_some_and(Vec::is_empty);
         let sentinel = file.sentinel.map(|s| self.listen("sentinel.listen", &s.listen));
-        if sentinel.is_some() && redis.is_none() {
+        if sentinel.is_some() && no_redis {
             self.fault("sentinel", "expected a [redis] section whose primary it can tell");
         }
         let guards = self.guards(file.guards);
         let canary = file.canary.filter(|c| c.enabled).map(|canary| self.canary(canary));
-        let backup = file.backup.map(|backup| self.backup(backup));
-        if backup.is_some() && redis.is_none() {
+        if file.backup.is_some() && no_redis {
             self.fault("backup", "expected a [redis] section to back up");
         }
+        let backup = file.backup.map(|backup| self.backup(backup, &names));
         let notify = self.notify(file.notify);
         let supervisor = supervisor?;
         let drills = self.drills(file.drills, &supervisor.state_dir);
@@ -132,7 +134,7 @@ impl Checker<'_> {
             nodes,
             // `transpose`-like: an inner `None` has added its fault already.
             balancer: balancer.map_or(Some(None), |inner| inner.map(Some))?,
-            redis: redis.map_or(Some(None), |inner| inner.map(Some))?,
+            redis: redis?,
             sentinel: sentinel.map_or(Some(None), |inner| inner.map(Some))?,
             guards,
             canary: canary.map_or(Some(None), |inner| inner.map(Some))?,
@@ -229,7 +231,17 @@ impl Checker<'_> {
         })
     }
 
-    fn backup(&mut self, written: file::Backup) -> Backup {
+    /// `names` are those of every Redis.
+    fn backup(&mut self, written: file::Backup, names: &[String]) -> Backup {
+        let redis = written.redis.or_else(|| names.first().filter(|_| names.len() == 1).cloned());
+        if !names.is_empty() && !redis.as_ref().is_some_and(|name| names.contains(name)) {
+            let found =
+                redis.as_ref().map_or_else(|| "nothing".to_owned(), |name| format!("{name:?}"));
+            self.fault(
+                "backup.redis",
+                format!("expected one of {}, found {found}", names.join(", ")),
+            );
+        }
         let schedule = Some(written.schedule).filter(|cron| !cron.is_empty());
         if let Some(cron) = &schedule {
             self.cron("backup.schedule", cron);
@@ -241,6 +253,7 @@ impl Checker<'_> {
             format!("expected 1 to 19, found {}", written.compression_level),
         );
         Backup {
+            redis: redis.unwrap_or_default(),
             dir: self.path(written.dir),
             schedule,
             keep: written.keep,

@@ -42,7 +42,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) node: Vec<Node>,
     pub(super) balancer: Option<Balancer>,
-    pub(super) redis: Option<super::redis::Written>,
+    #[serde(default)]
+    pub(super) redis: super::redis::Sections,
     pub(super) sentinel: Option<Sentinel>,
     #[serde(default)]
     pub(super) guards: Guards,
@@ -159,6 +160,7 @@ fn canary_channel() -> String {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Backup {
+    pub(super) redis: Option<String>,
     pub(super) dir: PathBuf,
     #[serde(default)]
     pub(super) schedule: String,

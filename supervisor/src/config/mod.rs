@@ -54,8 +54,8 @@ pub struct Config {
     pub nodes: Vec<Node>,
     /// The balancer.
     pub balancer: Option<Balancer>,
-    /// The Redis primary and its replicas.
-    pub redis: Option<Redis>,
+    /// Each Redis primary with its replicas; names and addresses are there once.
+    pub redis: Vec<Redis>,
     /// Where the Sentinel-compatible endpoint listens.
     pub sentinel: Option<SocketAddr>,
     /// Limits on what may be done to the cluster.
@@ -151,6 +151,8 @@ pub struct Canary {
 /// Backups.
 #[derive(Debug, Clone)]
 pub struct Backup {
+    /// Name of the Redis that is backed up.
+    pub redis: String,
     /// Where they are stored.
     pub dir: PathBuf,
     /// Cron expression in local time; `None`: only by command.

@@ -1,11 +1,14 @@
-//! Settings of Redis: the primary, its replicas, and who may follow whom.
+//! Settings of Redis: each primary, its replicas, and who may follow whom. One is written as `[redis]`, several as `[[redis]]`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_settings::{Secret, duration};
 use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::check::Checker;
 use crate::cluster::Address;
@@ -13,6 +16,9 @@ use crate::plan::failover::{self, Standing};
 
 /// Servers of one primary; each is probed ten times a second.
 const SERVERS_MAX: usize = 16;
+
+/// Primaries that one supervisor looks after; each has its own controller and its own connections.
+const PRIMARIES_MAX: usize = 32;
 
 /// A Redis primary with its replicas.
 #[derive(Debug, Clone)]
@@ -52,45 +58,77 @@ pub struct RedisServer {
     pub standing: Standing,
 }
 
-/// As written.
+/// The sections as written, each with its key.
+#[derive(Debug, Default)]
+pub(super) struct Sections(Vec<(String, Written)>);
+
+impl<'de> Deserialize<'de> for Sections {
+    // Rejected: an untagged enum, whose errors name neither key nor line.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SectionsVisitor)
+    }
+}
+
+struct SectionsVisitor;
+
+impl<'de> Visitor<'de> for SectionsVisitor {
+    type Value = Sections;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a section [redis], or several [[redis]]")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Sections, A::Error> {
+        let only = Written::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Sections(vec![("redis".to_owned(), only)]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Sections, A::Error> {
+        let all = Vec::<Written>::deserialize(SeqAccessDeserializer::new(seq))?;
+        let keyed = all.into_iter().enumerate();
+        Ok(Sections(keyed.map(|(index, one)| (format!("redis[{index}]"), one)).collect()))
+    }
+}
+
+/// One section as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Written {
+struct Written {
     #[serde(default = "name")]
-    pub(super) name: String,
-    pub(super) servers: Vec<Address>,
-    pub(super) username: Option<String>,
-    pub(super) password_file: Option<PathBuf>,
+    name: String,
+    servers: Vec<Address>,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
     #[serde(default)]
-    pub(super) pid_files: Vec<PathBuf>,
+    pid_files: Vec<PathBuf>,
     #[serde(default = "yes")]
-    pub(super) manage: bool,
+    manage: bool,
     #[serde(default = "probe_interval", with = "duration")]
-    pub(super) probe_interval: Duration,
+    probe_interval: Duration,
     #[serde(default = "probe_timeout", with = "duration")]
-    pub(super) probe_timeout: Duration,
+    probe_timeout: Duration,
     #[serde(default = "hang_after", with = "duration")]
-    pub(super) hang_after: Duration,
+    hang_after: Duration,
     #[serde(default = "cooldown", with = "duration")]
-    pub(super) failover_cooldown: Duration,
-    pub(super) loss_bytes_max: Option<u64>,
+    failover_cooldown: Duration,
+    loss_bytes_max: Option<u64>,
     #[serde(default)]
-    pub(super) approval: bool,
+    approval: bool,
     #[serde(default = "approval_timeout", with = "duration")]
-    pub(super) approval_timeout: Duration,
+    approval_timeout: Duration,
     #[serde(default)]
-    pub(super) promotion: Promotion,
+    promotion: Promotion,
     #[serde(default)]
-    pub(super) zones: BTreeMap<Address, String>,
+    zones: BTreeMap<Address, String>,
 }
 
 /// Servers by how gladly they are promoted; those not named are neutral.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Promotion {
-    pub(super) prefer: Vec<Address>,
-    pub(super) prefer_not: Vec<Address>,
-    pub(super) never: Vec<Address>,
+struct Promotion {
+    prefer: Vec<Address>,
+    prefer_not: Vec<Address>,
+    never: Vec<Address>,
 }
 
 fn name() -> String {
@@ -127,42 +165,69 @@ fn approval_timeout() -> Duration {
 }
 
 impl Checker<'_> {
-    pub(super) fn redis(&mut self, written: Written) -> Option<Redis> {
-        self.name("redis.name", &written.name);
+    /// `None` after a fault that leaves nothing to work with.
+    pub(super) fn all_redis(&mut self, Sections(sections): Sections) -> Option<Vec<Redis>> {
+        let count = sections.len();
+        self.require(
+            count <= PRIMARIES_MAX,
+            "redis",
+            format!("expected at most {PRIMARIES_MAX} sections, found {count}"),
+        );
+        let mut names = HashSet::new();
+        let mut addresses = HashSet::new();
+        let mut all = Vec::new();
+        for (key, section) in sections {
+            if !names.insert(section.name.clone()) {
+                let name = &section.name;
+                self.fault(
+                    format!("{key}.name"),
+                    format!("{name:?} is the name of another Redis already"),
+                );
+            }
+            for (index, address) in section.servers.iter().enumerate() {
+                if !addresses.insert(address.clone()) {
+                    self.fault(
+                        format!("{key}.servers[{index}]"),
+                        format!("{address} is there twice"),
+                    );
+                }
+            }
+            all.push(self.redis(&key, section));
+        }
+        all.into_iter().collect()
+    }
+
+    fn redis(&mut self, section: &str, written: Written) -> Option<Redis> {
+        let key = |name: &str| format!("{section}.{name}");
+        self.name(&key("name"), &written.name);
         let count = written.servers.len();
         self.require(
             (1..=SERVERS_MAX).contains(&count),
-            "redis.servers",
+            &key("servers"),
             format!("expected 1 to {SERVERS_MAX} addresses, found {count}"),
         );
-        let mut seen = HashSet::new();
-        for (index, address) in written.servers.iter().enumerate() {
-            if !seen.insert(address) {
-                self.fault(format!("redis.servers[{index}]"), format!("{address} is there twice"));
-            }
-        }
         let pids = written.pid_files.len();
         self.require(
             pids == 0 || pids == count,
-            "redis.pid_files",
+            &key("pid_files"),
             format!("expected one for each of the {count} servers (\"\" for none), found {pids}"),
         );
         self.require(
             written.probe_interval.as_millis() >= 10,
-            "redis.probe_interval",
+            &key("probe_interval"),
             "expected at least 10ms",
         );
         self.require(
             written.hang_after >= written.probe_timeout
                 && written.hang_after >= 2 * written.probe_interval,
-            "redis.hang_after",
-            "expected at least redis.probe_timeout and twice redis.probe_interval",
+            &key("hang_after"),
+            "expected at least probe_timeout and twice probe_interval",
         );
         if written.username.is_some() && written.password_file.is_none() {
-            self.fault("redis.username", "expected redis.password_file beside it");
+            self.fault(key("username"), "expected password_file beside it");
         }
-        self.policy(&written);
-        let password = self.optional_secret("redis.password_file", written.password_file.clone());
+        self.policy(section, &written);
+        let password = self.optional_secret(&key("password_file"), written.password_file.clone());
         let password = password.ok()?;
         let standings: Vec<_> =
             written.servers.iter().map(|address| standing(&written, address)).collect();
@@ -194,16 +259,16 @@ impl Checker<'_> {
     }
 
     /// Promotion rules and zones speak of servers that exist, each rule of others.
-    fn policy(&mut self, written: &Written) {
+    fn policy(&mut self, section: &str, written: &Written) {
         let rules = &written.promotion;
         let lists =
             [("prefer", &rules.prefer), ("prefer_not", &rules.prefer_not), ("never", &rules.never)];
         let mut named = HashSet::new();
-        for (key, list) in lists {
+        for (rule, list) in lists {
             for (index, address) in list.iter().enumerate() {
-                let key = format!("redis.promotion.{key}[{index}]");
+                let key = format!("{section}.promotion.{rule}[{index}]");
                 if !written.servers.contains(address) {
-                    self.fault(key, format!("{address} is none of redis.servers"));
+                    self.fault(key, format!("{address} is none of {section}.servers"));
                 } else if !named.insert(address) {
                     self.fault(key, format!("{address} has a promotion rule already"));
                 }
@@ -211,20 +276,20 @@ impl Checker<'_> {
         }
         self.require(
             written.servers.is_empty() || rules.never.len() < written.servers.len(),
-            "redis.promotion.never",
+            &format!("{section}.promotion.never"),
             "expected at least one server that may be the primary",
         );
         for (address, zone) in &written.zones {
-            let key = format!("redis.zones.\"{address}\"");
+            let zones = format!("{section}.zones");
             if !written.servers.contains(address) {
-                self.fault("redis.zones", format!("{address} is none of redis.servers"));
+                self.fault(zones, format!("{address} is none of {section}.servers"));
             } else if zone.is_empty() {
-                self.fault(key, "expected the name of a zone");
+                self.fault(format!("{zones}.\"{address}\""), "expected the name of a zone");
             }
         }
         self.require(
             !written.approval || !written.approval_timeout.is_zero(),
-            "redis.approval_timeout",
+            &format!("{section}.approval_timeout"),
             "expected more than 0s",
         );
     }

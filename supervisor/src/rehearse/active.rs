@@ -31,7 +31,8 @@ const INCIDENTS_MAX: usize = 100;
 pub(super) struct World {
     pub(super) config: Config,
     pub(super) servers: watch::Receiver<ServersStatus>,
-    pub(super) redis: Option<watch::Receiver<RedisStatus>>,
+    /// Each Redis in the order of the settings.
+    pub(super) redis: Vec<watch::Receiver<RedisStatus>>,
     pub(super) alerts: watch::Receiver<Vec<AlertStatus>>,
     pub(super) journal: Arc<Journal>,
 }
@@ -42,8 +43,12 @@ pub(super) type Canary = (CanaryHandle, watch::Receiver<CanaryStatus>);
 impl World {
     /// The process to strike.
     pub(super) fn victim(&self, scenario: &Scenario) -> Result<Victim, String> {
-        let redis = self.redis.as_ref().map(|redis| redis.borrow());
-        Victim::choose(scenario.victim, &self.config, &self.servers.borrow(), redis.as_deref())
+        let redis = self.redis_now();
+        Victim::choose(scenario.victim, &self.config, &self.servers.borrow(), &redis)
+    }
+
+    fn redis_now(&self) -> Vec<RedisStatus> {
+        self.redis.iter().map(|redis| redis.borrow().clone()).collect()
     }
 }
 
@@ -122,10 +127,10 @@ impl Active {
         let incidents = world.journal.incidents(true, INCIDENTS_MAX);
         let end = self.begun + now;
         let recent = self.canary.0.window(end.checked_sub(RECENT).unwrap_or(self.begun), end);
-        let redis = world.redis.as_ref().map(|redis| redis.borrow());
+        let redis = world.redis_now();
         let view = View {
             servers: &world.servers.borrow(),
-            redis: redis.as_deref(),
+            redis: &redis,
             canary: &self.canary.1.borrow(),
             recent: &recent,
             alerts: &world.alerts.borrow(),
@@ -195,12 +200,8 @@ impl Active {
         let filter =
             Filter { since_id: Some(self.since_id), limit: LIMIT_MAX, ..Filter::default() };
         let events = world.journal.events(&filter).into_iter();
-        let mut redis: Vec<String> = match &world.redis {
-            Some(redis) => {
-                redis.borrow().servers.iter().filter_map(|server| server.version.clone()).collect()
-            }
-            None => Vec::new(),
-        };
+        let servers = world.redis_now().into_iter().flat_map(|redis| redis.servers);
+        let mut redis: Vec<_> = servers.filter_map(|server| server.version).collect();
         redis.sort_unstable();
         redis.dedup();
         let measured = self.run.measured();

@@ -13,7 +13,7 @@ use crate::record::Incident;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) servers: &'a ServersStatus,
-    pub(super) redis: Option<&'a RedisStatus>,
+    pub(super) redis: &'a [RedisStatus],
     pub(super) canary: &'a CanaryStatus,
     /// The canary's last seconds.
     pub(super) recent: &'a WindowReport,
@@ -46,7 +46,7 @@ pub(super) fn unmet_before(view: View<'_>) -> Vec<String> {
 pub(super) fn unmet_after(view: View<'_>) -> Vec<String> {
     let mut unmet = Vec::new();
     servers(view.servers, &mut unmet);
-    if let Some(status) = view.redis {
+    for status in view.redis {
         redis(status, &mut unmet);
     }
     canary(view.canary, view.recent, &mut unmet);

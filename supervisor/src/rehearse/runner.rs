@@ -41,7 +41,7 @@ pub struct DrillInputs<'a> {
     /// Nodes and balancer.
     pub servers: watch::Receiver<ServersStatus>,
     /// Redis, if set.
-    pub redis: Option<watch::Receiver<RedisStatus>>,
+    pub redis: Vec<watch::Receiver<RedisStatus>>,
     /// The canary, if on.
     pub canary: Option<(CanaryHandle, watch::Receiver<CanaryStatus>)>,
     /// Alerts.
@@ -224,7 +224,7 @@ impl DrillRunner {
             Role::BusiestNode if config.nodes.len() < 2 => {
                 return Err("there is no other chat node to take over".to_owned());
             }
-            Role::RedisPrimary if !config.redis.as_ref().is_some_and(|redis| redis.manage) => {
+            Role::RedisPrimary if !config.redis.first().is_some_and(|redis| redis.manage) => {
                 return Err(
                     "Redis is not managed by this supervisor, so nobody would fail it over"
                         .to_owned(),

@@ -25,7 +25,7 @@ impl Victim {
         role: Role,
         config: &Config,
         servers: &ServersStatus,
-        redis: Option<&RedisStatus>,
+        redis: &[RedisStatus],
     ) -> Result<Self, String> {
         let (name, pid_file, key) = match role {
             Role::BusiestNode => {
@@ -34,7 +34,7 @@ impl Victim {
                 (name, node.and_then(|node| node.pid_file.clone()), "pid_file")
             }
             Role::RedisPrimary => {
-                let primary = redis.and_then(|redis| redis.primary.clone());
+                let primary = redis.first().and_then(|redis| redis.primary.clone());
                 let primary = primary.ok_or("no Redis primary is known")?;
                 let mut servers = config.redis.iter().flat_map(|redis| &redis.servers);
                 let server = servers.find(|server| server.address == primary);
@@ -76,10 +76,8 @@ pub(super) fn is_unrelated(role: Role, victim: &str, config: &Config, subject: &
         Role::BusiestNode => {
             let is_other_node =
                 config.nodes.iter().any(|node| node.name == subject && node.name != victim);
-            let is_redis = config
-                .redis
-                .as_ref()
-                .is_some_and(|redis| subject == format!("redis/{}", redis.name));
+            let is_redis =
+                config.redis.iter().any(|redis| subject == format!("redis/{}", redis.name));
             elsewhere || is_other_node || is_redis
         }
     }

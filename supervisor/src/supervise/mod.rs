@@ -6,6 +6,7 @@
 
 mod backups;
 mod epoch;
+mod redis;
 mod remote;
 mod rules;
 mod servers;
@@ -13,7 +14,6 @@ mod store;
 mod tasks;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,21 +29,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::act::redis::RedisController;
 use crate::act::upstreams::HoldfastBalancer;
-use crate::cluster::{Address, RedisStatus, ServersStatus};
-use crate::config::{Config, Redis};
+use crate::cluster::{Address, ServersStatus};
+use crate::config::Config;
 use crate::control::{Control, QUEUE_MAX};
 use crate::judge::rules::{Identity, RuleSet};
 use crate::observe::canary::Canary;
-use crate::observe::redis::RedisSamples;
 use crate::observe::scrape::{
     Facts, Login, Manager, Parts, Plan, ScrapeMetrics, Source, Target, Targets,
 };
 use crate::record::{Draft, Journal, Kind, Retention, Severity, Sink};
 use crate::rehearse::{DrillInputs, DrillRunner};
 use crate::serve::http::{ApiState, StatusSources, router};
-use crate::serve::sentinel;
 use crate::tell::{Notifier, Sender};
 use tasks::Tasks;
 
@@ -202,7 +199,7 @@ impl Daemon {
         let inputs = DrillInputs {
             config: &self.config,
             servers: servers.clone(),
-            redis: redis.as_ref().map(|redis| redis.status.clone()),
+            redis: redis.iter().map(|redis| redis.status.clone()).collect(),
             canary: canary.clone(),
             alerts: alerts_seen.clone(),
             journal: Arc::clone(&self.journal),
@@ -210,14 +207,14 @@ impl Daemon {
         };
         let (runner, drill) = DrillRunner::new(inputs, &self.registry, Arc::clone(&sink));
         self.tasks.spawn("drills", |stop| runner.run(stop));
-        let targets = self.scrapers(&client, &facts, redis.as_ref())?;
+        let targets = self.scrapers(&client, &facts, &redis)?;
         self.tasks.spawn("rules", |stop| rule_loop.run(stop));
         self.tasks.spawn("housekeeping", |stop| housekeeping(Arc::clone(&self.journal), stop));
 
         let api = ApiState {
             sources: StatusSources {
                 servers,
-                redis: redis.map(|redis| redis.status),
+                redis: redis.into_iter().map(|redis| redis.status).collect(),
                 canary: canary.map(|(_, seen)| seen),
                 backup: backup.as_ref().map(|(_, seen)| seen.clone()),
                 drill: Some(drill),
@@ -331,48 +328,14 @@ impl Daemon {
         seen
     }
 
-    /// Redis and the endpoint that tells where its primary is.
-    fn redis(
-        &mut self,
-        sentinel: Option<TcpListener>,
-        control: &mut Control,
-        sink: &Sink,
-    ) -> Option<RedisParts> {
-        let settings = self.config.redis.clone()?;
-        let (sender, commands) = mpsc::channel(QUEUE_MAX);
-        let (controller, handles) = RedisController::new(
-            settings.clone(),
-            self.config.supervisor.observe_only,
-            self.config.supervisor.state_dir.join(format!("redis-{}.json", settings.name)),
-            &self.registry,
-            Arc::clone(sink),
-            commands,
-        );
-        self.tasks.spawn("redis", |stop| controller.run(stop));
-        if let Some(listener) = sentinel {
-            let primary = sentinel::Primary {
-                topology: handles.topology,
-                events: handles.events,
-                failover: sender.clone(),
-                down_after: settings.hang_after,
-            };
-            self.tasks.spawn("sentinel", |stop| async move {
-                if let Err(error) = sentinel::run(listener, vec![primary], stop).await {
-                    tracing::error!(%error, "the Sentinel-compatible endpoint ended");
-                }
-            });
-        }
-        control.redis = Some(sender);
-        Some(RedisParts { settings, status: handles.status, samples: handles.samples })
-    }
-
     fn backups(
         &mut self,
         control: &mut Control,
         sink: &Sink,
     ) -> Option<(crate::act::backup::BackupStore, watch::Receiver<crate::cluster::BackupStatus>)>
     {
-        let (settings, redis) = self.config.backup.clone().zip(self.config.redis.as_ref())?;
+        let settings = self.config.backup.clone()?;
+        let redis = self.config.redis.iter().find(|redis| redis.name == settings.redis)?;
         let (sender, commands) = mpsc::channel(QUEUE_MAX);
         control.backup = Some(sender);
         let (scheduler, seen) = backups::BackupScheduler::new(
@@ -392,7 +355,7 @@ impl Daemon {
         &mut self,
         client: &reqwest::Client,
         facts: &Facts,
-        redis: Option<&RedisParts>,
+        redis: &[redis::Parts],
     ) -> anyhow::Result<Targets> {
         let settings = &self.config.scrape;
         let plan = Plan {
@@ -423,7 +386,7 @@ impl Daemon {
         targets.extend(self.config.balancer.iter().map(|balancer| {
             target("balancer", balancer.admin.to_string(), None, http(&balancer.admin))
         }));
-        targets.extend(redis.into_iter().flat_map(|redis| {
+        targets.extend(redis.iter().flat_map(|redis| {
             let name = Some(("redis", redis.settings.name.as_str()));
             redis.sources().map(move |(instance, source)| target("redis", instance, name, source))
         }));
@@ -440,45 +403,6 @@ impl Daemon {
         self.tasks.spawn("scrapers", |stop| manager.run(stop));
         Ok(health)
     }
-}
-
-/// What others need of the Redis controller.
-struct RedisParts {
-    settings: Redis,
-    status: watch::Receiver<RedisStatus>,
-    samples: watch::Receiver<Vec<RedisSamples>>,
-}
-
-impl RedisParts {
-    /// Every server with an exposition that comes from the connection that is open anyway.
-    fn sources(&self) -> impl Iterator<Item = (String, Source)> {
-        self.settings.servers.iter().map(|server| {
-            let (samples, address) = (self.samples.clone(), server.address.clone());
-            let read = move || {
-                let samples = samples.borrow();
-                let own = samples.iter().find(|sample| sample.address == address);
-                own.map(exposition).ok_or_else(|| "not probed yet".to_owned())
-            };
-            (server.address.to_string(), Source::Read(Arc::new(read)))
-        })
-    }
-}
-
-/// A server's figures in the Prometheus text format.
-fn exposition(samples: &RedisSamples) -> String {
-    let mut text = String::new();
-    for (name, labels, value) in samples.exposition() {
-        let labels: Vec<_> = labels
-            .iter()
-            .map(|(name, value)| {
-                let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-                format!("{name}=\"{value}\"")
-            })
-            .collect();
-        writeln!(text, "{name}{{{}}} {value}", labels.join(","))
-            .expect("writing to a string cannot fail");
-    }
-    text
 }
 
 /// Closes, once, what an earlier run left open and this one did not find again.

@@ -50,7 +50,7 @@ pub(super) async fn cluster(client: &Client) -> Result<(), String> {
     }) {
         return Err(format!("the supervisor does not see {} in service yet", node.name));
     }
-    if let Some(redis) = &status.redis {
+    for redis in &status.redis {
         if redis.state != RedisState::Healthy {
             return Err(format!("the supervisor sees Redis {}", redis.state.name()));
         }

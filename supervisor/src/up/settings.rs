@@ -308,7 +308,7 @@ mod tests {
         let run = Run::create(dir.path()).unwrap();
         run.write(&plan).unwrap();
         let config = Config::read(&run.settings("holdfast.toml")).unwrap();
-        assert_eq!((config.nodes.len(), config.redis.unwrap().servers.len()), (3, 3));
+        assert_eq!((config.nodes.len(), config.redis[0].servers.len()), (3, 3));
         assert!(
             config.canary.is_some() && config.backup.is_some() && config.notify.email.is_some()
         );

@@ -148,7 +148,7 @@ impl Server {
         let state = ApiState {
             sources: StatusSources {
                 servers: servers_now,
-                redis: None,
+                redis: Vec::new(),
                 canary: None,
                 backup: None,
                 drill: Some(drill_now),
@@ -159,7 +159,7 @@ impl Server {
             journal: Arc::clone(&journal),
             control: Control {
                 servers: Some(set_server),
-                redis: Some(failover),
+                redis: BTreeMap::from([("main".to_owned(), failover)]),
                 backup: Some(backup),
                 drills: Some(drills),
                 reload: Some(reload),

@@ -149,7 +149,7 @@ async fn commands_reach_their_part_and_bring_its_answer_back() {
     }
 
     let request = client
-        .post(format!("{base}/operator/v1/redis/pause"))
+        .post(format!("{base}/operator/v1/redis/pause?name=main"))
         .bearer_auth(TOKEN)
         .json(&json!({"reason": "network work", "seconds": 60}));
     let part = async {
@@ -164,6 +164,10 @@ async fn commands_reach_their_part_and_bring_its_answer_back() {
     };
     let (response, ()) = tokio::join!(request.send(), part);
     assert_eq!(body(response.unwrap()).await, (200, json!({})));
+    let elsewhere =
+        client.post(format!("{base}/operator/v1/redis/resume?name=cache")).bearer_auth(TOKEN);
+    let expected = json!({ "error": "there is no Redis \"cache\"; there are main" });
+    assert_eq!(body(elsewhere.send().await.unwrap()).await, (404, expected));
     let wrong = client
         .post(format!("{base}/operator/v1/redis/pause"))
         .bearer_auth(TOKEN)

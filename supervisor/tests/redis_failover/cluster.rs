@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use holdfast_psync::{Address as RedisAddress, Connection, Endpoint};
-use holdfast_supervisor::act::redis::{Handles, RedisController};
+use holdfast_supervisor::act::redis::{Families, Handles, RedisController};
 use holdfast_supervisor::cluster::{Address, RedisState, RedisStatus};
 use holdfast_supervisor::config;
 use holdfast_supervisor::control::{ControlError, Failover, FailoverReport, RedisCommand, Reply};
@@ -202,7 +202,7 @@ impl Cluster {
             settings.clone(),
             false,
             state_dir.path().join("redis.json"),
-            &registry,
+            &Families::register(&registry),
             sink,
             receiver,
         );

@@ -108,8 +108,9 @@ async fn freeze(pid: u32, time: Duration) {
 }
 
 async fn primary(cluster: &Cluster) -> String {
-    let redis = cluster.status().await.redis.expect("a cluster with Redis");
-    cluster.redis_name(&redis.primary.expect("a primary").to_string())
+    let status = cluster.status().await;
+    let redis = status.redis.first().expect("a cluster with Redis");
+    cluster.redis_name(&redis.primary.as_ref().expect("a primary").to_string())
 }
 
 #[cfg(test)]

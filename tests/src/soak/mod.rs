@@ -217,7 +217,7 @@ fn missing(status: &Status) -> Option<String> {
     if let Some(node) = status.servers.nodes.iter().find(serves) {
         return Some(format!("{} is not in service", node.name));
     }
-    let redis = status.redis.as_ref()?;
+    let redis = status.redis.first()?;
     if redis.state != RedisState::Healthy {
         return Some(format!("Redis is {:?}: {:?}", redis.state, redis.reason));
     }

@@ -19,7 +19,7 @@ async fn a_killed_primary_costs_no_acknowledged_message() {
         members.push(Member::join(&cluster, &format!("user-{number}"), ROOM).await);
     }
     let load = Load::start(&members, ROOM);
-    let old = cluster.status().await.redis.unwrap().primary.unwrap();
+    let old = cluster.status().await.redis.remove(0).primary.unwrap();
     let before = cluster.last_event().await;
     cluster.kill(&cluster.redis_name(&old.to_string()));
 
@@ -27,7 +27,7 @@ async fn a_killed_primary_costs_no_acknowledged_message() {
     assert!(!done.reasons.is_empty(), "a failover without reasons: {done:#?}");
     let status =
         wait::until("a healthy Redis with its old primary as a replica", SOON, async || {
-            let redis = cluster.status().await.redis.unwrap();
+            let redis = cluster.status().await.redis.remove(0);
             let linked = redis.servers.iter().filter(|server| server.link_up == Some(true)).count();
             if redis.state == RedisState::Healthy && linked == 2 { Ok(redis) } else { Err(redis) }
         })
@@ -70,7 +70,7 @@ async fn a_planned_switchover_costs_nothing_and_is_explained() {
     let member = Member::join(&cluster, "writer", ROOM).await;
     let members = [member];
     let load = Load::start(&members, ROOM);
-    let old = cluster.status().await.redis.unwrap().primary.unwrap();
+    let old = cluster.status().await.redis.remove(0).primary.unwrap();
     let (status, output) = cluster.cli(&["--json", "failover"]).await;
     assert!(status.success(), "{output}");
     let report: serde_json::Value = serde_json::from_str(&output).unwrap();

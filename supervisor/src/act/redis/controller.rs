@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use holdfast_telemetry::Registry;
 use holdfast_telemetry::errors::Chain;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::metrics::Metrics;
+use super::metrics::{Families, Metrics};
 use super::repair::Aside;
 use super::{SentinelEvent, Topology, orders, saved};
 use crate::cluster::{Address, RedisServerStatus, RedisState, RedisStatus};
@@ -95,7 +94,7 @@ impl RedisController {
         config: config::Redis,
         observe_only: bool,
         state_file: PathBuf,
-        registry: &Registry,
+        families: &Families,
         sink: Sink,
         commands: mpsc::Receiver<RedisCommand>,
     ) -> (Self, Handles) {
@@ -137,7 +136,7 @@ impl RedisController {
             .iter()
             .map(|server| ServerView::new(server.address.clone(), now.into_std()))
             .collect();
-        let metrics = Metrics::register(registry, &config);
+        let metrics = families.of(&config);
         let empty = RedisStatus {
             name: config.name.clone(),
             state: RedisState::Unknown,

@@ -1,4 +1,4 @@
-//! Figures of the Redis controller.
+//! Figures of the Redis controllers. The families are registered once; each Redis has its own series in them.
 
 use std::time::Duration;
 
@@ -12,35 +12,30 @@ use crate::config::Redis;
 /// Around the objectives: 20 ms for a crash, 350 ms for a hang, a second at most.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
-pub(super) struct Metrics {
-    name: String,
-    servers: Vec<Address>,
+/// The families of all Redis controllers' figures.
+pub struct Families {
     failovers: IntCounterVec,
     primary: IntGaugeVec,
     state: IntGaugeVec,
-    seconds: Histogram,
+    seconds: HistogramVec,
     steps: HistogramVec,
-    epoch: IntGauge,
-    loss: IntGauge,
-    candidate: IntGauge,
-    diverged: IntCounter,
-    salvaged: IntCounter,
-    late: IntCounter,
-    save_failures: IntCounter,
+    epoch: IntGaugeVec,
+    loss: IntGaugeVec,
+    candidate: IntGaugeVec,
+    diverged: IntCounterVec,
+    salvaged: IntCounterVec,
+    late: IntCounterVec,
+    save_failures: IntCounterVec,
 }
 
-impl Metrics {
-    pub(super) fn register(registry: &Registry, config: &Redis) -> Self {
-        let name = config.name.clone();
+impl Families {
+    /// Registers them, without series yet.
+    pub fn register(registry: &Registry) -> Self {
         let label = ["redis"];
-        let of_this = |vec: IntGaugeVec| vec.with_label_values(&[&name]);
-        let count_this = |vec: IntCounterVec| vec.with_label_values(&[&name]);
-        let gauge =
-            |metric: &str, help: &str| of_this(metrics::gauge_vec(registry, metric, help, &label));
-        let counter = |metric: &str, help: &str| {
-            count_this(metrics::counter_vec(registry, metric, help, &label))
-        };
-        let metrics = Self {
+        let gauge = |metric: &str, help: &str| metrics::gauge_vec(registry, metric, help, &label);
+        let counter =
+            |metric: &str, help: &str| metrics::counter_vec(registry, metric, help, &label);
+        Self {
             failovers: metrics::counter_vec(
                 registry,
                 "supervisor_redis_failovers_total",
@@ -65,8 +60,7 @@ impl Metrics {
                 "Time from the decision to the new primary's first accepted write",
                 &label,
                 &SECONDS,
-            )
-            .with_label_values(&[&name]),
+            ),
             steps: metrics::histogram_vec(
                 registry,
                 "supervisor_redis_failover_step_seconds",
@@ -102,6 +96,27 @@ impl Metrics {
                 "supervisor_redis_state_write_failures_total",
                 "Failed attempts to keep epoch and primary on disk",
             ),
+        }
+    }
+
+    /// The series of one Redis.
+    pub(super) fn of(&self, config: &Redis) -> Metrics {
+        let name = config.name.clone();
+        let gauge = |family: &IntGaugeVec| family.with_label_values(&[&name]);
+        let counter = |family: &IntCounterVec| family.with_label_values(&[&name]);
+        let metrics = Metrics {
+            failovers: self.failovers.clone(),
+            primary: self.primary.clone(),
+            state: self.state.clone(),
+            seconds: self.seconds.with_label_values(&[&name]),
+            steps: self.steps.clone(),
+            epoch: gauge(&self.epoch),
+            loss: gauge(&self.loss),
+            candidate: gauge(&self.candidate),
+            diverged: counter(&self.diverged),
+            salvaged: counter(&self.salvaged),
+            late: counter(&self.late),
+            save_failures: counter(&self.save_failures),
             servers: config.servers.iter().map(|server| server.address.clone()).collect(),
             name,
         };
@@ -112,7 +127,26 @@ impl Metrics {
         metrics.set_primary(None, 0);
         metrics
     }
+}
 
+pub(super) struct Metrics {
+    name: String,
+    servers: Vec<Address>,
+    failovers: IntCounterVec,
+    primary: IntGaugeVec,
+    state: IntGaugeVec,
+    seconds: Histogram,
+    steps: HistogramVec,
+    epoch: IntGauge,
+    loss: IntGauge,
+    candidate: IntGauge,
+    diverged: IntCounter,
+    salvaged: IntCounter,
+    late: IntCounter,
+    save_failures: IntCounter,
+}
+
+impl Metrics {
     pub(super) fn ended(&self, seconds: Option<Duration>) {
         let result = if seconds.is_some() { "succeeded" } else { "failed" };
         self.failovers.with_label_values(&[&self.name, result]).inc();

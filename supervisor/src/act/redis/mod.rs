@@ -19,6 +19,7 @@ use crate::cluster::RedisStatus;
 use crate::judge::redis::ServerView;
 
 pub use controller::{Handles, RedisController};
+pub use metrics::Families;
 pub use salvage::{SalvageError, Salvaged, salvage};
 
 /// Everything the Sentinel-compatible endpoint shows of one primary and its replicas.

@@ -63,7 +63,7 @@ fn the_sample_is_accepted_and_relative_paths_count_from_its_folder() {
     let config = read(&[]).unwrap();
     assert!(config.supervisor.state_dir.is_absolute());
     assert!(config.supervisor.state_dir.ends_with("state"));
-    assert_eq!(config.redis.unwrap().servers.len(), 2);
+    assert_eq!(config.redis[0].servers.len(), 2);
     assert_eq!(config.drills.schedule.len(), 1);
     assert!(config.drills.report_dir.ends_with("state/drills"));
 }
@@ -179,6 +179,58 @@ fn sections_that_need_each_other_say_so() {
         read(&[("[redis]\nservers = [\"127.0.0.1:6379\", \"127.0.0.1:6380\"]\n", "")]).unwrap_err();
     assert!(text.contains("sentinel: expected a [redis] section"), "{text}");
     assert!(text.contains("backup: expected a [redis] section"), "{text}");
+}
+
+#[test]
+fn several_redis_have_names_and_servers_of_their_own() {
+    let one = "[redis]\nservers = [\"127.0.0.1:6379\", \"127.0.0.1:6380\"]\n";
+    let two = |name: &str, servers: &str, backup: &str| {
+        let several = format!(
+            "[[redis]]\nservers = [\"127.0.0.1:6379\"]\n[[redis]]\nname = \"{name}\"\nservers = [\"{servers}\"]\n"
+        );
+        let backup = format!("dir = \"backups\"{backup}");
+        read(&[(one, &several), ("dir = \"backups\"", &backup)])
+    };
+    let config = two("cache", "127.0.0.1:6380", "\nredis = \"cache\"").unwrap();
+    let names: Vec<_> = config.redis.iter().map(|redis| redis.name.as_str()).collect();
+    assert_eq!(names, ["main", "cache"]);
+    assert_eq!(config.backup.unwrap().redis, "cache");
+    for (name, servers, backup, expected) in [
+        (
+            "main",
+            "127.0.0.1:6380",
+            "\nredis = \"main\"",
+            "holdfast.toml:18: redis[1].name: \"main\" is the name of another Redis already",
+        ),
+        (
+            "cache",
+            "127.0.0.1:6379",
+            "\nredis = \"main\"",
+            "holdfast.toml:19: redis[1].servers[0]: 127.0.0.1:6379 is there twice",
+        ),
+        (
+            "cache",
+            "x",
+            "",
+            "holdfast.toml:19: redis[1].servers[0]: expected host:port, found \"x\"",
+        ),
+        (
+            "cache",
+            "127.0.0.1:6380",
+            "",
+            "holdfast.toml:28: backup.redis: expected one of main, cache, found nothing",
+        ),
+        (
+            "cache",
+            "127.0.0.1:6380",
+            "\nredis = \"queue\"",
+            "holdfast.toml:30: backup.redis: expected one of main, cache, found \"queue\"",
+        ),
+    ] {
+        assert_eq!(two(name, servers, backup).unwrap_err(), expected);
+    }
+    let text = read(&[(one, "redis = 1\n")]).unwrap_err();
+    assert!(text.contains("expected a section [redis], or several [[redis]]"), "{text}");
 }
 
 #[test]

@@ -117,7 +117,7 @@ impl World {
     fn view(&self) -> View<'_> {
         View {
             servers: &self.servers,
-            redis: Some(&self.redis),
+            redis: std::slice::from_ref(&self.redis),
             canary: &self.canary,
             recent: &self.recent,
             alerts: &self.alerts,

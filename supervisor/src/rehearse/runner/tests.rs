@@ -53,7 +53,7 @@ impl Home {
         let inputs = DrillInputs {
             config: &config,
             servers,
-            redis: Some(redis),
+            redis: vec![redis],
             canary,
             alerts,
             journal: Arc::clone(&journal),
@@ -95,11 +95,11 @@ async fn a_drill_that_would_prove_nothing_is_refused_with_the_reason() {
             "the settings name no pid file for chatnode-2",
         ),
         (
-            |c| c.redis.as_mut().unwrap().manage = false,
+            |c| c.redis[0].manage = false,
             "redis-primary-crash",
             "Redis is not managed by this supervisor",
         ),
-        (|c| c.redis = None, "redis-primary-crash", "Redis is not managed by this supervisor"),
+        (|c| c.redis.clear(), "redis-primary-crash", "Redis is not managed by this supervisor"),
     ];
     for (change, scenario, expected) in cases {
         let (home, mut runner, _status) = Home::open(change);

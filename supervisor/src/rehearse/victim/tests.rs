@@ -36,9 +36,11 @@ hmac_secret_file = "secret"
 #[test]
 fn the_busiest_node_and_the_present_primary_are_struck() {
     let (config, servers, redis) = (config(), servers(), redis());
-    let node = Victim::choose(Role::BusiestNode, &config, &servers, None).unwrap();
+    let node = Victim::choose(Role::BusiestNode, &config, &servers, &[]).unwrap();
     assert_eq!((node.name.as_str(), node.program), ("chatnode-2", "holdfast-chatnode"));
-    let primary = Victim::choose(Role::RedisPrimary, &config, &servers, Some(&redis)).unwrap();
+    let primary =
+        Victim::choose(Role::RedisPrimary, &config, &servers, std::slice::from_ref(&redis))
+            .unwrap();
     assert_eq!((primary.name.as_str(), primary.program), ("127.0.0.1:7001", "redis-server"));
     assert!(primary.pid_file.ends_with("redis-1.pid"));
 }
@@ -52,14 +54,15 @@ fn a_victim_out_of_reach_is_named() {
         (Role::BusiestNode, "chatnode-1", "pid_file"),
         (Role::RedisPrimary, "127.0.0.1:7002", "redis.pid_files"),
     ] {
-        let error = Victim::choose(role, &config, &servers, Some(&redis)).unwrap_err();
+        let error =
+            Victim::choose(role, &config, &servers, std::slice::from_ref(&redis)).unwrap_err();
         let text = format!("the settings name no pid file for {name} ({key}), ");
         assert!(error.starts_with(&text), "{error}");
     }
-    let error = Victim::choose(Role::RedisPrimary, &config, &servers, None).unwrap_err();
+    let error = Victim::choose(Role::RedisPrimary, &config, &servers, &[]).unwrap_err();
     assert_eq!(error, "no Redis primary is known");
     servers.nodes.clear();
-    let error = Victim::choose(Role::BusiestNode, &config, &servers, None).unwrap_err();
+    let error = Victim::choose(Role::BusiestNode, &config, &servers, &[]).unwrap_err();
     assert_eq!(error, "no chat node is known yet");
 }
 

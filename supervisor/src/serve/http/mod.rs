@@ -57,8 +57,8 @@ pub type BackupList = Arc<dyn Fn() -> Result<serde_json::Value, String> + Send +
 pub struct StatusSources {
     /// Nodes and balancer.
     pub servers: watch::Receiver<ServersStatus>,
-    /// Redis.
-    pub redis: Option<watch::Receiver<RedisStatus>>,
+    /// Each Redis in the order of the settings.
+    pub redis: Vec<watch::Receiver<RedisStatus>>,
     /// The canary.
     pub canary: Option<watch::Receiver<CanaryStatus>>,
     /// Backups.
@@ -140,7 +140,7 @@ impl Shared {
             name: self.api.name.clone(),
             observe_only: self.api.observe_only,
             servers: sources.servers.borrow().clone(),
-            redis: sources.redis.as_ref().map(|part| part.borrow().clone()),
+            redis: sources.redis.iter().map(|part| part.borrow().clone()).collect(),
             canary: sources.canary.as_ref().map(|part| part.borrow().clone()),
             backup: sources.backup.as_ref().map(|part| part.borrow().clone()),
             drill: sources.drill.as_ref().map(|part| part.borrow().clone()),

@@ -1,17 +1,21 @@
 //! The operator API's commands about Redis: move the primary now or later, pause, resume, approve, acknowledge.
+//!
+//! `?name=` says which Redis is meant where there are several.
 
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::routing::post;
 use axum::{Json, Router};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::Handle;
 use super::operator::{NoBody, answer};
-use super::reply::{Body, Failure, Operator};
+use super::reply::{Body, Failure, Operator, Params};
 use crate::cluster::{Address, Appointment, Pause};
 use crate::control::{ControlError, Failover, FailoverReport, RedisCommand, Reply, ask};
 
@@ -32,12 +36,29 @@ pub(super) fn routes() -> Router<Handle> {
         .route("/redis/acknowledge", post(acknowledge))
 }
 
+/// The controller that the request names by `?name=`.
+struct Redis(mpsc::Sender<RedisCommand>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Name {
+    name: Option<String>,
+}
+
+impl FromRequestParts<Handle> for Redis {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Handle) -> Result<Self, Failure> {
+        let Params(Name { name }) = Params::from_request_parts(parts, shared).await?;
+        Ok(Self(shared.api.control.redis_named(name.as_deref())?.clone()))
+    }
+}
+
 async fn order(
-    shared: &Handle,
+    Redis(redis): Redis,
     command: impl FnOnce(Reply<()>) -> RedisCommand,
 ) -> Result<Json<Value>, Failure> {
-    let redis = shared.api.control.redis.as_ref();
-    answer(ask("Redis", redis, command)).await?;
+    answer(ask("Redis", Some(&redis), command)).await?;
     Ok(Json(json!({})))
 }
 
@@ -52,13 +73,13 @@ struct FailoverBody {
 }
 
 async fn failover(
-    State(shared): State<Handle>,
     operator: Operator,
+    redis: Redis,
     Body(body): Body<FailoverBody>,
 ) -> Result<Json<FailoverReport>, Failure> {
     let command =
         |reply| RedisCommand::FailOver(Failover { target: body.target, by: operator.by, reply });
-    answer(ask("Redis", shared.api.control.redis.as_ref(), command)).await.map(Json)
+    answer(ask("Redis", Some(&redis.0), command)).await.map(Json)
 }
 
 #[derive(Deserialize)]
@@ -69,20 +90,20 @@ struct AppointBody {
 }
 
 async fn appoint(
-    State(shared): State<Handle>,
     operator: Operator,
+    redis: Redis,
     Body(AppointBody { at, target }): Body<AppointBody>,
 ) -> Result<Json<Value>, Failure> {
     let appointment = Appointment { at, target, by: operator.by };
-    order(&shared, |reply| RedisCommand::Appoint { appointment, reply }).await
+    order(redis, |reply| RedisCommand::Appoint { appointment, reply }).await
 }
 
 async fn cancel(
-    State(shared): State<Handle>,
     operator: Operator,
+    redis: Redis,
     Body(NoBody {}): Body<NoBody>,
 ) -> Result<Json<Value>, Failure> {
-    order(&shared, |reply| RedisCommand::Cancel { by: operator.by, reply }).await
+    order(redis, |reply| RedisCommand::Cancel { by: operator.by, reply }).await
 }
 
 #[derive(Deserialize)]
@@ -93,8 +114,8 @@ struct PauseBody {
 }
 
 async fn pause(
-    State(shared): State<Handle>,
     operator: Operator,
+    redis: Redis,
     Body(PauseBody { reason, seconds }): Body<PauseBody>,
 ) -> Result<Json<Value>, Failure> {
     if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX {
@@ -108,29 +129,29 @@ async fn pause(
     }
     let until = seconds.map(|seconds| Utc::now() + Duration::from_secs(seconds));
     let pause = Pause { reason, by: operator.by, until };
-    order(&shared, |reply| RedisCommand::Pause { pause, reply }).await
+    order(redis, |reply| RedisCommand::Pause { pause, reply }).await
 }
 
 async fn resume(
-    State(shared): State<Handle>,
     operator: Operator,
+    redis: Redis,
     Body(NoBody {}): Body<NoBody>,
 ) -> Result<Json<Value>, Failure> {
-    order(&shared, |reply| RedisCommand::Resume { by: operator.by, reply }).await
+    order(redis, |reply| RedisCommand::Resume { by: operator.by, reply }).await
 }
 
 async fn approve(
-    State(shared): State<Handle>,
     operator: Operator,
+    redis: Redis,
     Body(NoBody {}): Body<NoBody>,
 ) -> Result<Json<Value>, Failure> {
-    order(&shared, |reply| RedisCommand::Approve { by: operator.by, reply }).await
+    order(redis, |reply| RedisCommand::Approve { by: operator.by, reply }).await
 }
 
 async fn acknowledge(
-    State(shared): State<Handle>,
     operator: Operator,
+    redis: Redis,
     Body(NoBody {}): Body<NoBody>,
 ) -> Result<Json<Value>, Failure> {
-    order(&shared, |reply| RedisCommand::Acknowledge { by: operator.by, reply }).await
+    order(redis, |reply| RedisCommand::Acknowledge { by: operator.by, reply }).await
 }

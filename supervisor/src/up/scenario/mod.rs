@@ -117,7 +117,8 @@ async fn victim(scenario: Scenario, plan: &Plan, client: &Client) -> Result<Stri
             nodes.max_by_key(count).map(|node| node.name).ok_or_else(nothing)
         }
         Scenario::RedisPrimaryCrash => {
-            let primary = status.redis.and_then(|redis| redis.primary).ok_or_else(nothing)?;
+            let redis = status.redis.into_iter().next();
+            let primary = redis.and_then(|redis| redis.primary).ok_or_else(nothing)?;
             let is_it = |address: &std::net::SocketAddr| address.to_string() == primary.to_string();
             let redis = plan.redis.iter().find(|redis| is_it(&redis.address));
             redis.map(|redis| redis.name.clone()).ok_or_else(nothing)

@@ -24,8 +24,8 @@ pub struct Parts {
     pub observe_only: bool,
     /// Nodes and balancer.
     pub servers: ServersStatus,
-    /// Redis, if set.
-    pub redis: Option<RedisStatus>,
+    /// Each Redis in the order of the settings.
+    pub redis: Vec<RedisStatus>,
     /// The canary, if on.
     pub canary: Option<CanaryStatus>,
     /// Backups, if set.
@@ -42,7 +42,7 @@ pub fn assemble(parts: Parts, at: DateTime<Utc>) -> Status {
     canary(parts.canary.as_ref(), &mut problems);
     let verdict = Verdict::of(parts.canary.as_ref());
     servers(&parts.servers, verdict, &mut problems);
-    if let Some(redis) = &parts.redis {
+    for redis in &parts.redis {
         redis_problems(redis, verdict, &mut problems);
     }
     alerts(&parts.alerts, &mut problems);

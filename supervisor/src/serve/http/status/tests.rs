@@ -70,7 +70,7 @@ fn well() -> Parts {
                 pool: "chat".to_owned(),
             }),
         },
-        redis: Some(RedisStatus {
+        redis: vec![RedisStatus {
             name: "main".to_owned(),
             state: RedisState::Healthy,
             reason: None,
@@ -86,7 +86,7 @@ fn well() -> Parts {
             pause: None,
             switchover: None,
             awaits_approval: false,
-        }),
+        }],
         canary: Some(CanaryStatus {
             ok: Some(true),
             error: None,
@@ -130,14 +130,8 @@ fn what_is_unknown_is_not_well() {
             |p| p.servers.balancer.as_mut().unwrap().up = None,
             "The balancer has not been heard of yet",
         ),
-        (
-            |p| p.redis.as_mut().unwrap().state = RedisState::Unknown,
-            "Redis main has not been heard of yet",
-        ),
-        (
-            |p| p.redis.as_mut().unwrap().servers[1].up = None,
-            "Redis 127.0.0.1:6380 has not been heard of yet",
-        ),
+        (|p| p.redis[0].state = RedisState::Unknown, "Redis main has not been heard of yet"),
+        (|p| p.redis[0].servers[1].up = None, "Redis 127.0.0.1:6380 has not been heard of yet"),
         (|p| p.canary.as_mut().unwrap().ok = None, "The canary has not sent a message yet"),
     ];
     for (change, text) in unknown {
@@ -188,7 +182,7 @@ fn the_canary_decides_whether_users_are_served() {
     let shaky = (Health::Degraded, "The canary's last message failed: timed out".to_owned());
     assert_eq!(problem(failing(Some(0.9))), shaky);
 
-    let redis_down = |parts: &mut Parts| parts.redis.as_mut().unwrap().state = RedisState::Electing;
+    let redis_down = |parts: &mut Parts| parts.redis[0].state = RedisState::Electing;
     let text = "Redis main is being failed over (electing)".to_owned();
     assert_eq!(problem(redis_down), (Health::Degraded, text.clone()));
     let without_canary = |parts: &mut Parts| {
@@ -213,7 +207,7 @@ fn no_node_left_is_down_and_comes_first() {
 
 #[test]
 fn a_replica_that_does_not_follow_is_degraded() {
-    let found = problem(|parts| parts.redis.as_mut().unwrap().servers[1].link_up = Some(false));
+    let found = problem(|parts| parts.redis[0].servers[1].link_up = Some(false));
     let text = "Redis replica 127.0.0.1:6380 does not follow its primary";
     assert_eq!(found, (Health::Degraded, text.to_owned()));
 }
