@@ -212,7 +212,7 @@ fn several_redis_have_names_and_servers_of_their_own() {
             "cache",
             "x",
             "",
-            "holdfast.toml:19: redis[1].servers[0]: expected host:port, found \"x\"",
+            "holdfast.toml:19: redis[1].servers: expected host:port, found \"x\"",
         ),
         (
             "cache",
