@@ -1,11 +1,33 @@
 //! Drills by command: a report with RTO, RPO and verdict, and an exit code that follows it.
 
+use std::time::Duration;
+
 use holdfast_tests::cluster::Cluster;
+use holdfast_tests::wait;
+
+/// A drill ends when an incident of another cause opens, as it should: on a busy machine a node that is only slow is one.
+const ATTEMPTS: usize = 3;
+/// Exit code of a drill that was stopped.
+const ABORTED: Option<i32> = Some(3);
 
 async fn run(scenario: &str) {
     let cluster = Cluster::start(&[]).await;
-    let (status, output) = cluster.cli(&["drill", "run", scenario]).await;
-    assert!(status.success(), "{status}\n{output}");
+    let mut attempt = 1;
+    let output = loop {
+        let (status, output) = cluster.cli(&["drill", "run", scenario]).await;
+        if status.success() {
+            break output;
+        }
+        assert!(status.code() == ABORTED && attempt < ATTEMPTS, "{status}\n{output}");
+        attempt += 1;
+        wait::until("the end of the other incident", Duration::from_mins(1), async || {
+            let open: Vec<_> =
+                cluster.incidents().await.into_iter().filter(|i| i.closed.is_none()).collect();
+            if open.is_empty() { Ok(()) } else { Err(open) }
+        })
+        .await;
+        cluster.healthy(Duration::from_mins(1)).await;
+    };
     for word in ["RTO", "RPO", "pass"] {
         assert!(output.to_lowercase().contains(&word.to_lowercase()), "no {word} in {output}");
     }
@@ -13,7 +35,9 @@ async fn run(scenario: &str) {
         .unwrap()
         .map(|file| file.unwrap().path())
         .collect();
-    let by_kind = |kind: &str| reports.iter().find(|path| path.extension().unwrap() == kind);
+    // Names begin with the time: the last is the one that passed.
+    let by_kind =
+        |kind: &str| reports.iter().filter(|path| path.extension().unwrap() == kind).max();
     let json = std::fs::read_to_string(by_kind("json").expect("a JSON report")).unwrap();
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(
@@ -46,14 +70,10 @@ async fn a_drill_is_refused_while_something_is_wrong_and_the_exit_code_says_so()
         nix::sys::signal::Signal::SIGSTOP,
     )
     .unwrap();
-    holdfast_tests::wait::until(
-        "the node to be missed",
-        std::time::Duration::from_secs(30),
-        async || {
-            let nodes = cluster.status().await.servers.nodes;
-            if nodes[0].up == Some(false) { Ok(()) } else { Err(nodes) }
-        },
-    )
+    wait::until("the node to be missed", Duration::from_secs(30), async || {
+        let nodes = cluster.status().await.servers.nodes;
+        if nodes[0].up == Some(false) { Ok(()) } else { Err(nodes) }
+    })
     .await;
     let (status, output) = cluster.cli(&["drill", "run", "chatnode-crash"]).await;
     assert!(!status.success(), "{output}");

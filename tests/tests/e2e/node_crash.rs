@@ -104,7 +104,7 @@ async fn a_killed_node_loses_no_message_and_comes_back_gradually() {
 
     let sent = load.stop().await;
     let acked = sent.all_acked();
-    assert!(acked.len() > 100, "only {} messages were acknowledged", acked.len());
+    assert!(acked.len() > 20, "only {} messages were acknowledged", acked.len());
     let stored = history(&members[0], ROOM).await;
     assert_eq!(not_once(&acked, &stored), [], "acknowledged, but not once in the history");
     // Everybody got every acknowledged message exactly once, those who lost their node by recovery.

@@ -47,7 +47,7 @@ async fn a_killed_primary_costs_no_acknowledged_message() {
 
     let sent = load.stop().await;
     let acked = sent.all_acked();
-    assert!(acked.len() > 100, "only {} messages were acknowledged", acked.len());
+    assert!(acked.len() > 20, "only {} messages were acknowledged", acked.len());
     let stored = history(&members[0], ROOM).await;
     assert_eq!(not_once(&acked, &stored), [], "acknowledged, but not once in the history");
     cluster.healthy(Duration::from_mins(1)).await;
