@@ -7,6 +7,7 @@
 //! - [`config`]: the file as written → checked `Config`
 //! - [`cluster`]: the model every part shares (plain data)
 //! - [`control`]: commands operators give to the running parts
+//! - [`group`]: the supervisors as one group: leader, shared ledger, shared observations
 //! - [`serve`]: status page, operator API, Prometheus query API, Sentinel-compatible endpoint
 //! - [`rehearse`] runs drills: disasters on purpose, measured and undone
 //! - [`supervise`]: wires the parts into the daemon
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod group;
 pub mod judge;
 pub mod observe;
 pub mod plan;

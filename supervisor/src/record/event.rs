@@ -73,11 +73,13 @@ pub enum Kind {
     DrillStarted,
     /// A drill ended.
     DrillFinished,
+    /// The supervisors' group: leaders, members, majorities.
+    Group,
 }
 
 impl Kind {
     /// All kinds, for metrics.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Started,
         Self::Stopped,
         Self::Reload,
@@ -97,6 +99,7 @@ impl Kind {
         Self::Canary,
         Self::DrillStarted,
         Self::DrillFinished,
+        Self::Group,
     ];
 
     /// The name in metrics, logs and the API.
@@ -121,6 +124,7 @@ impl Kind {
             Self::Canary => "canary",
             Self::DrillStarted => "drill_started",
             Self::DrillFinished => "drill_finished",
+            Self::Group => "group",
         }
     }
 }

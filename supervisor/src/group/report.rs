@@ -1,0 +1,36 @@
+//! What members tell each other all the time, past the log: what each of them sees now.
+//!
+//! Observations age in milliseconds and the newest replaces the one before; agreeing on them would only make them late. So every member
+//! sends its report to every other one as soon as it changes and with every heartbeat, and keeps the others' newest beside the time it
+//! came. A report that is answered also shows that the way there *and* back works.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::MemberId;
+
+/// One member's newest observations.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Milliseconds since each other member was last heard, as of sending; filled in by the group.
+    pub heard: BTreeMap<MemberId, u64>,
+}
+
+/// The newest that came from a member. It stays while the member is silent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heard {
+    /// The member's name.
+    pub name: String,
+    /// Its observations.
+    pub report: Report,
+    /// When they came.
+    pub at: Instant,
+    /// When the newest of *our* reports was sent that this member has confirmed.
+    pub acknowledged: Option<Instant>,
+}
+
+/// The newest of every other member that has been heard since the start.
+pub type Reports = BTreeMap<MemberId, Heard>;
