@@ -65,6 +65,9 @@ bench-supervisor: build ## CPU and memory of the supervisor on a local cluster
 bench-chatnode: ## memory and CPU of a chat node: idle connections, deliveries, confirmed publishes
 	tests/bench/chatnode
 
+bench-balancer: ## CPU and memory of the balancer beside HAProxy and nginx (BENCH_ARGS=--rounds 3)
+	tests/bench/balancer $(BENCH_ARGS)
+
 bench-metrics: build ## the metrics engine beside Prometheus: same targets, rules and queries (BENCH_ARGS=--seconds 60)
 	python3 tests/bench/metrics $(BENCH_ARGS)
 

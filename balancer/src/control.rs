@@ -68,7 +68,7 @@ impl Balancer {
         let mut listeners = Vec::with_capacity(sockets.len());
         for (listener, socket) in config.listeners.iter().zip(sockets) {
             let pool = Arc::clone(pools.get(&listener.pool).expect("checked with the settings"));
-            let settings = Settings::new(listener.clone(), pool);
+            let settings = Settings { config: listener.clone(), pool };
             listeners.push(Arc::new(Listener::new(socket, settings, &metrics)?));
         }
         metrics.reload_successful.set(1);

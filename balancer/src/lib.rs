@@ -7,6 +7,7 @@
 //! In the order data flows:
 //! - [`config`]: the settings file as written → checked [`Config`].
 //! - `proxy`: listeners, workers, requests on their way, relay.
+//! - [`message`]: HTTP/1.1 heads and bodies as bytes (pure).
 //! - [`pool`]: servers, their state, and the choice between them (pure in [`pool::state`] and [`pool::balance`]).
 //! - `check`: active health checks.
 //! - [`control`]: the balancer as a whole; reload.
@@ -18,6 +19,7 @@ mod admin;
 mod check;
 pub mod config;
 pub mod control;
+pub mod message;
 pub mod metrics;
 pub mod pool;
 mod proxy;

@@ -172,7 +172,7 @@ impl Balancer {
         let mut after = Vec::with_capacity(new.listeners.len());
         for config in &new.listeners {
             let pool = Arc::clone(pools.get(&config.pool).expect("checked with the settings"));
-            let settings = Settings::new(config.clone(), pool);
+            let settings = Settings { config: config.clone(), pool };
             let same = before.iter().position(|listener| is_same(listener, config));
             if let Some(position) = same {
                 let listener = before.swap_remove(position);

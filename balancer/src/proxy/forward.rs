@@ -1,27 +1,36 @@
-//! One request to one server, or to the next one.
+//! One request to one server, or to the next one, and the response back.
 //!
-//! A request goes on to another server where that cannot do harm: when no connection could be made nothing was sent, so any request may
-//! go on; when the connection broke before a response, only a request that may be repeated (RFC 9110 9.2.2: idempotent) and has no body
-//! that is already gone. A kept connection that turns out closed says nothing about the server: the same one is asked again, afresh.
+//! A request goes on to another server where that cannot do harm: when nothing of it was sent, any request may go on; when the connection
+//! broke before a response, only a request that may be repeated (RFC 9110 9.2.2: idempotent) and has no body that is already gone. A kept
+//! connection that turns out closed says nothing about the server: the same one is asked again, afresh.
 
-use http::{Method, Request, Response, StatusCode, Version, request};
-use hyper::body::{Body as _, Incoming};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
-
+use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use super::body::{RequestBody, ResponseBody};
-use super::headers::{self, Prepared};
-use super::http::Connection;
-use super::upstream::{self, GiveBack, Sender, Upgraded};
+use http::StatusCode;
+use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::buffers::{self, LARGE_BYTES};
+use super::http::Conversation;
+use super::session::Phase;
+use super::transfer::{Broken, End, Transfer};
+use super::upstream;
 use crate::config::PoolRules;
+use crate::message::Framing;
+use crate::message::request::RequestHead;
+use crate::message::response::{self, Asked, ResponseHead};
 use crate::metrics::PoolError;
 use crate::pool::balance;
 use crate::pool::server::Lease;
 use crate::pool::{Pool, Tried};
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Why there is no response to pass on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,31 +43,31 @@ pub(crate) enum Failure {
     NoResponse,
     /// The server took too long.
     Timeout,
-    /// The client's own body broke.
+    /// The client closed in the middle of its request.
     Client,
+    /// The client's body breaks the rules.
+    Malformed(&'static str),
     /// The client stopped sending in the middle of its body.
     ClientTimeout,
 }
 
-/// A way to a server.
-struct Way {
-    sender: Sender,
-    /// It has served a request before and may have been closed since.
-    reused: bool,
-    upgraded: Option<Upgraded>,
+/// What became of a request that was answered.
+pub(crate) enum Outcome {
+    /// The response was passed on; `close` if it was the last on this connection.
+    Done { close: bool },
+    /// The response ended early, which only the end of the connection can tell.
+    Cut,
+    /// The server has switched protocols.
+    Upgraded(Box<(End, Lease)>),
 }
 
 /// How one attempt ended.
 enum Attempt {
-    Response(Response<Incoming>, Sender, Option<Upgraded>),
-    /// Nothing was sent; here is the request.
-    NotSent(Request<RequestBody>, bool),
-    Broken {
-        reused: bool,
-    },
-    ClientBroken,
-    ClientTimedOut,
-    TimedOut,
+    /// With a head, and the one the client gets.
+    Response(ResponseHead, Vec<u8>),
+    /// The connection broke, or what came is no response.
+    Broken,
+    Failed(Failure),
 }
 
 /// The hash by which a client's server is chosen where its address decides.
@@ -85,47 +94,40 @@ pub(crate) async fn connect(
     }
 }
 
-/// Passes a request on and returns the response, its body still on the way.
+/// Passes a request on whose rewritten head is `out`, and its response back.
 pub(crate) async fn forward(
-    connection: &Connection,
+    conversation: &mut Conversation,
     pool: &Arc<Pool>,
-    head: request::Parts,
-    body: Incoming,
-    prepared: &Prepared,
-) -> Result<Response<ResponseBody>, Failure> {
-    let outcome = attempts(connection, pool, head, body, prepared).await;
+    head: &RequestHead,
+    out: Vec<u8>,
+) -> Result<Outcome, Failure> {
+    let outcome = attempts(conversation, pool, head, out).await;
     match outcome {
         Err(Failure::NoServer) => pool.metrics.error(PoolError::NoServer),
         Err(Failure::Connect) => pool.metrics.error(PoolError::Connect),
         Err(Failure::NoResponse) => pool.metrics.error(PoolError::NoResponse),
         Err(Failure::Timeout) => pool.metrics.error(PoolError::Timeout),
-        Err(Failure::Client | Failure::ClientTimeout) | Ok(_) => {}
+        Err(Failure::Client | Failure::Malformed(_) | Failure::ClientTimeout) | Ok(_) => {}
     }
     outcome
 }
 
 async fn attempts(
-    connection: &Connection,
+    conversation: &mut Conversation,
     pool: &Arc<Pool>,
-    head: request::Parts,
-    body: Incoming,
-    prepared: &Prepared,
-) -> Result<Response<ResponseBody>, Failure> {
+    head: &RequestHead,
+    out: Vec<u8>,
+) -> Result<Outcome, Failure> {
     let rules = pool.rules();
-    let source = source(prepared.client);
-    let repeatable = body.is_end_stream() && is_idempotent(&head.method);
-    let spare = repeatable.then(|| head.clone());
-    let again = || spare.clone().map(|head| Request::from_parts(head, RequestBody::Empty));
-    connection.session.await_client(false);
-    let streamed = |body| RequestBody::Streamed(body, Rc::clone(&connection.session));
-    let body = if repeatable { RequestBody::Empty } else { streamed(body) };
-    let mut request = Request::from_parts(head, body);
+    let source = source(head.client);
+    let mut request = Transfer::new(out, head.framing, false);
     let mut tried = Tried::default();
     // Once a kept connection has failed us, the others of its age are not asked.
-    let mut fresh = prepared.upgrade;
+    let mut fresh = false;
+    let mut continue_due = head.expects_continue && conversation.client.buffer.is_empty();
     let mut lease = pick(pool, source, &tried)?;
     loop {
-        let way = match find_way(connection, &lease, &rules, prepared.upgrade, fresh).await {
+        let (stream, reused) = match find_way(conversation, &lease, &rules, fresh).await {
             Ok(way) => way,
             Err(error) => {
                 fail(pool, &lease, &mut tried, &error);
@@ -133,127 +135,204 @@ async fn attempts(
                 continue;
             }
         };
-        match send(connection, &lease, way, request, &rules).await {
-            Attempt::Response(response, sender, upgraded) => {
+        if std::mem::take(&mut continue_due) {
+            let written = conversation.client.stream.write_all(CONTINUE).await;
+            written.map_err(|_| Failure::Client)?;
+        }
+        let mut server = End::from(stream);
+        conversation.session.await_server(rules.response_timeout);
+        match send(conversation, &mut server, &mut request, head, &lease).await {
+            Attempt::Response(response, out) => {
                 pool.handle_success(&lease);
-                lease.metrics.response(response.status());
-                let way = (sender, upgraded);
-                return finish(connection, lease, response, way, prepared.upgrade);
+                let delivery = Delivery { server, request, response, lease };
+                return Ok(delivery.deliver(conversation, out).await);
             }
-            Attempt::NotSent(unsent, reused) => {
-                request = unsent;
-                fresh = true;
-                if !reused {
-                    fail(pool, &lease, &mut tried, &"closed at once");
-                    lease = pick(pool, source, &tried)?;
-                }
-            }
-            Attempt::Broken { reused } => {
-                let repeated = again();
+            Attempt::Broken => {
+                let unsent = request.is_unsent();
                 if !reused {
                     fail(pool, &lease, &mut tried, &"closed without a response");
                 }
-                request = repeated.ok_or(Failure::NoResponse)?;
+                if !request.rewind() || !(unsent || head.repeatable) {
+                    return Err(Failure::NoResponse);
+                }
                 fresh = true;
                 if !reused {
-                    lease = pick(pool, source, &tried).map_err(|_| Failure::NoResponse)?;
+                    let next = pick(pool, source, &tried);
+                    lease =
+                        next.map_err(|failure| if unsent { failure } else { Failure::NoResponse })?;
                 }
             }
-            Attempt::ClientBroken => return Err(Failure::Client),
             // The server waits as we do, so its silence says nothing about it.
-            Attempt::ClientTimedOut => return Err(Failure::ClientTimeout),
-            Attempt::TimedOut => {
-                pool.handle_failure(&lease);
-                return Err(Failure::Timeout);
+            Attempt::Failed(failure) => {
+                if failure == Failure::Timeout {
+                    pool.handle_failure(&lease);
+                }
+                return Err(failure);
             }
         }
     }
 }
 
-/// A kept connection, or a new one. An upgrade takes a new one for itself.
+/// A kept connection, or a new one; whether it is a kept one.
 async fn find_way(
-    connection: &Connection,
+    conversation: &Conversation,
     lease: &Lease,
     rules: &PoolRules,
-    upgrade: bool,
     fresh: bool,
-) -> Result<Way, Box<dyn std::error::Error>> {
-    if !fresh {
-        while let Some(mut sender) = connection.idle.take(lease.id()) {
-            // Its last response has just ended, or long ago; either way this takes no time.
-            if sender.ready().await.is_ok() {
-                return Ok(Way { sender, reused: true, upgraded: None });
+) -> io::Result<(TcpStream, bool)> {
+    if !fresh && let Some(stream) = conversation.idle.take(lease.id()) {
+        return Ok((stream, true));
+    }
+    conversation.session.enter(Phase::Connecting);
+    Ok((upstream::connect(lease, rules.connect_timeout).await?, false))
+}
+
+/// Sends the request until the head of the response is there.
+async fn send(
+    conversation: &mut Conversation,
+    server: &mut End,
+    request: &mut Transfer,
+    head: &RequestHead,
+    lease: &Lease,
+) -> Attempt {
+    let begun = Instant::now();
+    let Conversation { client, session, .. } = conversation;
+    let mut out = buffers::take_head();
+    // A server that takes no more of the request may have answered it already.
+    let mut deaf = false;
+    let attempt = poll_fn(|cx| {
+        if session.is_late() {
+            let of_client = session.awaits_client();
+            let failure = if of_client { Failure::ClientTimeout } else { Failure::Timeout };
+            return Poll::Ready(Attempt::Failed(failure));
+        }
+        if !deaf && !request.is_done() {
+            let note = |count| session.note_received(count);
+            match request.poll(cx, client, &mut server.stream, note, |_| {}) {
+                Poll::Pending => session.await_client(request.awaits_sender()),
+                Poll::Ready(Ok(())) => session.await_client(false),
+                Poll::Ready(Err(Broken::To(_))) => deaf = true,
+                Poll::Ready(Err(Broken::From(_))) => {
+                    return Poll::Ready(Attempt::Failed(Failure::Client));
+                }
+                Poll::Ready(Err(Broken::Malformed(fault))) => {
+                    return Poll::Ready(Attempt::Failed(Failure::Malformed(fault.0)));
+                }
+            }
+        }
+        let asked = Asked {
+            is_head: head.is_head,
+            upgrade: head.upgrade,
+            http10: head.http10,
+            keep_alive: head.keep_alive && request.is_done() && !session.is_finishing(),
+        };
+        let Some(response) = ready!(poll_response(cx, client, server, asked, &mut out)) else {
+            return Poll::Ready(Attempt::Broken);
+        };
+        Poll::Ready(Attempt::Response(response, std::mem::take(&mut out)))
+    })
+    .await;
+    if let Attempt::Response(response, _) = &attempt {
+        lease.metrics.first_byte.observe(begun.elapsed().as_secs_f64());
+        lease.metrics.response(status(response));
+    }
+    attempt
+}
+
+fn status(response: &ResponseHead) -> StatusCode {
+    StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY)
+}
+
+/// Reads the head of the final response; `None` if there will be none.
+fn poll_response(
+    cx: &mut Context<'_>,
+    client: &mut End,
+    server: &mut End,
+    asked: Asked,
+    out: &mut Vec<u8>,
+) -> Poll<Option<ResponseHead>> {
+    loop {
+        let before = out.len();
+        if !server.buffer.is_empty() {
+            match response::read(server.buffer.filled(), asked, out) {
+                Ok(Some(head)) => {
+                    server.buffer.consume(head.length);
+                    if !head.is_interim() {
+                        return Poll::Ready(Some(head));
+                    }
+                    if head.status == 100 || asked.http10 {
+                        // Answered here already, or not understood there.
+                        out.truncate(before);
+                    } else if let Poll::Ready(Ok(count)) =
+                        Pin::new(&mut client.stream).poll_write(cx, out)
+                    {
+                        // What the socket does not take now goes with the final head.
+                        out.drain(..count);
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "bad response");
+                    return Poll::Ready(None);
+                }
+            }
+        }
+        match ready!(server.buffer.poll_fill(cx, &mut server.stream, LARGE_BYTES)) {
+            Ok(0) => return Poll::Ready(None),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "connection to a server broke");
+                return Poll::Ready(None);
             }
         }
     }
-    let stream = upstream::connect(lease, rules.connect_timeout).await?;
-    if upgrade {
-        let (sender, upgraded) = upstream::speak_upgradable(stream).await?;
-        return Ok(Way { sender, reused: false, upgraded: Some(upgraded) });
-    }
-    Ok(Way { sender: upstream::speak_http(stream).await?, reused: false, upgraded: None })
 }
 
-async fn send(
-    connection: &Connection,
-    lease: &Lease,
-    way: Way,
-    request: Request<RequestBody>,
-    rules: &PoolRules,
-) -> Attempt {
-    let Way { mut sender, reused, upgraded } = way;
-    let begun = Instant::now();
-    let mut sending = std::pin::pin!(sender.try_send_request(request));
-    let outcome = loop {
-        let received = connection.session.received();
-        match timeout(rules.response_timeout, &mut sending).await {
-            Ok(outcome) => break outcome,
-            // A long upload is no slow server.
-            Err(_) if connection.session.received() != received => {}
-            Err(_) if connection.session.awaits_client() => return Attempt::ClientTimedOut,
-            Err(_) => return Attempt::TimedOut,
-        }
-    };
-    match outcome {
-        Ok(response) => {
-            lease.metrics.first_byte.observe(begun.elapsed().as_secs_f64());
-            Attempt::Response(response, sender, upgraded)
-        }
-        Err(mut failed) => match failed.take_message() {
-            Some(request) => Attempt::NotSent(request, reused),
-            // The only thing of ours hyper uses while it sends is the body, and that is the client's.
-            None if failed.error().is_user() => Attempt::ClientBroken,
-            None => Attempt::Broken { reused },
-        },
-    }
-}
-
-/// Makes the server's response ours.
-fn finish(
-    connection: &Connection,
+/// A response on its way to the client, with what it holds.
+struct Delivery {
+    server: End,
+    request: Transfer,
+    response: ResponseHead,
     lease: Lease,
-    response: Response<Incoming>,
-    (sender, upgraded): (Sender, Option<Upgraded>),
-    upgrade: bool,
-) -> Result<Response<ResponseBody>, Failure> {
-    let (mut head, body) = response.into_parts();
-    let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    headers::end_hop(&mut head.headers, switching);
-    head.version = Version::HTTP_11;
-    head.extensions.clear();
-    if switching {
-        // A server that switches unasked has lost count of what it was asked.
-        let upgraded = upgraded.filter(|_| upgrade).ok_or(Failure::NoResponse)?;
-        connection.upgrade_to(upgraded, lease);
-        return Ok(Response::from_parts(head, ResponseBody::text("")));
+}
+
+impl Delivery {
+    /// Passes it on; the rest of the request goes on meanwhile, as long as the server takes it.
+    async fn deliver(self, conversation: &mut Conversation, out: Vec<u8>) -> Outcome {
+        let Self { mut server, mut request, response, lease } = self;
+        let Conversation { client, session, idle, .. } = conversation;
+        let switching = response.status == 101;
+        session.enter(Phase::Body);
+        session.listener.metrics.request(status(&response));
+        let framing = if switching { Framing::NONE } else { response.framing };
+        let mut delivery = Transfer::new(out, framing, response.unchunk);
+        let mut deaf = false;
+        let delivered = poll_fn(|cx| {
+            if !deaf && !request.is_done() {
+                let note = |count| session.note_received(count);
+                deaf = matches!(
+                    request.poll(cx, client, &mut server.stream, note, |_| {}),
+                    Poll::Ready(Err(_))
+                );
+            }
+            let note = |count| session.note_sent(count);
+            delivery.poll(cx, &mut server, &mut client.stream, |_| {}, note)
+        })
+        .await;
+        if let Err(broken) = delivered {
+            tracing::debug!(%broken, "a response was cut");
+            return Outcome::Cut;
+        }
+        if switching {
+            return Outcome::Upgraded(Box::new((server, lease)));
+        }
+        let close = response.close || !request.is_done();
+        if response.reusable && request.is_done() && server.buffer.is_empty() {
+            idle.give_back(lease.id(), server.stream);
+        }
+        Outcome::Done { close }
     }
-    let give_back = upgraded.is_none().then(|| GiveBack {
-        idle: Rc::clone(&connection.idle),
-        server: lease.id(),
-        sender,
-    });
-    let session = Rc::clone(&connection.session);
-    Ok(Response::from_parts(head, ResponseBody::streamed(body, give_back, session, lease)))
 }
 
 fn pick(pool: &Pool, source: u64, tried: &Tried) -> Result<Lease, Failure> {
@@ -272,8 +351,4 @@ fn fail(pool: &Pool, lease: &Lease, tried: &mut Tried, error: &dyn std::fmt::Dis
     tracing::debug!(pool = %pool.name(), server = %lease.name(), %error, "attempt failed");
     pool.handle_failure(lease);
     tried.add(lease);
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }

@@ -1,37 +1,61 @@
-//! HTTP/1.1 from one client: hyper speaks it, [`forward`] answers it, and what is upgraded goes on in [`relay`] in a task of its own, which
-//! is smaller than this one by hyper's buffers.
+//! HTTP/1.1 from one client: a head is read, [`forward`] finds it a server and a response, and the next one follows. What is upgraded
+//! goes on in [`relay`] in a task of its own, which is smaller than this one.
 
-use std::cell::RefCell;
-use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
+use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::ops::ControlFlow;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use http::{Request, Response, StatusCode, header};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use super::body::ResponseBody;
-use super::forward::{self, Failure};
-use super::headers::{self, Peer, Refused};
-use super::relay::{self, HalfClose, Side};
-use super::session::{ClientIo, Phase, Session};
-use super::upstream::{Idle, Upgraded};
+use super::buffers::{self, SMALL_BYTES};
+use super::forward::{self, Failure, Outcome};
+use super::listener::Settings;
+use super::relay::{self, HalfClose};
+use super::session::{Phase, Session};
+use super::transfer::End;
+use super::upstream::Idle;
 use super::worker::SessionGuard;
+use crate::message::request::{self, Peer, Refused, RequestHead};
 use crate::metrics::{Close, Rejection};
 use crate::pool::server::Lease;
 
+/// A client that was refused gets this long to read why; what it still sends is thrown away. Closed at once, its kernel might throw
+/// away our answer instead (RFC 9112 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+/// And this much is thrown away.
+const LINGER_BYTES_MAX: usize = 256 * 1_024;
+
 /// One client connection that speaks HTTP.
-pub(crate) struct Connection {
+pub(crate) struct Conversation {
+    pub(crate) client: End,
     pub(crate) session: Rc<Session>,
     pub(crate) idle: Rc<Idle>,
     peer: Peer,
-    /// Set when a response has switched protocols.
-    upgrade: RefCell<Option<(Upgraded, Lease)>>,
+}
+
+/// How a conversation ended.
+enum Ended {
+    Closed(Close),
+    /// The server has switched protocols.
+    Upgraded(Box<(End, Lease)>),
+}
+
+/// Why there is no head.
+enum NoHead {
+    /// The client has had enough.
+    Closed,
+    Broken(io::Error),
+    Refused(Refused),
+    TooLong,
 }
 
 /// Serves one client until it or we have had enough.
@@ -42,135 +66,217 @@ pub(crate) async fn serve(
     peer: SocketAddr,
 ) {
     let session = Rc::clone(guard.session());
-    let connection = Rc::new(Connection {
+    let mut conversation = Conversation {
+        client: stream.into(),
         session: Rc::clone(&session),
         idle,
-        peer: Peer::new(peer.ip()),
-        upgrade: RefCell::new(None),
-    });
-    let io = TokioIo::new(ClientIo::new(stream, Rc::clone(&session)));
-    let service = {
-        let connection = Rc::clone(&connection);
-        service_fn(move |request| answer(Rc::clone(&connection), request))
+        peer: Peer::new(peer.ip(), "http"),
     };
-    let mut http = session.listener.settings().http.serve_connection(io, service);
-    let mut finishing = false;
-    let ended = poll_fn(|cx| {
-        if let Some(close) = session.poll_stop(cx) {
-            return Poll::Ready(Err(close));
-        }
-        if session.is_finishing() && !finishing {
-            finishing = true;
-            Pin::new(&mut http).graceful_shutdown();
-        }
-        Pin::new(&mut http).poll(cx).map(Ok)
-    })
-    .await;
-    let upgrade = connection.upgrade.borrow_mut().take();
-    let close = match (ended, upgrade) {
-        (Ok(Ok(())), Some((upgraded, lease))) => {
-            let parts = http.into_parts();
-            let stream = parts.io.into_inner().into_stream();
-            let client = Side { stream, early: parts.read_buf };
-            tokio::task::spawn_local(relay_upgraded(guard, client, upgraded, lease));
-            return;
-        }
-        (Ok(Ok(())), None) => Close::Client,
-        (Ok(Err(error)), _) => {
-            if error.is_parse() {
-                session.listener.metrics.reject(Rejection::BadRequest);
-            }
-            tracing::debug!(%peer, %error, "client connection ended");
-            Close::Error
-        }
-        (Err(close), _) => {
+    let ended = {
+        let mut talk = pin!(conversation.talk());
+        poll_fn(|cx| match session.poll_stop(cx) {
+            Some(close) => Poll::Ready(Ended::Closed(close)),
+            None => talk.as_mut().poll(cx),
+        })
+        .await
+    };
+    match ended {
+        Ended::Closed(close) => {
             if close == Close::Timeout && session.phase() == Phase::Head {
                 session.listener.metrics.reject(Rejection::HeaderTimeout);
             }
-            close
+            guard.end(close);
         }
-    };
-    guard.end(close);
+        Ended::Upgraded(upgraded) => {
+            tokio::task::spawn_local(relay_upgraded(guard, conversation.client, upgraded));
+        }
+    }
 }
 
-async fn relay_upgraded(guard: SessionGuard, client: Side, upgraded: Upgraded, lease: Lease) {
-    // The connection's task tells as soon as the head of the response is read, which has happened.
-    let Ok((stream, early)) = upgraded.await else { return guard.end(Close::Error) };
+async fn relay_upgraded(guard: SessionGuard, client: End, upgraded: Box<(End, Lease)>) {
+    let (server, lease) = *upgraded;
     let session = Rc::clone(guard.session());
     session.bind(lease.id());
-    let close = relay::run(&session, client, Side { stream, early }, HalfClose::ServerEnds).await;
+    let close = relay::run(&session, client, server, HalfClose::ServerEnds).await;
     drop(lease);
     guard.end(close);
 }
 
-impl Connection {
-    /// Leaves what follows the response to the relay.
-    pub(crate) fn upgrade_to(&self, upgraded: Upgraded, lease: Lease) {
-        *self.upgrade.borrow_mut() = Some((upgraded, lease));
-    }
-}
-
-async fn answer(
-    connection: Rc<Connection>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let session = &connection.session;
-    session.enter(Phase::Waiting);
-    let settings = session.listener.settings();
-    let (mut head, body) = request.into_parts();
-    // hyper's own handle for upgrades, which we do by hand.
-    head.extensions.clear();
-    let prepared =
-        headers::prepare_request(&mut head, &connection.peer, &settings.config.trusted_proxies);
-    let response = match prepared {
-        Ok(prepared) => forward::forward(&connection, &settings.pool, head, body, &prepared)
-            .await
-            .unwrap_or_else(failed),
-        Err(refused) => refuse(session, refused),
-    };
-    let metrics = &session.listener.metrics;
-    metrics.request(response.status());
-    session.enter(match response.body() {
-        ResponseBody::Streamed(_) => Phase::Body,
-        ResponseBody::Text(_) => Phase::Idle,
-    });
-    Ok(response)
-}
-
-fn refuse(session: &Session, refused: Refused) -> Response<ResponseBody> {
-    let (reason, status, text) = match refused {
-        Refused::Malformed(text) => (Rejection::BadRequest, StatusCode::BAD_REQUEST, text),
-        Refused::Method => {
-            (Rejection::Method, StatusCode::METHOD_NOT_ALLOWED, "this method is not forwarded")
-        }
-    };
-    session.listener.metrics.reject(reason);
-    closing(plain(status, text))
-}
-
-/// What follows on this connection cannot be trusted to begin where we think.
-fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-    response
-}
-
-fn failed(failure: Failure) -> Response<ResponseBody> {
-    match failure {
-        Failure::NoServer => plain(StatusCode::SERVICE_UNAVAILABLE, "no server is available\n"),
-        Failure::Connect => plain(StatusCode::BAD_GATEWAY, "no server could be reached\n"),
-        Failure::NoResponse => plain(StatusCode::BAD_GATEWAY, "the server gave no response\n"),
-        Failure::Timeout => plain(StatusCode::GATEWAY_TIMEOUT, "the server took too long\n"),
-        Failure::Client => plain(StatusCode::BAD_REQUEST, "the request ended early\n"),
-        Failure::ClientTimeout => {
-            closing(plain(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time\n"))
+impl Conversation {
+    async fn talk(&mut self) -> Ended {
+        loop {
+            if let ControlFlow::Break(ended) = self.serve_one().await {
+                return ended;
+            }
+            self.session.enter(if self.client.buffer.is_empty() {
+                Phase::Idle
+            } else {
+                Phase::Head
+            });
         }
     }
-}
 
-fn plain(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::text(text));
-    *response.status_mut() = status;
-    let value = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, value);
-    response
+    /// One request and its response.
+    async fn serve_one(&mut self) -> ControlFlow<Ended> {
+        let mut out = buffers::take_head();
+        let (head, settings) = match poll_fn(|cx| self.poll_head(cx, &mut out)).await {
+            Ok(read) => read,
+            Err(NoHead::Closed) => return ControlFlow::Break(Ended::Closed(Close::Client)),
+            Err(NoHead::Broken(error)) => {
+                tracing::debug!(%error, "client connection broke in a head");
+                return ControlFlow::Break(Ended::Closed(Close::Error));
+            }
+            Err(NoHead::TooLong) => return self.refuse(431, "the head is too long").await,
+            Err(NoHead::Refused(Refused::TooManyFields)) => {
+                return self.refuse(431, "too many header fields").await;
+            }
+            Err(NoHead::Refused(Refused::Malformed(text))) => return self.refuse(400, text).await,
+            Err(NoHead::Refused(Refused::Version)) => {
+                return self.refuse(505, "HTTP/1.1 is spoken here").await;
+            }
+            Err(NoHead::Refused(Refused::Method)) => {
+                return self.refuse(405, "this method is not forwarded").await;
+            }
+        };
+        self.client.buffer.consume(head.length);
+        match forward::forward(self, &settings.pool, &head, out).await {
+            Ok(Outcome::Done { close: false }) => ControlFlow::Continue(()),
+            Ok(Outcome::Done { close: true }) => {
+                self.end(!head.framing.is_done()).await;
+                ControlFlow::Break(Ended::Closed(Close::Client))
+            }
+            Ok(Outcome::Cut) => ControlFlow::Break(Ended::Closed(Close::Error)),
+            Ok(Outcome::Upgraded(upgraded)) => ControlFlow::Break(Ended::Upgraded(upgraded)),
+            Err(failure) => self.fail(failure, &head).await,
+        }
+    }
+
+    /// Waits for the head of the next request, and writes the one the server gets to `out`.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Result<(RequestHead, Arc<Settings>), NoHead>> {
+        let (buffer, stream) = (&mut self.client.buffer, &mut self.client.stream);
+        let listener = &self.session.listener;
+        // Bytes that are known to hold no end of a head.
+        let mut seen = 0;
+        let mut limit = SMALL_BYTES;
+        loop {
+            let fresh = &buffer.filled()[seen..];
+            if memchr::memchr(b'\n', fresh).is_some() {
+                let settings = listener.settings();
+                limit = settings.config.header_bytes_max;
+                let trusted = &settings.config.trusted_proxies;
+                match request::read(buffer.filled(), &self.peer, trusted, out) {
+                    Ok(Some(head)) if head.length > limit => {
+                        return Poll::Ready(Err(NoHead::TooLong));
+                    }
+                    Ok(Some(head)) => return Poll::Ready(Ok((head, settings))),
+                    Ok(None) => {}
+                    Err(refused) => return Poll::Ready(Err(NoHead::Refused(refused))),
+                }
+            }
+            seen = buffer.filled().len();
+            if seen == 0 && self.session.is_finishing() {
+                return Poll::Ready(Err(NoHead::Closed));
+            }
+            if seen >= SMALL_BYTES {
+                limit = listener.settings().config.header_bytes_max;
+            }
+            if seen >= limit {
+                return Poll::Ready(Err(NoHead::TooLong));
+            }
+            match ready!(buffer.poll_fill(cx, stream, limit)) {
+                Ok(0) if seen == 0 => return Poll::Ready(Err(NoHead::Closed)),
+                Ok(0) => {
+                    let early = io::ErrorKind::UnexpectedEof.into();
+                    return Poll::Ready(Err(NoHead::Broken(early)));
+                }
+                Ok(count) => self.session.note_received(count),
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    return Poll::Ready(Err(NoHead::TooLong));
+                }
+                Err(error) => return Poll::Ready(Err(NoHead::Broken(error))),
+            }
+        }
+    }
+
+    /// Answers a head that is not forwarded. What follows on this connection cannot be trusted to begin where we think.
+    async fn refuse(&mut self, status: u16, text: &'static str) -> ControlFlow<Ended> {
+        let reason = if status == 405 { Rejection::Method } else { Rejection::BadRequest };
+        self.session.listener.metrics.reject(reason);
+        self.answer(status, text, false, false).await;
+        self.end(true).await;
+        ControlFlow::Break(Ended::Closed(Close::Error))
+    }
+
+    /// Answers a request that no server has answered.
+    async fn fail(&mut self, failure: Failure, head: &RequestHead) -> ControlFlow<Ended> {
+        let (status, text) = match failure {
+            Failure::NoServer => (503, "no server is available\n"),
+            Failure::Connect => (502, "no server could be reached\n"),
+            Failure::NoResponse => (502, "the server gave no response\n"),
+            Failure::Timeout => (504, "the server took too long\n"),
+            Failure::Client => (400, "the request ended early\n"),
+            Failure::Malformed(text) => {
+                self.session.listener.metrics.reject(Rejection::BadRequest);
+                (400, text)
+            }
+            Failure::ClientTimeout => (408, "the request did not arrive in time\n"),
+        };
+        // Where a body ends that nobody has read, nobody knows.
+        let keep = head.keep_alive && head.framing.is_done() && !self.session.is_finishing();
+        if !self.answer(status, text, keep, head.is_head).await {
+            return ControlFlow::Break(Ended::Closed(Close::Error));
+        }
+        if keep {
+            return ControlFlow::Continue(());
+        }
+        self.end(!head.framing.is_done()).await;
+        ControlFlow::Break(Ended::Closed(Close::Client))
+    }
+
+    /// Says something in our own name; whether it got through.
+    async fn answer(&mut self, status: u16, text: &str, keep: bool, is_head: bool) -> bool {
+        let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let reason = code.canonical_reason().unwrap_or_default();
+        let date = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
+        let connection = if keep { "" } else { "Connection: close\r\n" };
+        let body = if is_head { "" } else { text };
+        let message = format!(
+            "HTTP/1.1 {status} {reason}\r\nDate: {date}\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Length: {}\r\n{connection}\r\n{body}",
+            text.len()
+        );
+        self.session.enter(Phase::Body);
+        self.session.listener.metrics.request(code);
+        let written = self.client.stream.write_all(message.as_bytes()).await;
+        if written.is_ok() {
+            self.session.note_sent(message.len());
+        }
+        written.is_ok()
+    }
+
+    /// Closes our side, and lets the client read what we said if it may still be `sending`.
+    async fn end(&mut self, sending: bool) {
+        // A client that is gone needs no farewell.
+        let _ = self.client.stream.shutdown().await;
+        if !sending {
+            return;
+        }
+        let stream = &mut self.client.stream;
+        let linger = async {
+            let mut scrap = [0; 2_048];
+            let mut left = LINGER_BYTES_MAX;
+            while let Ok(count @ 1..) = stream.read(&mut scrap).await {
+                left = left.saturating_sub(count);
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        // Either way it is over.
+        let _ = timeout(LINGER, Box::pin(linger)).await;
+    }
 }

@@ -8,7 +8,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use hyper::server::conn::http1;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
 
@@ -36,20 +35,6 @@ pub(crate) struct Listener {
 pub(crate) struct Settings {
     pub(crate) config: ListenerConfig,
     pub(crate) pool: Arc<Pool>,
-    pub(crate) http: http1::Builder,
-}
-
-impl Settings {
-    pub(crate) fn new(config: ListenerConfig, pool: Arc<Pool>) -> Self {
-        let mut http = http1::Builder::new();
-        // Timeouts are kept by the worker's own rounds.
-        http.header_read_timeout(None)
-            .max_header_size(config.header_bytes_max)
-            .max_buf_size(config.header_bytes_max)
-            // A client that sends FIN with its last request still gets the response.
-            .half_close(true);
-        Self { config, pool, http }
-    }
 }
 
 impl Listener {

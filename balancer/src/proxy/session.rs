@@ -5,15 +5,10 @@
 //! timeout may come up to one [`TICK`] late. A session is only ever touched by its worker's thread.
 
 use std::cell::{Cell, RefCell};
-use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::listener::Listener;
 use crate::config::ListenerConfig;
@@ -29,7 +24,9 @@ pub(crate) enum Phase {
     Idle,
     /// The head of a request is on its way; also from the start, so that a silent client does not stay.
     Head,
-    /// A server is at work; its own timeout rules.
+    /// A connection to a server is being made; its own timeout rules.
+    Connecting,
+    /// A server is at work; [`Session::await_server`] says for how long.
     Waiting,
     /// A response is on its way.
     Body,
@@ -48,8 +45,10 @@ pub(crate) struct Session {
     since: Cell<u64>,
     /// The worker's clock.
     clock: Rc<Cell<u64>>,
-    /// Bytes received, for telling a slow upload from a stalled one.
-    received: Cell<u64>,
+    /// Ticks a server has for its response.
+    patience: Cell<u64>,
+    /// Whether it has used them up.
+    late: Cell<bool>,
     /// Whether a server would take more of the request than the client has sent.
     awaits_client: Cell<bool>,
     /// Server this session is bound to while it relays, else 0.
@@ -66,7 +65,8 @@ impl Session {
             phase: Cell::new(Phase::Head),
             since: Cell::new(clock.get()),
             clock,
-            received: Cell::new(0),
+            patience: Cell::new(0),
+            late: Cell::new(false),
             awaits_client: Cell::new(false),
             server: Cell::new(0),
             stop: Cell::new(None),
@@ -93,8 +93,18 @@ impl Session {
         self.server.get()
     }
 
-    pub(crate) fn received(&self) -> u64 {
-        self.received.get()
+    /// Waits for a server's response, for `limit` without a byte from the client: a long upload is no slow server.
+    pub(crate) fn await_server(&self, limit: Duration) {
+        self.enter(Phase::Waiting);
+        let ticks = limit.as_nanos().div_ceil(TICK.as_nanos());
+        self.patience.set(u64::try_from(ticks).unwrap_or(u64::MAX));
+        self.late.set(false);
+        self.awaits_client.set(false);
+    }
+
+    /// Whether the server's time is over.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late.get()
     }
 
     /// Notes whether the client is waited for in the middle of a request.
@@ -109,7 +119,6 @@ impl Session {
     /// Notes that bytes came from the client.
     pub(crate) fn note_received(&self, bytes: usize) {
         self.listener.metrics.received.inc_by(bytes as u64);
-        self.received.set(self.received.get() + bytes as u64);
         match self.phase.get() {
             Phase::Idle => self.enter(Phase::Head),
             // Only the first byte of a head counts, or a byte now and then would hold the connection.
@@ -126,15 +135,24 @@ impl Session {
         }
     }
 
-    /// Whether it has been in its phase for too long.
-    pub(crate) fn is_overdue(&self, config: &ListenerConfig) -> bool {
+    /// Ends it, or tells it that its server is late, if it has been in its phase for too long.
+    pub(crate) fn look_over(&self, config: &ListenerConfig) {
+        let ticks = self.clock.get().saturating_sub(self.since.get());
         let limit = match self.phase.get() {
-            Phase::Waiting | Phase::Relay => return false,
+            Phase::Connecting | Phase::Relay => return,
+            Phase::Waiting => {
+                if ticks > self.patience.get() {
+                    self.late.set(true);
+                    self.wake();
+                }
+                return;
+            }
             Phase::Head => config.header_timeout,
             Phase::Idle | Phase::Body | Phase::HalfClosed => config.idle_timeout,
         };
-        let ticks = self.clock.get().saturating_sub(self.since.get());
-        TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)) > limit
+        if TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)) > limit {
+            self.stop(Close::Timeout);
+        }
     }
 
     /// Asks it to end now.
@@ -173,76 +191,5 @@ impl Session {
         if let Some(waker) = waker {
             waker.wake();
         }
-    }
-}
-
-/// The client's socket, with what passes counted.
-#[derive(Debug)]
-pub(crate) struct ClientIo {
-    stream: TcpStream,
-    session: Rc<Session>,
-}
-
-impl ClientIo {
-    pub(crate) fn new(stream: TcpStream, session: Rc<Session>) -> Self {
-        Self { stream, session }
-    }
-
-    pub(crate) fn into_stream(self) -> TcpStream {
-        self.stream
-    }
-}
-
-impl AsyncRead for ClientIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let read = buffer.filled().len() - before;
-        if read > 0 {
-            self.session.note_received(read);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for ClientIo {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        if let Poll::Ready(Ok(written)) = polled {
-            self.session.note_sent(written);
-        }
-        polled
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        if let Poll::Ready(Ok(written)) = polled {
-            self.session.note_sent(written);
-        }
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

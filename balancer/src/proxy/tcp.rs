@@ -16,7 +16,7 @@ use crate::pool::Tried;
 /// Serves one client until both sides have ended.
 pub(crate) async fn serve(guard: SessionGuard, stream: TcpStream, peer: SocketAddr) {
     let session = Rc::clone(guard.session());
-    session.enter(Phase::Waiting);
+    session.enter(Phase::Connecting);
     let pool = Arc::clone(&session.listener.settings().pool);
     let source = forward::source(peer.ip().to_canonical());
     let connected = forward::connect(&pool, &pool.rules(), source, &mut Tried::default()).await;

@@ -6,18 +6,15 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::rc::Rc;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::body::RequestBody;
 use crate::pool::server::Server;
 
 /// Idle connections kept per server and worker.
@@ -29,39 +26,31 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration:
 /// Unacknowledged data for this long means the same.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sends requests on one connection.
-pub(crate) type Sender = SendRequest<RequestBody>;
-/// The socket of a connection that was upgraded, and what was read from it beyond the head.
-pub(crate) type Upgraded = oneshot::Receiver<(TcpStream, Bytes)>;
-
 /// Idle connections of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Idle {
-    by_server: RefCell<HashMap<u64, Vec<(Sender, Instant)>>>,
+    by_server: RefCell<HashMap<u64, Vec<(TcpStream, Instant)>>>,
 }
 
 impl Idle {
     /// A connection that is open as far as we know.
-    pub(crate) fn take(&self, server: u64) -> Option<Sender> {
+    pub(crate) fn take(&self, server: u64) -> Option<TcpStream> {
         let mut by_server = self.by_server.borrow_mut();
         let kept = by_server.get_mut(&server)?;
-        while let Some((sender, _)) = kept.pop() {
-            if !sender.is_closed() {
-                return Some(sender);
+        while let Some((mut stream, _)) = kept.pop() {
+            if is_quiet(&mut stream) {
+                return Some(stream);
             }
         }
         None
     }
 
     /// Keeps a connection whose last response was read to its end.
-    pub(crate) fn give_back(&self, server: u64, sender: Sender) {
-        if sender.is_closed() {
-            return;
-        }
+    pub(crate) fn give_back(&self, server: u64, stream: TcpStream) {
         let mut by_server = self.by_server.borrow_mut();
         let kept = by_server.entry(server).or_default();
         if kept.len() < IDLE_MAX {
-            kept.push((sender, Instant::now()));
+            kept.push((stream, Instant::now()));
         }
     }
 
@@ -69,7 +58,7 @@ impl Idle {
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
         self.by_server.borrow_mut().retain(|_, kept| {
-            kept.retain(|(sender, since)| !sender.is_closed() && now - *since < IDLE_AGE_MAX);
+            kept.retain_mut(|(stream, since)| now - *since < IDLE_AGE_MAX && is_quiet(stream));
             !kept.is_empty()
         });
     }
@@ -107,43 +96,11 @@ pub(crate) async fn connect(server: &Server, limit: Duration) -> io::Result<TcpS
     }
 }
 
-/// Speaks HTTP on a connection; a task of its own drives it.
-pub(crate) async fn speak_http(stream: TcpStream) -> hyper::Result<Sender> {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to a server ended");
-        }
-    });
-    Ok(sender)
-}
-
-/// As [`speak_http`], for a request that may switch protocols.
-pub(crate) async fn speak_upgradable(stream: TcpStream) -> hyper::Result<(Sender, Upgraded)> {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let (tell, upgraded) = oneshot::channel();
-    tokio::task::spawn_local(async move {
-        match connection.without_shutdown().await {
-            // Nobody listens when the server did not switch; the connection is closed by dropping it.
-            Ok(parts) => drop(tell.send((parts.io.into_inner(), parts.read_buf))),
-            Err(error) => tracing::debug!(%error, "connection to a server ended"),
-        }
-    });
-    Ok((sender, upgraded))
-}
-
-/// Gives the connection of a finished response back to the worker.
-#[derive(Debug)]
-pub(crate) struct GiveBack {
-    pub(crate) idle: Rc<Idle>,
-    pub(crate) server: u64,
-    pub(crate) sender: Sender,
-}
-
-impl GiveBack {
-    pub(crate) fn now(self) {
-        self.idle.give_back(self.server, self.sender);
-    }
+/// Whether neither an end nor unasked bytes have come. Asks the kernel only if it has reported something.
+fn is_quiet(stream: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    let mut context = Context::from_waker(Waker::noop());
+    Pin::new(stream).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
 }
 
 /// No delay for small messages, and the kernel watches for peers that are gone. Without any of it the connection works as well.

@@ -166,9 +166,8 @@ impl Worker {
             if known.as_ref().is_none_or(|(pointer, _)| *pointer != listener) {
                 known = Some((listener, session.listener.settings()));
             }
-            let overdue = known.as_ref().is_some_and(|(_, s)| session.is_overdue(&s.config));
-            if overdue {
-                session.stop(Close::Timeout);
+            if let Some((_, settings)) = &known {
+                session.look_over(&settings.config);
             }
         }
         self.idle.tidy();
