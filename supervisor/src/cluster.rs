@@ -3,12 +3,16 @@
 //! Each running part publishes its piece ([`NodeStatus`], [`RedisStatus`], …) on a `watch` channel; the status page and the operator API
 //! put them together as [`Status`]. What is not known is `None`, never zero and never "healthy".
 
+mod manager;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+
+pub use manager::{Managed, Manager, SentinelStatus};
 
 /// `host:port`, as people write it. The host may be a name or an IP address (IPv6 in brackets).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -348,6 +352,9 @@ pub struct RedisStatus {
     /// A failover waits for an operator's approval.
     #[serde(default)]
     pub awaits_approval: bool,
+    /// Who changes roles.
+    #[serde(default)]
+    pub managed: Managed,
 }
 
 /// What the synthetic chat client sees: the truth about the service.

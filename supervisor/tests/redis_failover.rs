@@ -4,6 +4,8 @@
 
 #[path = "redis_failover/cluster.rs"]
 mod cluster;
+#[path = "redis_failover/managers.rs"]
+mod managers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

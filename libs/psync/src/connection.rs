@@ -274,6 +274,27 @@ impl Connection {
         }
     }
 
+    /// The next message on a connection that has subscribed.
+    ///
+    /// # Errors
+    /// The connection breaks, or nothing comes within `patience`.
+    ///
+    /// # Cancel safety
+    /// Safe: what has come is kept for the next call.
+    pub async fn message(&mut self, patience: Duration) -> Result<Reply, Error> {
+        let during = "a subscription";
+        loop {
+            match parse_reply(&self.buffer) {
+                Ok(Some((reply, length))) => {
+                    self.buffer.advance(length);
+                    return Ok(reply);
+                }
+                Ok(None) => self.fill(patience, during).await?,
+                Err(malformed) => return Err(self.protocol(during, malformed.0)),
+            }
+        }
+    }
+
     /// `INFO <section>` as pairs.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use comfy_table::{Cell, Table};
 use super::client::Client;
 use super::print::{age, append, bytes, millis, table};
 use super::{CliError, Output, color};
-use crate::cluster::{AlertState, CircuitState, Health, RedisStatus, Status};
+use crate::cluster::{AlertState, CircuitState, Health, Managed, Manager, RedisStatus, Status};
 
 pub(super) async fn run(client: &Client, output: Output) -> Result<(), CliError> {
     let status = client.status().await?;
@@ -122,7 +122,25 @@ fn redis_line(redis: &RedisStatus) -> String {
     if redis.awaits_approval {
         append!(text, "; a failover waits for `holdfast approve`");
     }
+    managed(&redis.managed, &mut text);
     text
+}
+
+/// Who changes roles, if it is not us, and what would go wrong.
+fn managed(managed: &Managed, text: &mut String) {
+    match managed.by {
+        Manager::Holdfast => {}
+        Manager::None => append!(text, "; watched only"),
+        Manager::Sentinel => {
+            let all = managed.sentinels.len();
+            let answer =
+                managed.sentinels.iter().filter(|sentinel| sentinel.error.is_none()).count();
+            append!(text, "; managed by Redis Sentinel, {answer} of {all} answer");
+        }
+    }
+    for risk in &managed.risks {
+        append!(text, "\n  WARNING: {risk}");
+    }
 }
 
 fn redis_servers(redis: &RedisStatus) -> Table {

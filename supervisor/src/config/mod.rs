@@ -25,7 +25,7 @@ use serde::Deserialize;
 use crate::cluster::Address;
 
 pub use metrics::Metrics;
-pub use redis::{Redis, RedisServer};
+pub use redis::{Redis, RedisServer, Sentinels};
 pub use rules::Rules;
 pub use scrape::Scrape;
 pub use scrape_job::ScrapeJob;

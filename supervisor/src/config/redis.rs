@@ -1,5 +1,7 @@
 //! Settings of Redis: each primary, its replicas, and who may follow whom. One is written as `[redis]`, several as `[[redis]]`.
 
+mod manager;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
@@ -11,8 +13,10 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::check::Checker;
-use crate::cluster::Address;
+use crate::cluster::{Address, Manager};
 use crate::plan::failover::{self, Standing};
+
+pub use manager::Sentinels;
 
 /// Servers of one primary; each is probed ten times a second.
 const SERVERS_MAX: usize = 16;
@@ -31,8 +35,10 @@ pub struct Redis {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<Secret>,
-    /// False: watch and alert only.
-    pub manage: bool,
+    /// Who changes roles.
+    pub manager: Manager,
+    /// The Sentinels, if they do; never empty then.
+    pub sentinels: Option<Sentinels>,
     /// Time between two probes of a server.
     pub probe_interval: Duration,
     /// A probe without an answer for this long has failed.
@@ -101,8 +107,12 @@ struct Written {
     password_file: Option<PathBuf>,
     #[serde(default)]
     pid_files: Vec<PathBuf>,
-    #[serde(default = "yes")]
-    manage: bool,
+    #[serde(default)]
+    manager: Manager,
+    #[serde(default)]
+    sentinels: Vec<Address>,
+    sentinel_username: Option<String>,
+    sentinel_password_file: Option<PathBuf>,
     #[serde(default = "probe_interval", with = "duration")]
     probe_interval: Duration,
     #[serde(default = "probe_timeout", with = "duration")]
@@ -133,10 +143,6 @@ struct Promotion {
 
 fn name() -> String {
     "main".to_owned()
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// One tenth of `hang_after`: ten chances to see an answer.
@@ -227,6 +233,7 @@ impl Checker<'_> {
             self.fault(key("username"), "expected password_file beside it");
         }
         self.policy(section, &written);
+        let sentinels = self.sentinels(section, &written).ok()?;
         let password = self.optional_secret(&key("password_file"), written.password_file.clone());
         let password = password.ok()?;
         let standings: Vec<_> =
@@ -248,7 +255,8 @@ impl Checker<'_> {
             servers,
             username: written.username,
             password,
-            manage: written.manage,
+            manager: written.manager,
+            sentinels,
             probe_interval: written.probe_interval,
             probe_timeout: written.probe_timeout,
             hang_after: written.hang_after,

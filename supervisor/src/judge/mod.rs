@@ -3,3 +3,4 @@
 pub mod circuits;
 pub mod redis;
 pub mod rules;
+pub mod sentinel;

@@ -5,3 +5,4 @@ pub mod chat_client;
 pub mod redis;
 pub mod relabel;
 pub mod scrape;
+pub mod sentinel;

@@ -22,7 +22,7 @@ use super::metrics::Metrics;
 use super::report::Report;
 use super::run::{Phase, Verdict};
 use super::scenario::{self, Role, Scenario};
-use crate::cluster::{AlertStatus, CanaryStatus, DrillStatus, RedisStatus, ServersStatus};
+use crate::cluster::{AlertStatus, CanaryStatus, DrillStatus, Manager, RedisStatus, ServersStatus};
 use crate::config::{Config, SCENARIOS};
 use crate::control::{ControlError, DrillCommand};
 use crate::observe::canary::CanaryHandle;
@@ -224,9 +224,11 @@ impl DrillRunner {
             Role::BusiestNode if config.nodes.len() < 2 => {
                 return Err("there is no other chat node to take over".to_owned());
             }
-            Role::RedisPrimary if !config.redis.first().is_some_and(|redis| redis.manage) => {
+            Role::RedisPrimary
+                if config.redis.first().is_none_or(|redis| redis.manager == Manager::None) =>
+            {
                 return Err(
-                    "Redis is not managed by this supervisor, so nobody would fail it over"
+                    "Redis is not managed by this supervisor or by Redis Sentinel, so nobody would fail it over"
                         .to_owned(),
                 );
             }

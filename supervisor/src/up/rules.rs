@@ -14,6 +14,7 @@ rule_files![
     "canary.yml",
     "circuits.yml",
     "nodes.yml",
+    "redis-sentinel.yml",
     "redis.yml",
     "supervisor.yml"
 ];

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use holdfast_psync::{Address as RedisAddress, Connection, Endpoint};
 use holdfast_supervisor::act::redis::{Families, Handles, RedisController};
-use holdfast_supervisor::cluster::{Address, RedisState, RedisStatus};
+use holdfast_supervisor::cluster::{Address, Manager, RedisState, RedisStatus};
 use holdfast_supervisor::config;
 use holdfast_supervisor::control::{ControlError, Failover, FailoverReport, RedisCommand, Reply};
 use holdfast_supervisor::plan::failover::Standing;
@@ -23,41 +23,69 @@ use tokio_util::sync::CancellationToken;
 /// Longest wait for anything; only a broken test gets there.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A `redis-server` of our own.
-pub(crate) struct Server {
-    pub(crate) port: u16,
+/// A process that ends with the test, however that ends.
+pub(crate) struct Process {
     pub(crate) pid: u32,
-    /// Goes when the server has gone.
-    dir: TempDir,
     stop: Option<std::sync::mpsc::Sender<()>>,
     keeper: Option<JoinHandle<()>>,
 }
 
-impl Server {
-    /// Starts a server without persistence and waits until it answers.
-    pub(crate) async fn start(port: u16, options: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let fixed = "--pdeathsig KILL redis-server --save  --appendonly no --bind 127.0.0.1 \
-                     --repl-diskless-sync-delay 0 --enable-debug-command yes --logfile log";
-        let mut arguments: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
-        let dir_path = dir.path().display().to_string();
-        let port_text = port.to_string();
-        arguments.extend(["--port", &port_text, "--dir", &dir_path].map(str::to_owned));
-        arguments.extend(options.iter().map(|option| (*option).to_owned()));
+impl Process {
+    pub(crate) fn start(program: &str, arguments: Vec<String>) -> Self {
+        let fixed = ["--pdeathsig", "KILL", program].map(str::to_owned);
         let (pid_sender, pid) = std::sync::mpsc::channel();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        // The server is killed when the thread that started it ends, so that thread stays.
+        // The process is killed when the thread that started it ends, so that thread stays.
         let keeper = std::thread::spawn(move || {
-            let mut child =
-                Command::new("setpriv").args(&arguments).stdout(Stdio::null()).spawn().unwrap();
+            let mut command = Command::new("setpriv");
+            command.args(fixed).args(&arguments).stdout(Stdio::null());
+            let mut child = command.spawn().unwrap();
             pid_sender.send(child.id()).unwrap();
             // Ends when the test is through or gone.
             stopped.recv().ok();
             child.kill().ok();
             child.wait().ok();
         });
-        let pid = pid.recv().unwrap();
-        let server = Self { port, pid, dir, stop: Some(stop), keeper: Some(keeper) };
+        Self { pid: pid.recv().unwrap(), stop: Some(stop), keeper: Some(keeper) }
+    }
+
+    /// Sends a signal by name to this process only.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(keeper) = self.keeper.take() {
+            keeper.join().ok();
+        }
+    }
+}
+
+/// A `redis-server` of our own.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    pub(crate) process: Process,
+    /// Goes when the server has gone.
+    dir: TempDir,
+}
+
+impl Server {
+    /// Starts a server without persistence and waits until it answers.
+    pub(crate) async fn start(port: u16, options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let fixed = "--save  --appendonly no --bind 127.0.0.1 \
+                     --repl-diskless-sync-delay 0 --enable-debug-command yes --logfile log";
+        let mut arguments: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+        let dir_path = dir.path().display().to_string();
+        let port_text = port.to_string();
+        arguments.extend(["--port", &port_text, "--dir", &dir_path].map(str::to_owned));
+        arguments.extend(options.iter().map(|option| (*option).to_owned()));
+        let process = Process::start("redis-server", arguments);
+        let server = Self { port, process, dir };
         until("a server answers", || async { server.try_run("PING").await.is_some() }).await;
         server
     }
@@ -69,7 +97,7 @@ impl Server {
     /// A file with its process id.
     pub(crate) fn pid_file(&self) -> PathBuf {
         let path = self.dir.path().join("pid");
-        std::fs::write(&path, self.pid.to_string()).unwrap();
+        std::fs::write(&path, self.process.pid.to_string()).unwrap();
         path
     }
 
@@ -103,21 +131,7 @@ impl Server {
 
     /// Sends a signal by name to this server only.
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status();
-        assert!(status.unwrap().success());
-    }
-
-    fn end(&mut self) {
-        drop(self.stop.take());
-        if let Some(keeper) = self.keeper.take() {
-            keeper.join().ok();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end();
+        self.process.signal(name);
     }
 }
 
@@ -291,7 +305,8 @@ fn settings_of(
             .collect(),
         username: None,
         password: None,
-        manage: true,
+        manager: Manager::Holdfast,
+        sentinels: None,
         probe_interval: Duration::from_millis(100),
         probe_timeout: Duration::from_millis(500),
         hang_after: Duration::from_secs(1),

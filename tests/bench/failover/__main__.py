@@ -12,7 +12,6 @@ acknowledged writes of the writers that are missing in the end. Medians over the
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -27,34 +26,14 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import faults
-from managers import NAME, REDIS_HOSTS, Holdfast, Sentinel, wait_until_ready
-from resp import Connection
-from world import PORT, World, address, enter, wait_for
+from managers import REDIS_HOSTS, Holdfast, Sentinel, wait_until_ready
+from measure import acknowledged, follows, in_child, info, linked, missing
+from world import World, enter, wait_for
 
 WARM_UP_SECONDS = 2
 # The prober must have written for this long after the gap before the fault is undone.
 STEADY_SECONDS = 3
 OUTAGE_SECONDS_MAX = 40
-
-
-def info(host):
-    text = Connection(address(host), PORT).call("INFO", "replication").decode()
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-
-
-def linked(host):
-    return info(host).get("master_link_status") == "up"
-
-
-def follows(host, primary):
-    seen = info(host)
-    return seen["role"] == "slave" and seen["master_host"] == address(primary) and seen["master_link_status"] == "up"
-
-
-def acknowledged(path):
-    """The lines of a client's file; a last one that is not whole yet is left out."""
-    lines = (line.split() for line in path.read_text().splitlines()) if path.exists() else ()
-    return [words for words in lines if len(words) == 2]
 
 
 def gap_ms(path, struck):
@@ -67,19 +46,6 @@ def gap_ms(path, struck):
     edge = [max(before[-1] if before else struck, struck), *after]
     longest = max(range(1, len(edge)), key=lambda i: edge[i] - edge[i - 1])
     return (edge[longest] - edge[longest - 1]) / 1e6, (after[-1] - edge[longest]) / 1e9
-
-
-def missing(path, own, primary):
-    """Numbers of acknowledged writes that the primary does not have."""
-    numbers = [int(number) for number, _ in acknowledged(path)]
-    connection = Connection(address(primary), PORT, timeout=10)
-    lost = []
-    for start in range(0, len(numbers), 1000):
-        chunk = numbers[start : start + 1000]
-        for number in chunk:
-            connection.send("EXISTS", f"writer:{own}:{number}")
-        lost += [number for number in chunk if connection.receive() == 0]
-    return len(numbers), len(lost)
 
 
 class Run:
@@ -149,25 +115,6 @@ class Run:
         return wait_for("everybody follows one primary", together, seconds=60)
 
 
-def measure(manager, fault, folder):
-    """In a process of its own: entering a namespace cannot be undone for the others. `None` if the run failed."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        try:
-            result = Run(manager, fault, folder)()
-        except Exception as error:
-            result = {"error": f"{type(error).__name__}: {error}"}
-        os.write(writer, json.dumps(result).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    return json.loads(text) if text else {"error": "the run died"}
-
-
 def median(results, key):
     values = [result[key] for result in results if result.get(key) is not None]
     return statistics.median(values) if values else None
@@ -203,7 +150,7 @@ def main():
         for fault in chosen:
             for number in range(options.runs):
                 for manager in managers:
-                    result = measure(manager, fault, folder / f"{fault.name}-{manager.name}-{number}")
+                    result = in_child(Run(manager, fault, folder / f"{fault.name}-{manager.name}-{number}"))
                     table.setdefault((fault.name, manager.name), []).append(result)
                     print(f"{fault.name:15} {manager.name:9} run {number + 1}: {result}", flush=True)
     finally:

@@ -44,33 +44,49 @@ class Sentinel:
 
 
 class Holdfast:
-    """Holdfast's supervisor on a host of the replicas, everything at its defaults but the hang time-out."""
+    """Holdfast's supervisors on some of the Redis hosts, everything at its defaults but the hang time-out (and the probes within it).
+
+    `local`: each sees the process of the server on its own host, as it does where it is installed beside it.
+    """
 
     name = "holdfast"
 
-    def __init__(self, program, hang_after_ms=300):
+    def __init__(self, program, hang_after_ms=300, hosts=("h2",), local=False):
         self._program = Path(program).resolve()
         self._hang_after_ms = hang_after_ms
+        self._hosts, self._local = hosts, local
 
     def start(self, world):
+        for host in self._hosts:
+            path = world.folder / f"holdfast-{host}.toml"
+            path.write_text(self._settings(world, host))
+            subprocess.run([self._program, "check-config", path], check=True, stdout=subprocess.DEVNULL)
+            world.start(host, f"holdfast-{host}", [str(self._program), "supervise", "--config", str(path)])
+
+    def _settings(self, world, host):
         token = world.folder / "token"
         token.write_text("bench-failover-bench-failover-bench\n")
         token.chmod(0o600)
-        servers = ", ".join(f'"{address(host)}:{PORT}"' for host in REDIS_HOSTS)
-        host = "h2"
-        path = world.folder / f"holdfast-{host}.toml"
-        path.write_text(
+        probe_timeout = min(self._hang_after_ms // 2, 500)
+        text = (
             f'[supervisor]\nname = "{host}"\nlisten = "{address(host)}:9700"\ntoken_file = "{token}"\n'
             f'state_dir = "{world.folder / host}"\n'
-            f'[redis]\nname = "{NAME}"\nservers = [{servers}]\nprobe_interval = "50ms"\nprobe_timeout = "150ms"\n'
-            f'hang_after = "{self._hang_after_ms}ms"\n'
             f'[sentinel]\nlisten = "{address(host)}:{SENTINEL_PORT}"\n'
+            f'[redis]\nname = "{NAME}"\nservers = [{", ".join(_quoted(f"{address(each)}:{PORT}") for each in REDIS_HOSTS)}]\n'
+            f'probe_interval = "{min(probe_timeout // 3, 100)}ms"\nprobe_timeout = "{probe_timeout}ms"\n'
+            f'hang_after = "{self._hang_after_ms}ms"\n'
         )
-        subprocess.run([self._program, "check-config", path], check=True, stdout=subprocess.DEVNULL)
-        world.start(host, f"holdfast-{host}", [str(self._program), "supervise", "--config", str(path)])
+        if self._local:
+            files = [world.pid_file(each) if each == host else "" for each in REDIS_HOSTS]
+            text += f'pid_files = [{", ".join(_quoted(file) for file in files)}]\n'
+        return text
 
     def endpoints(self):
-        return [(address("h2"), SENTINEL_PORT)]
+        return [(address(host), SENTINEL_PORT) for host in self._hosts]
+
+    def urls(self):
+        """Each supervisor's host and where its figures and events are."""
+        return [(host, f"http://{address(host)}:9700") for host in self._hosts]
 
     def is_ready(self):
         for host, port in self.endpoints():
@@ -78,6 +94,10 @@ class Holdfast:
             if fields["num-slaves"] != "2" or fields["flags"] != "master":
                 return False
         return True
+
+
+def _quoted(text):
+    return f'"{text}"'
 
 
 def wait_until_ready(manager):

@@ -14,6 +14,7 @@ from pathlib import Path
 PORT = 6379
 SENTINEL_PORT = 26379
 HOSTS = ("h1", "h2", "h3", "c1")
+NOBODY = "02:00:00:00:00:fe"
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -70,6 +71,13 @@ class World:
     def mend(self, host):
         ip("-n", self.namespace("sw"), "link", "set", host, "up")
 
+    def block(self, source, target):
+        """Has what `source` sends to `target` vanish, one way: the address leads to a card that nobody has."""
+        ip("-n", self.namespace(source), "neigh", "replace", address(target), "lladdr", NOBODY, "dev", "eth0", "nud", "permanent")
+
+    def unblock(self, source, target):
+        ip("-n", self.namespace(source), "neigh", "del", address(target), "dev", "eth0")
+
     def start(self, host, label, words):
         """Starts a program on a host; its output goes to a log of that label."""
         namespace = self.namespace(host)
@@ -93,7 +101,12 @@ class World:
         if replica_of:
             words += ["--replicaof", address(replica_of), str(PORT)]
         self.redis[host] = self.start(host, f"redis-{host}", words)
+        self.pid_file(host).write_text(str(self.redis[host].pid))
         return self.redis[host]
+
+    def pid_file(self, host):
+        """Holds the process id of the server on that host."""
+        return self.folder / f"redis-{host}.pid"
 
     def stop(self, child):
         """Ends a program at once."""

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::{Families, Metrics};
 use super::repair::Aside;
+use super::sentinel::Sentinels;
 use super::{SentinelEvent, Topology, orders, saved};
-use crate::cluster::{Address, RedisServerStatus, RedisState, RedisStatus};
+use crate::cluster::{Address, Managed, RedisServerStatus, RedisState, RedisStatus};
 use crate::config;
 use crate::control::RedisCommand;
 use crate::judge::redis::{ServerView, Verdict};
@@ -71,6 +72,8 @@ pub struct RedisController {
     pub(super) commands: mpsc::Receiver<RedisCommand>,
     /// What operators have ordered.
     pub(super) orders: Orders,
+    /// Where somebody else changes roles.
+    pub(super) sentinels: Sentinels,
     pub(super) is_incident_open: bool,
     /// The state being written.
     saving: Option<JoinHandle<()>>,
@@ -81,7 +84,7 @@ pub struct RedisController {
     pub(super) up: HashMap<Address, bool>,
     /// Silence before this was our own.
     forgiven: Option<Instant>,
-    last_round: Instant,
+    pub(super) last_round: Instant,
     pub(super) changed: Arc<Notify>,
     status: watch::Sender<RedisStatus>,
     topology: watch::Sender<Arc<Topology>>,
@@ -107,20 +110,7 @@ impl RedisController {
             sink(Draft::new(Kind::ActionFailed, Severity::Warning, subject, message).because(text));
             None
         });
-        let settings = Settings {
-            manage: config.manage,
-            observe_only,
-            probe_timeout: config.probe_timeout,
-            hang_after: config.hang_after,
-            failover_cooldown: config.failover_cooldown,
-            loss_bytes_max: config.loss_bytes_max,
-            approval: config.approval,
-            standings: config
-                .servers
-                .iter()
-                .map(|server| (server.address.clone(), server.standing.clone()))
-                .collect(),
-        };
+        let settings = settings_of(&config, observe_only);
         let mut planner = Planner::new(settings, kept, now.into_std());
         let orders = orders::read(&state_file).unwrap_or_else(|error| {
             let text = Chain(&error).to_string();
@@ -137,6 +127,7 @@ impl RedisController {
             .map(|server| ServerView::new(server.address.clone(), now.into_std()))
             .collect();
         let metrics = families.of(&config);
+        let sentinels = Sentinels::new(families.managers.of(&config));
         let empty = RedisStatus {
             name: config.name.clone(),
             state: RedisState::Unknown,
@@ -150,6 +141,7 @@ impl RedisController {
             pause: orders.pause.clone(),
             switchover: orders.appointment.clone(),
             awaits_approval: false,
+            managed: Managed { by: config.manager, ..Managed::default() },
         };
         let login = config
             .password
@@ -182,6 +174,7 @@ impl RedisController {
             last_failover: None,
             commands,
             orders,
+            sentinels,
             is_incident_open: false,
             saving: None,
             candidate: None,
@@ -217,6 +210,7 @@ impl RedisController {
                 &shutdown,
             ));
         }
+        self.watch_sentinels(&mut watchers, &shutdown);
         let changed = Arc::clone(&self.changed);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -253,6 +247,7 @@ impl RedisController {
     pub(super) async fn round(&mut self) {
         self.forgive_own_lateness();
         let views = self.views();
+        self.follow_sentinels(&views);
         let before = self.planner.lineage().cloned();
         let decision = self.planner.decide(Instant::now().into_std(), &views);
         self.note(&decision, before.as_ref());
@@ -324,7 +319,8 @@ impl RedisController {
         }
     }
 
-    fn adopt(&mut self, primary: &Address, why: &str, views: &[ServerView]) {
+    pub(super) fn adopt(&mut self, primary: &Address, why: &str, views: &[ServerView]) {
+        let before = self.planner.primary().cloned();
         self.planner.adopted(primary.clone(), views);
         let draft =
             self.draft(Kind::RedisVerdict, Severity::Info, format!("{primary} is the primary"));
@@ -334,6 +330,9 @@ impl RedisController {
             self.unfence(primary);
         }
         self.save();
+        if let Some(before) = before {
+            self.note_switch(&before, primary);
+        }
         self.reason = None;
         self.publish(views);
         // Judge it at once rather than at the next news.
@@ -410,6 +409,7 @@ impl RedisController {
             pause: self.orders.pause.clone(),
             switchover: self.orders.appointment.clone(),
             awaits_approval: self.planner.awaits_approval(),
+            managed: self.managed(),
         };
         self.topology
             .send_replace(Arc::new(Topology { status: status.clone(), views: views.to_vec() }));
@@ -418,5 +418,23 @@ impl RedisController {
             *current = status;
             changed
         });
+    }
+}
+
+/// What the decisions depend on.
+fn settings_of(config: &config::Redis, observe_only: bool) -> Settings {
+    Settings {
+        manager: config.manager,
+        observe_only,
+        probe_timeout: config.probe_timeout,
+        hang_after: config.hang_after,
+        failover_cooldown: config.failover_cooldown,
+        loss_bytes_max: config.loss_bytes_max,
+        approval: config.approval,
+        standings: config
+            .servers
+            .iter()
+            .map(|server| (server.address.clone(), server.standing.clone()))
+            .collect(),
     }
 }

@@ -6,6 +6,7 @@ use holdfast_telemetry::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, metrics,
 };
 
+use super::sentinel;
 use crate::cluster::{Address, RedisState};
 use crate::config::Redis;
 
@@ -26,6 +27,7 @@ pub struct Families {
     salvaged: IntCounterVec,
     late: IntCounterVec,
     save_failures: IntCounterVec,
+    pub(super) managers: sentinel::Families,
 }
 
 impl Families {
@@ -96,6 +98,7 @@ impl Families {
                 "supervisor_redis_state_write_failures_total",
                 "Failed attempts to keep epoch and primary on disk",
             ),
+            managers: sentinel::Families::register(registry),
         }
     }
 

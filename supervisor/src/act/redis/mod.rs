@@ -12,6 +12,7 @@ mod repair;
 mod run;
 mod salvage;
 mod saved;
+mod sentinel;
 mod switchover;
 mod tell;
 

@@ -25,6 +25,8 @@ pub(super) enum Aside {
     NeverFenced,
     /// A former primary was brought home, or not.
     Returned(Box<Returned>),
+    /// Whether a primary keeps its data on disk was asked; `None`: it does not say.
+    Persistence { server: Address, persists: Option<bool> },
 }
 
 /// A former primary that was to become a replica.
@@ -128,6 +130,9 @@ impl RedisController {
                 }
             }
             Aside::Returned(returned) => self.note_returned(*returned),
+            Aside::Persistence { server, persists } => {
+                self.sentinels.persists = Some((server, persists));
+            }
         }
     }
 

@@ -25,7 +25,7 @@ use crate::record::{Kind, Reason, Severity};
 const PREPARE_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// How long the target may take to catch up with the paused primary. It lacks what is under way, usually nothing.
-const CATCH_UP_LIMIT: Duration = Duration::from_millis(500);
+pub(super) const CATCH_UP_LIMIT: Duration = Duration::from_millis(500);
 
 /// Writes are paused at most this long, whatever happens to us: catching up, promotion and demotion at their limits.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -70,6 +70,9 @@ impl RedisController {
         by: &str,
     ) -> Result<FailoverReport, ControlError> {
         let refuse = |text: String| Err(ControlError::Refused(text));
+        if self.is_sentinels() && self.planner.observes_only().is_none() {
+            return self.ask_sentinels(target, by).await;
+        }
         if let Some(why) = self.planner.forbidden() {
             return refuse(why);
         }
@@ -157,7 +160,7 @@ impl RedisController {
         // for before the pause, not in it.
         let present = offset(old, "see how far the primary is").await.map_err(Stop::Failed)?;
         catch_up(new, present, PREPARE_LIMIT).await.map_err(Stop::Failed)?;
-        let offset = pause(old).await.map_err(Stop::Failed)?;
+        let offset = pause(old, PAUSE).await.map_err(Stop::Failed)?;
         let reached = catch_up(new, offset, CATCH_UP_LIMIT).await.map_err(Stop::Failed)?;
         choice.offset = reached;
         self.step(attempt, Event::Drained, format!("writes are paused at offset {offset}"));
@@ -185,10 +188,10 @@ impl RedisController {
     }
 }
 
-/// Pauses writes and says at which offset they stand.
-async fn pause(primary: &Watch) -> Result<u64, ActError> {
+/// Pauses writes for `limit` and says at which offset they stand.
+pub(super) async fn pause(primary: &Watch, limit: Duration) -> Result<u64, ActError> {
     let what = format!("pause writes on {}", primary.address());
-    let milliseconds = PAUSE.as_millis().to_string();
+    let milliseconds = limit.as_millis().to_string();
     let order = command(["CLIENT", "PAUSE", &milliseconds, "WRITE"]);
     let ask = |source| ActError::Ask { what: what.clone(), source };
     let reply = primary.order(order, ORDER_LIMIT).await.map_err(ask)?;
@@ -197,13 +200,17 @@ async fn pause(primary: &Watch) -> Result<u64, ActError> {
 }
 
 /// A server's replication offset now; `what` says what for.
-async fn offset(server: &Watch, what: &str) -> Result<u64, ActError> {
+pub(super) async fn offset(server: &Watch, what: &str) -> Result<u64, ActError> {
     let sample = server.sample(ORDER_LIMIT).await;
     Ok(sample.map_err(|source| ActError::Ask { what: what.to_owned(), source })?.offset)
 }
 
 /// Waits at most `limit` until the target has everything up to `wanted`; returns how far it is then.
-async fn catch_up(target: &Watch, wanted: u64, limit: Duration) -> Result<u64, ActError> {
+pub(super) async fn catch_up(
+    target: &Watch,
+    wanted: u64,
+    limit: Duration,
+) -> Result<u64, ActError> {
     let deadline = Instant::now() + limit;
     let what = format!("see how far {} is", target.address());
     loop {

@@ -29,6 +29,10 @@ impl RedisController {
             && before.replid != after.replid
             && after.replid2.as_ref() != Some(&before.replid)
         {
+            // It was so quickly copied that nobody was seen with the former data.
+            if self.verdict != Some(Verdict::EmptyRestart) {
+                self.sentinels.add_empty_restart();
+            }
             let message = "the primary's data begins anew, and no other server has the former data";
             let draft = self.draft(Kind::RedisVerdict, Severity::Critical, message);
             let text = format!("its history was {} up to offset {}", before.replid, before.offset);
@@ -60,6 +64,9 @@ impl RedisController {
                     draft = draft.closes(CAUSE);
                 }
                 (self.sink)(draft);
+            }
+            if verdict == Verdict::EmptyRestart {
+                self.sentinels.add_empty_restart();
             }
             self.tell_verdict(verdict);
             self.verdict = Some(verdict);

@@ -208,12 +208,7 @@ fn several_redis_have_names_and_servers_of_their_own() {
             "\nredis = \"main\"",
             "holdfast.toml:19: redis[1].servers[0]: 127.0.0.1:6379 is there twice",
         ),
-        (
-            "cache",
-            "x",
-            "",
-            "holdfast.toml:19: redis[1].servers: expected host:port, found \"x\"",
-        ),
+        ("cache", "x", "", "holdfast.toml:19: redis[1].servers: expected host:port, found \"x\""),
         (
             "cache",
             "127.0.0.1:6380",

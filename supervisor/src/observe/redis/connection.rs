@@ -200,9 +200,9 @@ impl Keeper {
                     *left -= 1;
                     *left == 0
                 }
-                Pending::Probe { replies, .. } => {
+                Pending::Probe { full, replies, .. } => {
                     replies.push(reply);
-                    replies.len() == 2
+                    replies.len() == if *full { 3 } else { 2 }
                 }
                 Pending::Ask { left, replies, .. } => {
                     replies.push(reply);
@@ -240,7 +240,9 @@ impl Keeper {
         let fields = replies.get(1).and_then(Reply::text).map(|text| info::parse(&text));
         if let Some(fields) = fields.as_ref().filter(|_| full) {
             self.full.clone_from(fields);
-            self.outlets.info.send_replace(fields.clone());
+            let calls = replies.get(2).and_then(Reply::text).map(|text| info::parse(&text));
+            self.full.extend(calls.unwrap_or_default());
+            self.outlets.info.send_replace(self.full.clone());
         }
         let sample = fields.and_then(|fields| info::sample(&fields, &self.full, now.into_std()));
         self.publish(|view| {
@@ -315,9 +317,15 @@ impl Talk {
     }
 
     async fn probe(&mut self, full: bool) -> io::Result<()> {
-        let info = if full { command(["INFO"]) } else { command(["INFO", "replication"]) };
+        let mut commands = vec![command(["PING"])];
+        if full {
+            // The whole leaves the counts by command out, and Redis 6.2 takes one section at a time.
+            commands.extend([command(["INFO"]), command(["INFO", "commandstats"])]);
+        } else {
+            commands.push(command(["INFO", "replication"]));
+        }
         self.pending.push_back(Pending::Probe { sent: Instant::now(), full, replies: Vec::new() });
-        self.write(&[command(["PING"]), info]).await
+        self.write(&commands).await
     }
 
     async fn ask(&mut self, ask: Ask) -> io::Result<()> {

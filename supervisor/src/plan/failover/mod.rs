@@ -5,11 +5,12 @@
 //! called. It changes nothing outside itself: the controller carries the decision out and reports back.
 //!
 //! Guards: a primary that is merely silent is not replaced twice within the cool-down (a proven death is); a failed attempt is repeated
-//! with growing pauses; `manage = false` and observe-only hold everything back. Whatever is held back has a reason.
+//! with growing pauses; another manager and observe-only hold everything back. Whatever is held back has a reason.
 
 mod adopt;
 mod candidate;
 mod orders;
+mod others;
 mod steps;
 
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ pub use steps::{Event, Run, Step, next};
 
 use orders::Approval;
 
-use crate::cluster::{Address, Pause, RedisRole};
+use crate::cluster::{Address, Manager, Pause, RedisRole};
 use crate::judge::redis::{Context, Judgement, Lineage, ServerView, Verdict, judge};
 use crate::record::Reason;
 
@@ -38,8 +39,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// The settings decisions depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// False: watch and alert only.
-    pub manage: bool,
+    /// Who changes roles.
+    pub manager: Manager,
     /// The supervisor changes nothing at all.
     pub observe_only: bool,
     /// A probe without answer for this long is late.
@@ -231,6 +232,9 @@ impl Planner {
         };
         let Judgement { verdict, mut reasons } = judge(views, &context);
         let candidate = self.candidate(now, views, Some(&primary), None);
+        if verdict.calls_for_failover() && self.settings.manager != Manager::Holdfast {
+            return self.left_to_others(now, views, Judgement { verdict, reasons }, candidate.ok());
+        }
         if verdict.calls_for_failover() {
             let withheld = self.hold(now, verdict, &candidate).or_else(|| self.unapproved(now));
             reasons.extend(match &candidate {
@@ -313,10 +317,12 @@ impl Planner {
 
     /// What must not be changed now, in words.
     pub fn forbidden(&self) -> Option<String> {
-        if self.settings.observe_only {
-            return Some("this supervisor is set to observe only".to_owned());
-        }
-        (!self.settings.manage).then(|| "`redis.manage` is false".to_owned())
+        self.observes_only().or_else(|| self.settings.manager.forbids().map(str::to_owned))
+    }
+
+    /// Why this supervisor changes nothing at all, in words.
+    pub fn observes_only(&self) -> Option<String> {
+        self.settings.observe_only.then(|| "this supervisor is set to observe only".to_owned())
     }
 
     /// Why nothing is done by ourselves for now, in words.
@@ -367,12 +373,14 @@ impl Planner {
 
     /// Takes `primary` as the primary, under a new epoch if that is a change.
     pub fn adopted(&mut self, primary: Address, views: &[ServerView]) {
-        let unchanged = self.saved.as_ref().is_some_and(|saved| saved.primary == primary);
+        // What was saved is about the start: a primary that is adopted later is a change, even back to that one.
+        let saved = self.saved.take();
+        let unchanged = saved.as_ref().is_some_and(|saved| saved.primary == primary);
         if !unchanged || self.epoch == 0 {
             self.epoch = self.next_epoch();
         }
         let sample = views.iter().find(|v| v.address == primary).and_then(|v| v.sample.as_ref());
-        self.lineage = match &self.saved {
+        self.lineage = match &saved {
             Some(saved) if saved.primary == primary && !saved.replid.is_empty() => Some(Lineage {
                 run_id: None,
                 replid: saved.replid.clone(),

@@ -12,7 +12,7 @@ fn address(port: u16) -> Address {
 
 pub(super) fn settings() -> Settings {
     Settings {
-        manage: true,
+        manager: Manager::Holdfast,
         observe_only: false,
         probe_timeout: Duration::from_millis(500),
         hang_after: Duration::from_secs(1),
@@ -116,7 +116,11 @@ fn what_is_held_back_says_why() {
         sample(&mut views[2]).replid = "another".to_owned();
     };
     let cases: [(Setting, bool, &str); 3] = [
-        (|s| s.manage = false, true, "the primary is dead, but `redis.manage` is false"),
+        (
+            |s| s.manager = Manager::None,
+            true,
+            "the primary is dead, but `redis.manager` is \"none\"",
+        ),
         (
             |s| s.observe_only = true,
             true,
@@ -504,4 +508,46 @@ fn a_preferred_server_that_has_caught_up_takes_over() {
     assert_eq!(choice.address, address(2));
     planner.failed(settled_at, "it did not catch up".to_owned());
     assert_eq!(planner.decide(settled_at, &three(settled_at)).action, Action::Nothing);
+}
+
+#[test]
+fn what_others_did_is_noticed_where_nobody_tells() {
+    let now = start();
+    for manager in [Manager::None, Manager::Sentinel] {
+        let mut planner = settled(now, Settings { manager, ..settings() });
+        let mut views = three(now);
+        refuse(&mut views);
+        let decision = planner.decide(now, &views);
+        assert_eq!(decision.action, Action::Nothing, "{decision:?}");
+        let is_sentinels = manager == Manager::Sentinel;
+        assert_eq!(decision.withheld.is_none(), is_sentinels, "{decision:?}");
+
+        (sample(&mut views[1]).role, sample(&mut views[1]).link_up) = (RedisRole::Primary, None);
+        sample(&mut views[1]).replid2 = Some("history".to_owned());
+        let decision = planner.decide(now, &views);
+        let adopts =
+            matches!(&decision.action, Action::Adopt { primary, .. } if *primary == address(2));
+        assert_eq!(adopts, !is_sentinels, "{decision:?}");
+
+        // Two of them: which one is not for us to guess.
+        (sample(&mut views[2]).role, sample(&mut views[2]).replicas) = (RedisRole::Primary, 1);
+        assert_eq!(planner.decide(now, &views).action, Action::Nothing);
+        assert_eq!(planner.heir(now, &views), None);
+    }
+}
+
+#[test]
+fn a_primary_that_is_adopted_again_gets_a_new_epoch() {
+    let now = start();
+    let planner = settled(now, Settings { manager: Manager::Sentinel, ..settings() });
+    let saved = planner.to_save("main").unwrap();
+    let mut planner = Planner::new(planner.settings.clone(), Some(saved), now);
+    let views = three(now);
+    let epochs: Vec<_> = [1, 2, 1]
+        .map(|port| {
+            planner.adopted(address(port), &views);
+            planner.epoch()
+        })
+        .to_vec();
+    assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
 }

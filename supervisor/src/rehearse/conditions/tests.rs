@@ -5,7 +5,7 @@ use chrono::DateTime;
 
 use super::*;
 use crate::cluster::{
-    BalancerStatus, NodeStatus, RedisRole, RedisServerStatus, ServerState, ServerStatus,
+    BalancerStatus, Managed, NodeStatus, RedisRole, RedisServerStatus, ServerState, ServerStatus,
 };
 use crate::record::Severity;
 
@@ -76,6 +76,7 @@ pub(in crate::rehearse) fn redis() -> RedisStatus {
         pause: None,
         switchover: None,
         awaits_approval: false,
+        managed: Managed::default(),
     }
 }
 

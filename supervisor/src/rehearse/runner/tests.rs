@@ -95,7 +95,7 @@ async fn a_drill_that_would_prove_nothing_is_refused_with_the_reason() {
             "the settings name no pid file for chatnode-2",
         ),
         (
-            |c| c.redis[0].manage = false,
+            |c| c.redis[0].manager = Manager::None,
             "redis-primary-crash",
             "Redis is not managed by this supervisor",
         ),

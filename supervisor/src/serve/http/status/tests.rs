@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::cluster::{Address, BalancerStatus, RedisRole, RedisServerStatus, ServerStatus};
+use crate::cluster::{
+    Address, BalancerStatus, Managed, RedisRole, RedisServerStatus, ServerStatus,
+};
 
 fn node(name: &str) -> NodeStatus {
     NodeStatus {
@@ -86,6 +88,7 @@ fn well() -> Parts {
             pause: None,
             switchover: None,
             awaits_approval: false,
+            managed: Managed::default(),
         }],
         canary: Some(CanaryStatus {
             ok: Some(true),

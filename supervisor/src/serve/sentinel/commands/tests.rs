@@ -1,5 +1,5 @@
 use super::*;
-use crate::cluster::{Address, RedisRole, RedisState, RedisStatus};
+use crate::cluster::{Address, Managed, RedisRole, RedisState, RedisStatus};
 use crate::judge::redis::{Link, Sample, ServerView};
 
 const PRIMARY_ID: &str = "fff9892c6bfbe33f7fb31b42019175a473811ac6";
@@ -51,6 +51,7 @@ fn world(state: RedisState) -> World {
         pause: None,
         switchover: None,
         awaits_approval: false,
+        managed: Managed::default(),
     };
     let views = vec![
         view(21850, PRIMARY_ID, RedisRole::Primary, now),

@@ -1,0 +1,59 @@
+"""What the measurements share: asking servers, reading clients' files, and a run in a process of its own."""
+
+import json
+import os
+
+from resp import Connection
+from world import PORT, address
+
+
+def info(host):
+    text = Connection(address(host), PORT).call("INFO", "replication").decode()
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def linked(host):
+    return info(host).get("master_link_status") == "up"
+
+
+def follows(host, primary):
+    seen = info(host)
+    return seen["role"] == "slave" and seen["master_host"] == address(primary) and seen["master_link_status"] == "up"
+
+
+def acknowledged(path):
+    """The lines of a client's file; a last one that is not whole yet is left out."""
+    lines = (line.split() for line in path.read_text().splitlines()) if path.exists() else ()
+    return [words for words in lines if len(words) == 2]
+
+
+def missing(path, own, primary):
+    """Numbers of acknowledged writes that the primary does not have."""
+    numbers = [int(number) for number, _ in acknowledged(path)]
+    connection = Connection(address(primary), PORT, timeout=10)
+    lost = []
+    for start in range(0, len(numbers), 1000):
+        chunk = numbers[start : start + 1000]
+        for number in chunk:
+            connection.send("EXISTS", f"writer:{own}:{number}")
+        lost += [number for number in chunk if connection.receive() == 0]
+    return len(numbers), len(lost)
+
+
+def in_child(run):
+    """The result of `run` in a process of its own: entering a namespace cannot be undone for the others."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        try:
+            result = run()
+        except Exception as error:
+            result = {"error": f"{type(error).__name__}: {error}"}
+        os.write(writer, json.dumps(result).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else {"error": "the run died"}
