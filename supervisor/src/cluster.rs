@@ -3,87 +3,17 @@
 //! Each running part publishes its piece ([`NodeStatus`], [`RedisStatus`], …) on a `watch` channel; the status page and the operator API
 //! put them together as [`Status`]. What is not known is `None`, never zero and never "healthy".
 
+mod address;
 mod manager;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use address::Address;
 pub use manager::{Managed, Manager, SentinelStatus};
-
-/// `host:port`, as people write it. The host may be a name or an IP address (IPv6 in brackets).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Address {
-    host: String,
-    port: u16,
-}
-
-impl Address {
-    /// An address from its parts.
-    pub fn new(host: impl Into<String>, port: u16) -> Self {
-        Self { host: host.into(), port }
-    }
-
-    /// Host name or IP address, without brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// TCP port, 1 to 65535.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let fail = || format!("expected host:port, found {text:?}");
-        let (host, port) = text.rsplit_once(':').ok_or_else(fail)?;
-        let host = match host.strip_prefix('[') {
-            Some(inner) => inner.strip_suffix(']').ok_or_else(fail)?,
-            None if host.contains(':') => return Err(fail()),
-            None => host,
-        };
-        if host.is_empty() || host.contains(char::is_whitespace) || host.contains('/') {
-            return Err(fail());
-        }
-        let port: u16 = port.parse().map_err(|_| fail())?;
-        if port == 0 {
-            return Err(fail());
-        }
-        Ok(Self::new(host, port))
-    }
-}
-
-impl TryFrom<String> for Address {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Address> for String {
-    fn from(address: Address) -> Self {
-        address.to_string()
-    }
-}
 
 /// How the whole cluster is doing, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -355,6 +285,33 @@ pub struct RedisStatus {
     /// Who changes roles.
     #[serde(default)]
     pub managed: Managed,
+    /// Enough supervisors hear each other to decide a failover now.
+    #[serde(default)]
+    pub has_majority: bool,
+    /// Time a failover would take now from the decision to the first write, seconds; `None` if nobody can take over.
+    #[serde(default)]
+    pub expected_seconds: Option<f64>,
+    /// Replicas that are well: `WAIT` for this many is answered at once.
+    #[serde(default)]
+    pub wait_safe_replicas: u32,
+    /// The rolling restart that goes on, or the last one.
+    #[serde(default)]
+    pub restart: Option<RestartStatus>,
+}
+
+/// How far a rolling restart of all servers is. It is over when nothing is left, and has stopped when there is a problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartStatus {
+    /// Who wanted it.
+    pub by: String,
+    /// Servers that are back.
+    pub done: Vec<Address>,
+    /// The one that is being restarted.
+    pub current: Option<Address>,
+    /// Those to come, in their order.
+    pub left: Vec<Address>,
+    /// Why it has stopped.
+    pub problem: Option<String>,
 }
 
 /// What the synthetic chat client sees: the truth about the service.
@@ -476,24 +433,4 @@ pub struct Status {
     pub alerts: Vec<AlertStatus>,
     /// Drills.
     pub drill: Option<DrillStatus>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_and_printed_the_same() {
-        for text in ["127.0.0.1:6379", "redis-1.example:80", "[::1]:9700"] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn other_texts_are_refused_with_what_was_found() {
-        for text in ["", "a", "a:", "a:0", "a:65536", ":80", "::1:80", "http://a:80", "a b:80"] {
-            let error = text.parse::<Address>().unwrap_err();
-            assert_eq!(error, format!("expected host:port, found {text:?}"));
-        }
-    }
 }

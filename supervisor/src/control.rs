@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cluster::{Address, Appointment, Pause, ServerState, ServerStatus};
+use crate::cluster::{Address, Appointment, Pause, RestartStatus, ServerState, ServerStatus};
 
 /// Commands waiting for one part; more are refused as `Busy`. Operators and drills give a handful at most.
 pub const QUEUE_MAX: usize = 16;
@@ -101,6 +101,17 @@ pub enum RedisCommand {
         /// Noted.
         reply: Reply<()>,
     },
+    /// Something about salvages.
+    Salvage(SalvageOrder),
+    /// Restart all servers one by one.
+    Restart {
+        /// What.
+        order: RestartOrder,
+        /// Who asked, for the journal.
+        by: String,
+        /// How it stands; it goes on by itself.
+        reply: Reply<RestartStatus>,
+    },
     /// Forget that.
     Cancel {
         /// Who asked, for the journal.
@@ -108,6 +119,54 @@ pub enum RedisCommand {
         /// Done.
         reply: Reply<()>,
     },
+}
+
+/// About commands of a former primary that were saved. The answers are those of the operator API.
+#[derive(Debug)]
+pub enum SalvageOrder {
+    /// Which there are.
+    List {
+        /// Newest first.
+        reply: Reply<serde_json::Value>,
+    },
+    /// What is in one.
+    Show {
+        /// Which.
+        id: String,
+        /// The first unit to show.
+        from: usize,
+        /// Also what users wrote.
+        values: bool,
+        /// Its beginning.
+        reply: Reply<serde_json::Value>,
+    },
+    /// Carry its commands out on the present primary.
+    Replay {
+        /// Which.
+        id: String,
+        /// Only say what that would do.
+        dry_run: bool,
+        /// Also what was written since.
+        force: bool,
+        /// Who asked, for the journal.
+        by: String,
+        /// What was done.
+        reply: Reply<serde_json::Value>,
+    },
+}
+
+/// About a rolling restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartOrder {
+    /// Begin one.
+    Begin {
+        /// Also if too few replicas stay meanwhile.
+        force: bool,
+    },
+    /// Take up what the last one left.
+    Resume,
+    /// Stop after what cannot be stopped any more.
+    Stop,
 }
 
 /// What a failover or switchover did.

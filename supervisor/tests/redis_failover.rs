@@ -294,6 +294,7 @@ async fn what_a_cut_off_primary_wrote_is_saved_before_it_is_made_a_replica() {
     let files: Vec<_> = std::fs::read_dir(cluster.state_dir.path().join("salvage"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "resp"))
         .collect();
     let [file] = &files[..] else { panic!("one file, not {files:?}") };
     let replayed = std::process::Command::new("redis-cli")

@@ -6,6 +6,7 @@
 //!
 //! - [`metrics`]: the registry of a process, constructors that register, and the Prometheus text of it.
 //! - [`logs`]: log lines to stderr, and tracing spans to an OpenTelemetry collector where one is named.
+//! - [`traces`]: spans of what was measured elsewhere, to the same collector.
 //! - [`errors`]: an error with its whole chain of causes in one line.
 //! - [`health`]: what must hold before this process may be given work.
 //! - [`http`]: `/metrics`, `/health/live`, `/health/ready`.
@@ -22,7 +23,7 @@ pub mod metrics;
 mod process;
 pub mod shutdown;
 mod throttle;
-mod traces;
+pub mod traces;
 
 pub use prometheus::{
     self, Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec,

@@ -4,15 +4,22 @@
 //! program: the queue is bounded and drops spans when full. That client must be neither built nor dropped where async code runs,
 //! hence the helper threads here.
 
-use std::time::Duration;
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
 
-use opentelemetry::trace::TracerProvider as _;
+pub use opentelemetry::KeyValue;
+use opentelemetry::trace::{
+    Span as _, SpanBuilder, Status, TraceContextExt as _, TracerProvider as _,
+};
+use opentelemetry::{Context, global};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 /// Path of OTLP/HTTP for traces, added where the setting names only the collector.
 const TRACES_PATH: &str = "/v1/traces";
+/// Under this name spans are counted as ours.
+const TRACER: &str = "holdfast";
 /// One export; spans are worth less than a stuck thread.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the last spans when the program ends: below the usual 10 s a service manager grants, above one slow export to a live collector.
@@ -48,12 +55,66 @@ impl Traces {
             .with_resource(Resource::builder().with_service_name(program).build())
             .with_batch_exporter(exporter)
             .build();
+        // For [`record`]; the last export that was set up gets them.
+        global::set_tracer_provider(provider.clone());
         Ok(Self { provider })
     }
 
     pub(crate) fn tracer(&self) -> SdkTracer {
-        self.provider.tracer("holdfast")
+        self.provider.tracer(TRACER)
     }
+}
+
+/// A span of something that is over. Whoever measured it tells its times, so that a trace and a report of the same thing cannot differ.
+#[derive(Debug, Clone)]
+pub struct FinishedSpan {
+    /// What it was.
+    pub name: Cow<'static, str>,
+    /// When it began.
+    pub began: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// Facts about it.
+    pub attributes: Vec<KeyValue>,
+    /// Why it did not succeed, if so.
+    pub error: Option<String>,
+}
+
+/// Queues a trace: a span, and the spans below it. Returns the trace's identifier in 32 hexadecimal digits; `None` if no traces are
+/// exported.
+pub fn record(
+    whole: FinishedSpan,
+    parts: impl IntoIterator<Item = FinishedSpan>,
+) -> Option<String> {
+    let tracer = global::tracer(TRACER);
+    let nothing = Context::new();
+    let (root, root_end) = begin(whole, &tracer, &nothing);
+    let identity = root.span_context().clone();
+    if !identity.is_valid() {
+        return None;
+    }
+    let parent = nothing.with_span(root);
+    for part in parts {
+        let (mut span, end) = begin(part, &tracer, &parent);
+        span.end_with_timestamp(end);
+    }
+    parent.span().end_with_timestamp(root_end);
+    Some(identity.trace_id().to_string())
+}
+
+/// Begins a span as it began, and says when it ended.
+fn begin(
+    finished: FinishedSpan,
+    tracer: &global::BoxedTracer,
+    parent: &Context,
+) -> (global::BoxedSpan, SystemTime) {
+    let FinishedSpan { name, began, took, attributes, error } = finished;
+    let builder = SpanBuilder::from_name(name).with_start_time(began).with_attributes(attributes);
+    let mut span = builder.start_with_context(tracer, parent);
+    if let Some(error) = error {
+        span.set_status(Status::error(error));
+    }
+    (span, began + took)
 }
 
 impl Drop for Traces {

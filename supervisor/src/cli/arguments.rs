@@ -194,6 +194,18 @@ pub(super) enum Command {
     Approve(Which),
     /// End the cool-down after a failover: you have seen to its cause
     Acknowledge(Which),
+    /// Restart the Redis servers one by one, or see to what was saved of a former primary
+    #[command(after_help = "Examples:\n  \
+            holdfast redis restart --rolling               replicas first, then the primary after a switchover\n  \
+            holdfast redis salvage list                    what former primaries had that nobody else has\n  \
+            holdfast redis salvage replay ID               what a replay would do\n  \
+            holdfast redis salvage replay ID --apply       do it")]
+    Redis {
+        #[command(flatten)]
+        which: Which,
+        #[command(subcommand)]
+        command: RedisCommand,
+    },
     /// Take a backup of Redis, or list the backups
     #[command(
         long_about = "Takes a snapshot over the replication protocol from a replica, compresses it, and restores it into a scratch server \
@@ -261,6 +273,70 @@ pub(super) enum Command {
         /// File with the chat nodes' secret; default: as above
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum RedisCommand {
+    /// Restart all servers, one after the other, and wait for it
+    #[command(
+        long_about = "Restarts each replica and waits until it follows and has caught up; then the primary hands over and is restarted as \
+            the replica it is by then. Stops at the first problem and says what is left. How a server is restarted is set in \
+            [redis.restart]."
+    )]
+    Restart(Restart),
+    /// Commands of former primaries that never reached the present one
+    Salvage {
+        #[command(subcommand)]
+        command: SalvageCommand,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Restart {
+    /// One server after the other: the only way there is
+    #[arg(long, required_unless_present_any = ["resume", "stop"])]
+    pub(super) rolling: bool,
+    /// Take up what one that stopped has left
+    #[arg(long, conflicts_with_all = ["rolling", "stop"])]
+    pub(super) resume: bool,
+    /// Stop the one that goes on
+    #[arg(long, conflicts_with_all = ["rolling", "resume"])]
+    pub(super) stop: bool,
+    /// Do it even if fewer replicas stay meanwhile than are needed
+    #[arg(long, requires = "rolling")]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum SalvageCommand {
+    /// Which there are, newest first
+    List,
+    /// The commands in one, with their keys
+    Show {
+        /// Its name, as `list` shows it
+        id: String,
+        /// Also what users wrote
+        #[arg(long)]
+        values: bool,
+        /// Begin with this one
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: usize,
+    },
+    /// Say what carrying its commands out on the present primary would do, or do it
+    #[command(
+        long_about = "Carries the saved commands out on the present primary, those left out that touch a key written there since. Without \
+            --apply it only says what it would do. A salvage is replayed once."
+    )]
+    Replay {
+        /// Its name, as `list` shows it
+        id: String,
+        /// Do it
+        #[arg(long)]
+        apply: bool,
+        /// Also commands that touch keys written since: what was written since is lost then
+        #[arg(long)]
+        force: bool,
     },
 }
 

@@ -10,9 +10,13 @@ use serde_json::Value;
 
 use super::arguments::{EventFilter, EventsCommand, IncidentsCommand};
 use super::client::{Client, EventQuery};
+use super::explain::explain;
 use super::print::{age, append, event_line, table};
 use super::{CliError, Output, color};
-use crate::record::{Event, Incident};
+use crate::record::{Account, Event, Incident, Kind};
+
+/// Events read to find the end of a failover and what became of the former primary: the API gives no more at once.
+const LATER_MAX: usize = 1000;
 
 /// Events listed unless more are asked for.
 const LIMIT_DEFAULT: usize = 50;
@@ -43,7 +47,8 @@ pub(super) async fn run(
         }
         EventsCommand::Show { id } => {
             let event = client.event(id).await?;
-            output.result(&event, || whole(&event))
+            let told = story(client, &event).await?;
+            output.result(&event, || whole(&event, told.as_ref()))
         }
         EventsCommand::Follow { filter, since } => {
             tokio::select! {
@@ -74,8 +79,32 @@ fn list(events: &[Event]) -> String {
     events.iter().map(|event| event_line(event, color())).collect::<Vec<_>>().join("\n")
 }
 
-/// One event with everything that is known of it.
-fn whole(event: &Event) -> String {
+/// The failover that an event ended or was a step of, and what happened to the same Redis since.
+async fn story(client: &Client, event: &Event) -> Result<Option<(Event, Vec<Event>)>, CliError> {
+    let mut later = match event.kind {
+        Kind::FailoverStep | Kind::FailoverDone | Kind::FailoverFailed => {
+            let subject = Some(event.subject.clone());
+            let since_id = Some(event.id.saturating_sub(1));
+            client
+                .events(&EventQuery {
+                    subject,
+                    since_id,
+                    limit: Some(LATER_MAX),
+                    ..EventQuery::default()
+                })
+                .await?
+        }
+        _ => return Ok(None),
+    };
+    let epoch = event.detail.get("epoch").and_then(Value::as_u64);
+    let ends = |event: &Event| Account::of(event).is_some_and(|a| Some(a.epoch) == epoch);
+    let Some(at) = later.iter().position(ends) else { return Ok(None) };
+    later.drain(..at);
+    Ok(Some((later.remove(0), later)))
+}
+
+/// One event with everything that is known of it; `story` explains the failover it belongs to.
+fn whole(event: &Event, story: Option<&(Event, Vec<Event>)>) -> String {
     let mut text = format!(
         "Event {} at {}\n{} ({}), about {}\n\n{}\n",
         event.id,
@@ -85,14 +114,19 @@ fn whole(event: &Event) -> String {
         event.subject,
         event.message
     );
-    for reason in &event.reasons {
-        let mark = if reason.favours { "because" } else { "despite" };
-        append!(text, "  {mark} {}\n", reason.text);
+    let account = story.and_then(|(end, later)| Some((Account::of(end)?, end, later)));
+    if let Some((account, end, later)) = &account {
+        append!(text, "\n{}", explain(account, &end.reasons, later));
+    } else {
+        for reason in &event.reasons {
+            let mark = if reason.favours { "because" } else { "despite" };
+            append!(text, "  {mark} {}\n", reason.text);
+        }
     }
     if let Some(incident) = event.incident {
         append!(text, "\nPart of incident {incident}: holdfast incidents show {incident}\n");
     }
-    if !event.detail.is_null() {
+    if !event.detail.is_null() && account.is_none() {
         append!(text, "\n{:#}\n", event.detail);
     }
     text
@@ -171,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_event_shows_its_reasons_for_and_against() {
-        let text = whole(&serde_json::from_value(event()).unwrap());
+        let text = whole(&serde_json::from_value(event()).unwrap(), None);
         assert!(text.contains("because NodeSlow fires\n  despite one of three"), "{text}");
         assert!(text.contains("holdfast incidents show 3"), "{text}");
     }

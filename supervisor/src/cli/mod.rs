@@ -11,10 +11,12 @@ mod cluster;
 mod context;
 mod drill;
 mod events;
+mod explain;
 pub(crate) mod http;
 pub mod print;
 mod redis;
 mod restore;
+mod salvage;
 mod status;
 
 use std::io::Write as _;
@@ -23,7 +25,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 pub use arguments::Cli;
-use arguments::{Command, Global};
+use arguments::{Command, Global, RedisCommand};
 use client::ClientError;
 
 use crate::up::{self, UpError};
@@ -177,6 +179,12 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), CliError> {
         Command::Acknowledge(which) => {
             let done = "The cool-down after the last failover is over.";
             redis::order(&client()?, &which, "acknowledge", done, output).await
+        }
+        Command::Redis { which, command: RedisCommand::Restart(restart) } => {
+            redis::restart(&client()?, &which, &restart, output).await
+        }
+        Command::Redis { which, command: RedisCommand::Salvage { command } } => {
+            salvage::run(&client()?, &which, command, output).await
         }
         Command::Backup { command } => cluster::backup(&client()?, command, output).await,
         Command::Restore(restore) => restore::run(restore, output).await,

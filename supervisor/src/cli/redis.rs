@@ -5,11 +5,14 @@ use std::time::Duration;
 use chrono::{DateTime, Local, NaiveDateTime, NaiveTime, TimeZone as _, Utc};
 use serde_json::{Value, json};
 
-use super::arguments::Which;
+use super::arguments::{Restart, Which};
 use super::client::Client;
 use super::print::millis;
 use super::{CliError, Output};
 use crate::cluster::Address;
+
+/// Time between two looks at a rolling restart, which takes seconds for each server.
+const RESTART_POLL: Duration = Duration::from_millis(500);
 
 pub(super) async fn failover(
     client: &Client,
@@ -67,6 +70,49 @@ pub(super) async fn order(
 ) -> Result<(), CliError> {
     let answer: Value = client.redis(what, which.name(), &json!({})).await?;
     output.result(&answer, || done.to_owned())
+}
+
+/// Begins, takes up or stops a rolling restart; one that was begun is followed to its end.
+pub(super) async fn restart(
+    client: &Client,
+    which: &Which,
+    restart: &Restart,
+    output: Output,
+) -> Result<(), CliError> {
+    let Restart { resume, stop, force, .. } = restart;
+    let body = json!({ "force": force, "resume": resume, "stop": stop });
+    let answer = client.redis("restart", which.name(), &body).await?;
+    if *stop {
+        return output.result(&answer, || "The rolling restart has stopped.".to_owned());
+    }
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(RESTART_POLL).await;
+        let status = client.status().await?;
+        let all = status.redis.iter();
+        let redis =
+            all.into_iter().find(|redis| which.name().is_none_or(|name| name == redis.name));
+        let Some(status) = redis.and_then(|redis| redis.restart.clone()) else {
+            let text = "the supervisor knows of no rolling restart any more";
+            return Err(CliError::Failed(text.to_owned()));
+        };
+        if !output.is_json() {
+            for server in &status.done[told.min(status.done.len())..] {
+                output.line(&format!("{server} was restarted and has caught up."))?;
+            }
+        }
+        told = status.done.len();
+        if let Some(problem) = &status.problem {
+            let left: Vec<_> = status.left.iter().map(ToString::to_string).collect();
+            return Err(CliError::Failed(format!(
+                "{problem}. Left: {}. `holdfast redis restart --resume` takes it up.",
+                left.join(", ")
+            )));
+        }
+        if status.current.is_none() && status.left.is_empty() {
+            return output.result(&status, || "All servers were restarted.".to_owned());
+        }
+    }
 }
 
 /// A time of day (the next one), a local date and time, or RFC 3339.

@@ -8,6 +8,7 @@ mod check;
 mod file;
 mod metrics;
 mod redis;
+mod redis_control;
 mod relabel;
 mod remote;
 mod rules;
@@ -26,6 +27,7 @@ use crate::cluster::Address;
 
 pub use metrics::Metrics;
 pub use redis::{Redis, RedisServer, Sentinels};
+pub use redis_control::{Hook, Moment, OnTimeout, Restart, RestartBy, Synchronous};
 pub use rules::Rules;
 pub use scrape::Scrape;
 pub use scrape_job::ScrapeJob;

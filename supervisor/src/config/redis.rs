@@ -13,6 +13,9 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::check::Checker;
+use super::redis_control::{
+    Hook, Restart, Synchronous, WrittenHook, WrittenRestart, WrittenSynchronous,
+};
 use crate::cluster::{Address, Manager};
 use crate::plan::failover::{self, Standing};
 
@@ -51,6 +54,12 @@ pub struct Redis {
     pub loss_bytes_max: Option<u64>,
     /// An automatic failover waits for an operator's approval, at most this long; `None`: it does not wait.
     pub approval: Option<Duration>,
+    /// Programs that are told or asked.
+    pub hooks: Vec<Hook>,
+    /// The managed synchronous mode; `None`: `min-replicas-to-write` is left as it is.
+    pub synchronous: Option<Synchronous>,
+    /// How servers are restarted on order; `None`: not at all.
+    pub restart: Option<Restart>,
 }
 
 /// One Redis server.
@@ -130,6 +139,10 @@ struct Written {
     promotion: Promotion,
     #[serde(default)]
     zones: BTreeMap<Address, String>,
+    #[serde(default)]
+    hook: Vec<WrittenHook>,
+    synchronous: Option<WrittenSynchronous>,
+    restart: Option<WrittenRestart>,
 }
 
 /// Servers by how gladly they are promoted; those not named are neutral.
@@ -235,9 +248,12 @@ impl Checker<'_> {
         self.policy(section, &written);
         let sentinels = self.sentinels(section, &written).ok()?;
         let password = self.optional_secret(&key("password_file"), written.password_file.clone());
-        let password = password.ok()?;
         let standings: Vec<_> =
             written.servers.iter().map(|address| standing(&written, address)).collect();
+        let hooks = self.hooks(section, written.hook);
+        let synchronous = written.synchronous.map(|s| self.synchronous(section, &s, count));
+        let restart = written.restart.map(|restart| self.restart(section, restart));
+        let password = password.ok()?;
         let mut pid_files = written.pid_files.into_iter();
         let servers = written.servers.into_iter().zip(standings);
         let servers = servers
@@ -263,6 +279,10 @@ impl Checker<'_> {
             failover_cooldown: written.failover_cooldown,
             loss_bytes_max: written.loss_bytes_max,
             approval: written.approval.then_some(written.approval_timeout),
+            hooks,
+            synchronous,
+            // An inner `None` has added its fault already.
+            restart: restart.map_or(Some(None), |inner| inner.map(Some))?,
         })
     }
 

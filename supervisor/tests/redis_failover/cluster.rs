@@ -313,6 +313,9 @@ fn settings_of(
         failover_cooldown: Duration::from_secs(30),
         loss_bytes_max: None,
         approval: None,
+        hooks: Vec::new(),
+        synchronous: None,
+        restart: None,
     };
     change(&mut settings);
     settings

@@ -69,7 +69,6 @@ pub(super) struct Drained {
 /// Waits until the replicas have applied what they received.
 ///
 /// `until_link_lost`: the primary is said to be dead, so its replicas must notice; if none does until the limit, it is not.
-#[tracing::instrument(name = "redis drain", skip_all)]
 pub(super) async fn drain(watches: &[Watch], from: &Address, until_link_lost: bool) -> Drained {
     let deadline = Instant::now() + DRAIN_LIMIT;
     let mut open: Vec<&Watch> = watches.iter().filter(|watch| watch.address() != from).collect();
@@ -144,7 +143,6 @@ pub(super) fn demotion(to: &Address) -> Vec<Command> {
 }
 
 /// Carries a [`demotion`] out and waits for it.
-#[tracing::instrument(name = "redis demote", skip_all)]
 pub(super) async fn demote(watch: &Watch, to: &Address) -> Result<Option<(String, u64)>, ActError> {
     let what = format!("make {} a replica of {to}", watch.address());
     let replies =
@@ -164,7 +162,6 @@ pub(super) fn primary_at(replies: &[Reply]) -> Option<(String, u64)> {
 }
 
 /// Makes a server the primary and closes its clients, so that they look anew. Safe to repeat.
-#[tracing::instrument(name = "redis promote", skip_all)]
 pub(super) async fn promote(watch: &Watch) -> Result<Sample, ActError> {
     let what = || format!("promote {}", watch.address());
     let orders = vec![
@@ -189,7 +186,6 @@ pub(super) async fn promote(watch: &Watch) -> Result<Sample, ActError> {
 }
 
 /// Points a replica at `to`. Safe to repeat.
-#[tracing::instrument(name = "redis repoint", skip_all)]
 pub(super) async fn repoint(watch: &Watch, to: &Address) -> Result<(), ActError> {
     let order = command(["REPLICAOF", to.host(), &to.port().to_string()]);
     let what = format!("point {} at {to}", watch.address());
@@ -228,7 +224,6 @@ pub(super) struct Verified {
 }
 
 /// Writes to the new primary as a client would, and has a replica confirm it.
-#[tracing::instrument(name = "redis verify", skip_all)]
 pub(super) async fn verify(
     address: &Address,
     login: Option<&Login>,

@@ -12,16 +12,19 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::explain::Story;
 use super::metrics::{Families, Metrics};
 use super::repair::Aside;
 use super::sentinel::Sentinels;
+use super::sync::Synchronous;
 use super::{SentinelEvent, Topology, orders, saved};
 use crate::cluster::{Address, Managed, RedisServerStatus, RedisState, RedisStatus};
 use crate::config;
 use crate::control::RedisCommand;
 use crate::judge::redis::{ServerView, Verdict};
 use crate::observe::redis::{Login, RedisSamples, Settings as WatchSettings, Watch};
-use crate::plan::failover::{Action, Choice, Event, Orders, Planner, Settings, next};
+use crate::plan::failover::{Action, Choice, Event, Orders, Planner, Readiness, Settings, next};
+use crate::plan::rolling::Rolling;
 use crate::record::{Draft, Kind, Severity, Sink};
 
 /// A look at least this often, whether or not a server has news: silence is no news.
@@ -82,6 +85,14 @@ pub struct RedisController {
     pub(super) verdict: Option<Verdict>,
     pub(super) withheld: Option<String>,
     pub(super) up: HashMap<Address, bool>,
+    /// What led to the present state of the primary.
+    pub(super) story: Story,
+    /// Salvages that are being replayed.
+    pub(super) replaying: HashSet<String>,
+    /// The managed synchronous mode, if it is on.
+    pub(super) synchronous: Option<Synchronous>,
+    /// The rolling restart that goes on, or the last one.
+    pub(super) rolling: Option<Rolling>,
     /// Silence before this was our own.
     forgiven: Option<Instant>,
     pub(super) last_round: Instant,
@@ -142,6 +153,10 @@ impl RedisController {
             switchover: orders.appointment.clone(),
             awaits_approval: false,
             managed: Managed { by: config.manager, ..Managed::default() },
+            has_majority: true,
+            expected_seconds: None,
+            wait_safe_replicas: 0,
+            restart: None,
         };
         let login = config
             .password
@@ -158,6 +173,7 @@ impl RedisController {
             samples: samples_receiver,
             events: events.clone(),
         };
+        let synchronous = config.synchronous.clone().map(Synchronous::new);
         let controller = Self {
             config,
             state_file,
@@ -181,6 +197,10 @@ impl RedisController {
             verdict: None,
             withheld: None,
             up: HashMap::new(),
+            story: Story::default(),
+            replaying: HashSet::new(),
+            synchronous,
+            rolling: None,
             forgiven: None,
             last_round: now,
             changed: Arc::new(Notify::new()),
@@ -259,12 +279,14 @@ impl RedisController {
             Action::Adopt { primary, why } => self.adopt(primary, why, &views),
             Action::FailOver => {
                 // Its end has been recorded and published.
-                let _ = self.fail_over(&decision, false, None).await;
+                let _ = self.fail_over(&decision, &views, false, None).await;
             }
             Action::Repair(repairs) => self.repair(repairs).await,
             Action::HandOver(choice) => self.hand_back(choice.clone()).await,
         }
         self.keep_appointments().await;
+        self.keep_synchronous(&views);
+        self.roll(&views).await;
         self.publish(&self.views());
         self.last_round = Instant::now();
     }
@@ -363,6 +385,12 @@ impl RedisController {
         }));
     }
 
+    /// Whether enough supervisors hear each other to decide anything. One alone always does.
+    #[expect(clippy::unused_self, reason = "asks the supervisors' group")]
+    fn has_majority(&self) -> bool {
+        true
+    }
+
     /// Publishes what is known now.
     pub(super) fn publish(&self, views: &[ServerView]) {
         let now = Instant::now().into_std();
@@ -392,10 +420,16 @@ impl RedisController {
                 }
             })
             .collect();
-        let candidate = self.candidate.as_ref();
-        let loss = candidate.and_then(|choice| choice.lacks_bytes);
+        let readiness = Readiness::of(
+            views,
+            primary.as_ref(),
+            self.candidate.as_ref(),
+            self.has_majority(),
+            self.config.probe_timeout,
+            now,
+        );
         self.metrics.set_primary(primary.as_ref(), self.planner.epoch());
-        self.metrics.set_readiness(candidate.is_some(), loss);
+        self.metrics.set_readiness(&readiness);
         let status = RedisStatus {
             name: self.config.name.clone(),
             state: self.state,
@@ -403,13 +437,17 @@ impl RedisController {
             primary,
             epoch: self.planner.epoch(),
             servers,
-            candidate: candidate.map(|choice| choice.address.clone()),
-            loss_estimate_bytes: loss,
+            candidate: readiness.candidate,
+            loss_estimate_bytes: readiness.loss_bytes,
             last_failover: self.last_failover,
             pause: self.orders.pause.clone(),
             switchover: self.orders.appointment.clone(),
             awaits_approval: self.planner.awaits_approval(),
             managed: self.managed(),
+            has_majority: readiness.majority,
+            expected_seconds: readiness.expected.map(|time| time.as_secs_f64()),
+            wait_safe_replicas: readiness.wait_safe,
+            restart: self.rolling.as_ref().map(|rolling| rolling.status.clone()),
         };
         self.topology
             .send_replace(Arc::new(Topology { status: status.clone(), views: views.to_vec() }));

@@ -3,15 +3,32 @@
 use std::time::Duration;
 
 use holdfast_telemetry::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, metrics,
+    Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry, metrics,
 };
 
 use super::sentinel;
 use crate::cluster::{Address, RedisState};
-use crate::config::Redis;
+use crate::config::{Moment, Redis};
+use crate::plan::failover::Readiness;
 
 /// Around the objectives: 20 ms for a crash, 350 ms for a hang, a second at most.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// What a run can consist of.
+const STEPS: [&str; 11] = [
+    "detected",
+    "drained",
+    "elected",
+    "vetted",
+    "committed",
+    "fenced",
+    "promoted",
+    "told",
+    "repointed",
+    "verified",
+    "confirmed",
+];
 
 /// The families of all Redis controllers' figures.
 pub struct Families {
@@ -23,6 +40,11 @@ pub struct Families {
     epoch: IntGaugeVec,
     loss: IntGaugeVec,
     candidate: IntGaugeVec,
+    majority: IntGaugeVec,
+    expected: GaugeVec,
+    wait_safe: IntGaugeVec,
+    demanded: IntGaugeVec,
+    hooks: IntCounterVec,
     diverged: IntCounterVec,
     salvaged: IntCounterVec,
     late: IntCounterVec,
@@ -82,6 +104,30 @@ impl Families {
                 "supervisor_redis_has_candidate",
                 "1 if a server could take the primary's place now",
             ),
+            majority: gauge(
+                "supervisor_redis_has_majority",
+                "1 if enough supervisors hear each other for a failover to be decided now",
+            ),
+            expected: metrics::float_gauge_vec(
+                registry,
+                "supervisor_redis_failover_expected_seconds",
+                "Time a failover would take now from the decision to the first write, -1 if that is not known",
+                &label,
+            ),
+            wait_safe: gauge(
+                "supervisor_redis_wait_safe_replicas",
+                "Replicas that are well: WAIT for this many is answered at once",
+            ),
+            demanded: gauge(
+                "supervisor_redis_synchronous_replicas",
+                "min-replicas-to-write that the managed synchronous mode has set, 0 without it",
+            ),
+            hooks: metrics::counter_vec(
+                registry,
+                "supervisor_redis_hook_runs_total",
+                "Runs of hooks by moment and result",
+                &["redis", "on", "result"],
+            ),
             diverged: counter(
                 "supervisor_redis_diverged_bytes_total",
                 "Bytes that former primaries had and the present one never got",
@@ -116,6 +162,11 @@ impl Families {
             epoch: gauge(&self.epoch),
             loss: gauge(&self.loss),
             candidate: gauge(&self.candidate),
+            majority: gauge(&self.majority),
+            expected: self.expected.with_label_values(&[&name]),
+            wait_safe: gauge(&self.wait_safe),
+            demanded: gauge(&self.demanded),
+            hooks: self.hooks.clone(),
             diverged: counter(&self.diverged),
             salvaged: counter(&self.salvaged),
             late: counter(&self.late),
@@ -125,6 +176,14 @@ impl Families {
         };
         for result in ["succeeded", "failed"] {
             metrics.failovers.with_label_values(&[&metrics.name, result]);
+        }
+        for on in Moment::ALL {
+            for result in ["succeeded", "failed", "timed_out", "vetoed"] {
+                metrics.hooks.with_label_values(&[&metrics.name, on.name(), result]);
+            }
+        }
+        for step in STEPS {
+            metrics.steps.with_label_values(&[&metrics.name, step]);
         }
         metrics.set_state(RedisState::Unknown);
         metrics.set_primary(None, 0);
@@ -143,6 +202,11 @@ pub(super) struct Metrics {
     epoch: IntGauge,
     loss: IntGauge,
     candidate: IntGauge,
+    majority: IntGauge,
+    expected: Gauge,
+    wait_safe: IntGauge,
+    demanded: IntGauge,
+    hooks: IntCounterVec,
     diverged: IntCounter,
     salvaged: IntCounter,
     late: IntCounter,
@@ -158,8 +222,8 @@ impl Metrics {
         }
     }
 
-    pub(super) fn step(&self, state: RedisState, took: Duration) {
-        self.steps.with_label_values(&[&self.name, state.name()]).observe(took.as_secs_f64());
+    pub(super) fn step(&self, step: &str, took: Duration) {
+        self.steps.with_label_values(&[&self.name, step]).observe(took.as_secs_f64());
     }
 
     pub(super) fn set_state(&self, state: RedisState) {
@@ -177,9 +241,22 @@ impl Metrics {
         self.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
     }
 
-    pub(super) fn set_readiness(&self, candidate: bool, loss_bytes: Option<u64>) {
-        self.candidate.set(i64::from(candidate));
+    pub(super) fn set_readiness(&self, readiness: &Readiness) {
+        let Readiness { candidate, loss_bytes, majority, expected, wait_safe } = readiness;
+        self.candidate.set(i64::from(candidate.is_some()));
         self.loss.set(loss_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(-1));
+        self.majority.set(i64::from(*majority));
+        self.expected.set(expected.map_or(-1.0, |time| time.as_secs_f64()));
+        self.wait_safe.set(i64::from(*wait_safe));
+    }
+
+    /// What the primary demands by our order.
+    pub(super) fn set_demanded(&self, replicas: u32) {
+        self.demanded.set(i64::from(replicas));
+    }
+
+    pub(super) fn hook(&self, on: Moment, result: &str) {
+        self.hooks.with_label_values(&[&self.name, on.name(), result]).inc();
     }
 
     pub(super) fn add_diverged(&self, bytes: u64) {

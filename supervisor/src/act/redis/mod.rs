@@ -6,14 +6,19 @@
 
 mod commands;
 mod controller;
+mod explain;
+mod hooks;
 mod metrics;
 mod orders;
+mod program;
 mod repair;
+mod rolling;
 mod run;
 mod salvage;
 mod saved;
 mod sentinel;
 mod switchover;
+mod sync;
 mod tell;
 
 use crate::cluster::RedisStatus;
@@ -21,7 +26,10 @@ use crate::judge::redis::ServerView;
 
 pub use controller::{Handles, RedisController};
 pub use metrics::Families;
-pub use salvage::{SalvageError, Salvaged, salvage};
+pub use salvage::{
+    Manifest, Origin, ReplayReport, Replayed, SalvageError, Salvaged, Store as SalvageStore,
+    StoreError, salvage,
+};
 
 /// Everything the Sentinel-compatible endpoint shows of one primary and its replicas.
 #[derive(Debug, Clone, PartialEq)]

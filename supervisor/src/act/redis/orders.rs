@@ -15,6 +15,14 @@ impl RedisController {
     pub(super) async fn command(&mut self, command: RedisCommand) {
         let (answer, reply) = match command {
             RedisCommand::FailOver(command) => return self.failover_command(command).await,
+            RedisCommand::Salvage(order) => return self.salvage_order(order),
+            RedisCommand::Restart { order, by, reply } => {
+                let answer = self.restart_order(order, by).await;
+                self.publish(&self.views());
+                // The asker may have gone; what was begun goes on.
+                let _ = reply.send(answer);
+                return;
+            }
             RedisCommand::Pause { pause, reply } => (self.pause(pause), reply),
             RedisCommand::Resume { by, reply } => (self.resume(&by), reply),
             RedisCommand::Approve { by, reply } => (self.approve(&by), reply),

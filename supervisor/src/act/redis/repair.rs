@@ -3,7 +3,7 @@
 //! A former primary that wrote something nobody else has is fenced, relieved of it ([`super::salvage`]) and only then made a replica. That
 //! can take a second or two, so it happens beside the loop, which goes on watching the present primary.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use futures_util::future::join_all;
 use holdfast_psync::Endpoint;
@@ -11,11 +11,13 @@ use holdfast_telemetry::errors::Chain;
 
 use super::RedisController;
 use super::commands::{ORDER_LIMIT, demote, endpoint, fence, keep_roles, primary_at, repoint};
-use super::salvage::{FOLDER, SalvageError, Salvaged, salvage};
+use super::hooks::HookRun;
+use super::salvage::{FOLDER, Origin, SalvageError, Salvaged, Store, salvage};
+use super::sync::Looked;
 use crate::cluster::Address;
 use crate::observe::redis::{Answers, Watch, command};
 use crate::plan::failover::{Diverged, Repair};
-use crate::record::{Draft, Kind, Reason, Severity};
+use crate::record::{Draft, Homecoming, Kind, Reason, Salvage, Severity};
 
 /// What happened beside the loop.
 pub(super) enum Aside {
@@ -27,6 +29,16 @@ pub(super) enum Aside {
     Returned(Box<Returned>),
     /// Whether a primary keeps its data on disk was asked; `None`: it does not say.
     Persistence { server: Address, persists: Option<bool> },
+    /// A hook has ended.
+    Hook(Box<HookRun>),
+    /// An operator was answered.
+    Answered,
+    /// A replay of this salvage has ended, well or not.
+    Replayed(String),
+    /// The primary was asked and told how many replicas to demand.
+    Demanded(Looked),
+    /// What restarts this server has done its part, or could not.
+    Restarted(Address, Result<(), String>),
 }
 
 /// A former primary that was to become a replica.
@@ -83,11 +95,16 @@ impl RedisController {
             return;
         }
         let endpoint = endpoint(server, self.login.as_ref());
-        let place = self.salvage_place(server);
+        let store = self.salvage_store();
+        let origin = Origin {
+            redis: self.config.name.clone(),
+            epoch: self.planner.epoch(),
+            server: server.clone(),
+        };
         let (server, reason) = (server.clone(), reason.to_owned());
         self.asides.spawn(async move {
             let salvaged = match diverged.filter(|diverged| diverged.bytes > 0) {
-                Some(diverged) => Some(relieve(&watch, &endpoint, &diverged, &place).await),
+                Some(diverged) => Some(relieve(&watch, &endpoint, &diverged, &store, origin).await),
                 None => None,
             };
             let demoted = demote(&watch, &to).await.map_err(|error| Chain(&error).to_string());
@@ -106,16 +123,20 @@ impl RedisController {
         }
     }
 
-    /// Folder, and name without its end.
-    fn salvage_place(&self, server: &Address) -> (PathBuf, String) {
-        let folder = self.state_file.parent().unwrap_or_else(|| Path::new(".")).join(FOLDER);
-        let server = server.to_string().replace([':', '[', ']', '/'], "-");
-        (folder, format!("{}-{}-{server}", self.config.name, self.planner.epoch()))
+    pub(super) fn salvage_store(&self) -> Store {
+        Store::new(self.state_file.parent().unwrap_or_else(|| Path::new(".")).join(FOLDER))
     }
 
     pub(super) fn note_aside(&mut self, aside: Aside) {
         match aside {
             Aside::NeverFenced => {}
+            Aside::Answered => {}
+            Aside::Hook(run) => self.note_hook(&run),
+            Aside::Replayed(id) => {
+                self.replaying.remove(&id);
+            }
+            Aside::Demanded(looked) => self.note_demand(looked),
+            Aside::Restarted(server, result) => self.note_restarted(&server, result),
             Aside::Fenced { server, .. } if self.planner.primary() == Some(&server) => {
                 // The failover it was fenced for came to nothing.
                 self.unfence(&server);
@@ -148,30 +169,35 @@ impl RedisController {
         let severity = if lost.unwrap_or(0) > 0 { Severity::Warning } else { Severity::Info };
         let message = format!("{server} is a replica of {to}");
         let mut draft = self.draft(Kind::ActionTaken, severity, message).because(reason);
-        let mut detail = serde_json::Map::new();
+        let mut home = Homecoming {
+            server: server.clone(),
+            epoch: self.planner.epoch(),
+            diverged_bytes: lost,
+            salvage: None,
+            salvage_error: None,
+        };
         if let Some(bytes) = lost {
             self.metrics.add_diverged(bytes);
-            detail.insert("diverged_bytes".to_owned(), bytes.into());
             draft = draft
                 .because(format!("{bytes} bytes it had written never reached the present primary"));
         }
         match salvaged {
             None => {}
-            Some(Ok(salvaged)) => {
-                self.metrics.add_salvaged(salvaged.commands);
-                let Salvaged { path, commands, bytes } = salvaged;
+            Some(Ok(Salvaged { id, path, commands, bytes })) => {
+                self.metrics.add_salvaged(commands);
                 draft = draft.because(format!(
                     "{commands} commands ({bytes} bytes) were saved in {} and can be replayed",
                     path.display()
                 ));
-                detail.insert("salvaged_commands".to_owned(), commands.into());
-                detail.insert("salvaged_file".to_owned(), path.display().to_string().into());
+                home.salvage = Some(Salvage { id, commands, bytes });
             }
             Some(Err(error)) => {
-                draft = draft.despite(format!("they are not saved: {}", Chain(&error)));
+                let text = Chain(&error).to_string();
+                draft = draft.despite(format!("they are not saved: {text}"));
+                home.salvage_error = Some(text);
             }
         }
-        (self.sink)(draft.detail(serde_json::Value::Object(detail)));
+        (self.sink)(draft.detail(serde_json::to_value(home).expect("it has string keys")));
         self.tell("+convert-to-slave", self.replica_words(&server));
         keep_roles(self.watch(&server).map(std::slice::from_ref).unwrap_or_default());
     }
@@ -198,11 +224,12 @@ async fn relieve(
     watch: &Watch,
     endpoint: &Endpoint,
     diverged: &Diverged,
-    (folder, label): &(PathBuf, String),
+    store: &Store,
+    origin: Origin,
 ) -> Result<Salvaged, SalvageError> {
     // Without the fence it may write on while we read; what it wrote up to now is read all the same.
     let fenced = watch.ask(fence(), ORDER_LIMIT).await;
     let at = fenced.ok().and_then(|replies| primary_at(&replies));
     let end = at.map_or(diverged.fork.offset + diverged.bytes, |(_, offset)| offset);
-    salvage(endpoint, &diverged.fork, end, folder, label).await
+    salvage(endpoint, &diverged.fork, end, store, origin).await
 }

@@ -9,75 +9,118 @@ use super::commands::{
     ActError, Drained, ORDER_LIMIT, demote, drain, fence, keep_roles, promote, repoint, verify,
 };
 use super::controller::CAUSE;
+use super::explain::{seconds_from, trace};
+use super::hooks::Tidings;
 use crate::cluster::Address;
+use crate::config::Moment;
 use crate::control::{ControlError, FailoverReport};
 use crate::judge::redis::{Lineage, Sample, ServerView, Verdict};
-use crate::plan::failover::{Choice, Decision, Event, Fork, Run, Step};
-use crate::record::{Kind, Reason, Severity};
+use crate::plan::failover::{Choice, Decision, Event, Fork};
+use crate::record::{Account, Kind, Reason, Severity, Step};
+
+/// Replacing a primary that does not serve, as opposed to a switchover.
+const FAILOVER: &str = "failover";
 
 /// A run that is going on.
 pub(super) struct Attempt {
-    pub(super) run: Run,
-    pub(super) what: &'static str,
-    pub(super) started: Instant,
+    pub(super) run: Account,
+    started: Instant,
     step_started: Instant,
 }
 
 impl RedisController {
-    pub(super) fn begin(&mut self, what: &'static str, from: &Address) -> Attempt {
+    /// Begins a run; `views` are what it was decided on.
+    pub(super) fn begin(&mut self, what: &str, from: &Address, views: &[ServerView]) -> Attempt {
         let now = Instant::now();
-        let epoch = self.planner.next_epoch();
-        self.enter(Event::Begun, None);
-        Attempt {
-            run: Run { epoch, from: from.clone(), to: None, steps: Vec::new() },
-            what,
+        let decided = now.into_std();
+        let (seen, held) = self.story.tell(decided, from, views);
+        let mut attempt = Attempt {
+            run: Account {
+                what: what.to_owned(),
+                from: from.clone(),
+                to: None,
+                epoch: self.planner.next_epoch(),
+                decided: chrono::Utc::now(),
+                seconds: None,
+                seen,
+                held,
+                steps: Vec::new(),
+                lost_bytes: None,
+                trace: None,
+            },
             started: now,
             step_started: now,
+        };
+        if what == FAILOVER {
+            attempt.step_started = self.story.began(decided, from, views).into();
+            let outcome = self.verdict.map_or_else(String::new, |verdict| verdict.to_string());
+            self.mark(&mut attempt, "detected", now, outcome);
         }
+        self.enter(Event::Begun, None);
+        attempt
     }
 
-    /// Ends a step: state, duration, journal, status.
+    /// Ends a step of the state machine: state, duration, journal, status.
     pub(super) fn step(&mut self, attempt: &mut Attempt, event: Event, outcome: String) {
-        let now = Instant::now();
-        let step = Step { state: self.state, took: now - attempt.step_started, outcome };
-        attempt.step_started = now;
-        self.metrics.step(step.state, step.took);
-        let name = step.state.name();
-        let detail = serde_json::json!({
-            "step": name, "seconds": step.took.as_secs_f64(), "epoch": attempt.run.epoch,
-        });
-        let message = format!("{name}: {} ({:.1} ms)", step.outcome, step.took.as_secs_f64() * 1e3);
-        (self.sink)(self.draft(Kind::FailoverStep, Severity::Info, message).detail(detail));
-        attempt.run.steps.push(step);
+        let step = match event {
+            Event::Drained => "drained",
+            Event::Elected => "elected",
+            Event::Fenced => "fenced",
+            Event::Promoted => "promoted",
+            Event::Repointed => "repointed",
+            _ => "verified",
+        };
+        self.mark(attempt, step, Instant::now(), outcome);
         self.enter(event, None);
         self.publish(&self.views());
     }
 
+    /// Ends a step at `now`: duration, journal.
+    pub(super) fn mark(
+        &mut self,
+        attempt: &mut Attempt,
+        step: &'static str,
+        now: Instant,
+        outcome: String,
+    ) {
+        let began = std::mem::replace(&mut attempt.step_started, now);
+        let took = now - began;
+        self.metrics.step(step, took);
+        let seconds = took.as_secs_f64();
+        let detail =
+            serde_json::json!({"step": step, "seconds": seconds, "epoch": attempt.run.epoch});
+        let message = format!("{step}: {outcome} ({:.1} ms)", seconds * 1e3);
+        (self.sink)(self.draft(Kind::FailoverStep, Severity::Info, message).detail(detail));
+        attempt.run.steps.push(Step {
+            step: step.to_owned(),
+            at_seconds: seconds_from(began.into_std(), attempt.started.into_std()),
+            seconds,
+            outcome,
+        });
+    }
+
     /// Replaces a primary that does not serve. `asked`: an operator wants it, whatever it costs; `wanted` is the operator's choice of the next
     /// one.
-    #[tracing::instrument(name = "redis failover", skip_all, fields(redis = self.config.name))]
     pub(super) async fn fail_over(
         &mut self,
         decision: &Decision,
+        views: &[ServerView],
         asked: bool,
         wanted: Option<&Address>,
     ) -> Result<FailoverReport, ControlError> {
         let Some(from) = self.planner.primary().cloned() else {
             return Err(ControlError::Failed("no primary is known".to_owned()));
         };
-        let mut attempt = self.begin("failover", &from);
+        let mut attempt = self.begin(FAILOVER, &from, views);
         match self.steps(&mut attempt, decision, asked, wanted).await {
-            Ok(report) => Ok(report),
-            Err(Stop::Withheld(why)) => {
-                self.enter(Event::Withheld, Some(why.clone()));
-                let draft =
-                    self.draft(Kind::ActionWithheld, Severity::Warning, format!("withheld: {why}"));
-                (self.sink)(draft.reasons(decision.reasons.iter().cloned()));
-                self.planner.failed(Instant::now().into_std(), why.clone());
-                self.publish(&self.views());
-                Err(ControlError::Refused(why))
+            Ok((confirmed, choice)) => {
+                let mut reasons = decision.reasons.clone();
+                reasons.extend(choice.reasons);
+                let lost = choice.lacks_bytes.filter(|bytes| *bytes > 0);
+                Ok(self.finish(attempt, confirmed, reasons, lost))
             }
-            Err(Stop::Failed(error)) => Err(self.fail(&attempt, Chain(&error).to_string())),
+            Err(Stop::Withheld(why)) => Err(self.withhold(attempt, why, &decision.reasons)),
+            Err(Stop::Failed(error)) => Err(self.fail(attempt, Chain(&error).to_string())),
         }
     }
 
@@ -87,7 +130,7 @@ impl RedisController {
         decision: &Decision,
         asked: bool,
         wanted: Option<&Address>,
-    ) -> Result<FailoverReport, Stop> {
+    ) -> Result<(Option<bool>, Choice), Stop> {
         let from = attempt.run.from.clone();
         // Refused connections alone may be a matter of the path: a replica must have noticed too. A process seen to end needs no witness.
         let refused = decision.verdict == Some(Verdict::PrimaryDead);
@@ -121,6 +164,8 @@ impl RedisController {
         attempt.run.to = Some(choice.address.clone());
         self.tell_election(attempt, &choice);
         self.step(attempt, Event::Elected, choice.reasons[0].text.clone());
+        let reason = decision.verdict.map_or_else(String::new, |verdict| verdict.to_string());
+        self.vet(attempt, &reason).await?;
 
         let outcome = self.fence(&from, &choice.address, dead).await;
         self.step(attempt, Event::Fenced, outcome);
@@ -131,14 +176,10 @@ impl RedisController {
         self.take_over(attempt, &choice, &sample);
 
         let confirmed = self.repoint_and_verify(attempt, None).await?;
-        let mut reasons = decision.reasons.clone();
-        reasons.extend(choice.reasons.iter().cloned());
-        let lost = choice.lacks_bytes.filter(|bytes| *bytes > 0);
-        Ok(self.finish(attempt, confirmed, reasons, lost))
+        Ok((confirmed, choice))
     }
 
     /// Keeps the old primary from taking writes: now if it runs, as the first thing it does if it hangs.
-    #[tracing::instrument(name = "redis fence", skip_all)]
     async fn fence(&mut self, from: &Address, to: &Address, dead: bool) -> String {
         if dead {
             return format!("{from} is dead and takes no writes");
@@ -179,6 +220,9 @@ impl RedisController {
         for server in self.config.servers.iter().filter(|server| server.address != to) {
             self.tell("+slave", self.replica_words(&server.address));
         }
+        let outcome = format!("{} clients of the endpoint listen", self.events.receiver_count());
+        self.mark(attempt, "told", Instant::now(), outcome);
+        self.tell_hooks(Moment::AfterPromote, &Tidings::of(&attempt.run, ""));
     }
 
     pub(super) fn tell_election(&self, attempt: &Attempt, choice: &Choice) {
@@ -223,51 +267,49 @@ impl RedisController {
         let epoch = attempt.run.epoch;
         let verified =
             verify(&to, self.login.as_ref(), epoch, replicas).await.map_err(Stop::Failed)?;
+        let now = Instant::now();
+        self.mark(attempt, "verified", verified.written, format!("{to} takes writes"));
+        attempt.run.seconds = Some((verified.written - attempt.started).as_secs_f64());
         let outcome = match verified.confirmed {
-            Some(true) => format!("{to} takes writes, and a replica confirms them"),
-            Some(false) => format!("{to} takes writes; no replica has confirmed one yet"),
-            None => format!("{to} takes writes; there is no replica to confirm them"),
+            Some(true) => "a replica confirms a write",
+            Some(false) => "no replica has confirmed a write yet",
+            None => "there is no replica to confirm a write",
         };
+        self.mark(attempt, "confirmed", now, outcome.to_owned());
         if let Some(watch) = self.watch(&to).cloned() {
             // What it says about itself is from before its replicas came; if it says nothing now, the next round judges that.
             watch.sample(ORDER_LIMIT).await.ok();
         }
-        self.step(attempt, Event::Verified, outcome);
+        self.enter(Event::Verified, None);
+        self.publish(&self.views());
         self.planner.succeeded(Instant::now().into_std());
         self.metrics.ended(Some(verified.written - attempt.started));
-        attempt.step_started = verified.written;
         Ok(verified.confirmed)
     }
 
     /// Records the good end of a run.
     pub(super) fn finish(
         &mut self,
-        attempt: &Attempt,
+        mut attempt: Attempt,
         confirmed: Option<bool>,
         reasons: Vec<Reason>,
         lost_bytes: Option<u64>,
     ) -> FailoverReport {
-        let Attempt { run, what, started, step_started } = attempt;
-        let seconds = (*step_started - *started).as_secs_f64();
-        let to = run.to.clone().unwrap_or_else(|| run.from.clone());
+        attempt.run.lost_bytes = lost_bytes;
+        let Account { what, from, to, epoch, seconds, .. } = attempt.run.clone();
+        let (to, seconds) = (to.unwrap_or_else(|| from.clone()), seconds.unwrap_or_default());
         self.last_failover = Some(chrono::Utc::now());
-        let steps: Vec<_> = run
-            .steps
-            .iter()
-            .map(|step| serde_json::json!({"step": step.state.name(), "seconds": step.took.as_secs_f64()}))
-            .collect();
         let message =
-            format!("{what} from {} to {to}: first write after {:.1} ms", run.from, seconds * 1e3);
+            format!("{what} from {from} to {to}: first write after {:.1} ms", seconds * 1e3);
         // A switchover was asked for; a failover is a sign that something broke.
-        let severity = if *what == "failover" { Severity::Warning } else { Severity::Info };
+        let severity = if what == FAILOVER { Severity::Warning } else { Severity::Info };
+        self.tell_hooks(Moment::Done, &Tidings::of(&attempt.run, &message));
+        let account = self.close(attempt, None);
         let mut draft = self
             .draft(Kind::FailoverDone, severity, message)
             .reasons(reasons)
             .closes(CAUSE)
-            .detail(serde_json::json!({
-                "from": run.from, "to": to, "epoch": run.epoch, "seconds": seconds,
-                "lost_bytes": lost_bytes, "steps": steps,
-            }));
+            .detail(account);
         if confirmed == Some(false) {
             draft = draft.despite("no replica has confirmed a write yet");
         }
@@ -277,19 +319,46 @@ impl RedisController {
         (self.sink)(draft);
         self.is_incident_open = false;
         self.publish(&self.views());
-        FailoverReport { from: Some(run.from.clone()), to, epoch: run.epoch, seconds, lost_bytes }
+        FailoverReport { from: Some(from), to, epoch, seconds, lost_bytes }
+    }
+
+    /// Ends the account of a run: its trace is sent, and it becomes the detail of an event.
+    fn close(&mut self, attempt: Attempt, error: Option<&str>) -> serde_json::Value {
+        let mut account = attempt.run;
+        account.trace = trace(&account, &self.config.name, error);
+        if error.is_none() {
+            self.story.clear();
+        }
+        serde_json::to_value(account).expect("an account has string keys")
+    }
+
+    /// Records that a run ends before it has changed anything.
+    pub(super) fn withhold(
+        &mut self,
+        attempt: Attempt,
+        why: String,
+        reasons: &[Reason],
+    ) -> ControlError {
+        self.enter(Event::Withheld, Some(why.clone()));
+        let message = format!("withheld: {why}");
+        let draft = self.draft(Kind::ActionWithheld, Severity::Warning, message);
+        let account = self.close(attempt, Some(&why));
+        (self.sink)(draft.reasons(reasons.iter().cloned()).detail(account));
+        self.planner.failed(Instant::now().into_std(), why.clone());
+        self.publish(&self.views());
+        ControlError::Refused(why)
     }
 
     /// Records the bad end of a run.
-    pub(super) fn fail(&mut self, attempt: &Attempt, error: String) -> ControlError {
+    pub(super) fn fail(&mut self, attempt: Attempt, error: String) -> ControlError {
         self.planner.failed(Instant::now().into_std(), error.clone());
         self.metrics.ended(None);
         let at = self.state.name();
-        let message = format!("{} of {} failed while {at}", attempt.what, attempt.run.from);
+        let message = format!("{} of {} failed while {at}", attempt.run.what, attempt.run.from);
         let draft = self.draft(Kind::FailoverFailed, Severity::Critical, message);
-        (self.sink)(
-            draft.because(error.clone()).detail(serde_json::json!({"epoch": attempt.run.epoch})),
-        );
+        self.tell_hooks(Moment::Failed, &Tidings::of(&attempt.run, &error));
+        let account = self.close(attempt, Some(&error));
+        (self.sink)(draft.because(error.clone()).detail(account));
         self.enter(Event::Failed, Some(error.clone()));
         self.publish(&self.views());
         ControlError::Failed(error)

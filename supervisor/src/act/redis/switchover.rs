@@ -109,12 +109,11 @@ impl RedisController {
             }
             Some(_) => {
                 self.enter(Event::Down, decision.summary.clone());
-                self.fail_over(&decision, true, target).await
+                self.fail_over(&decision, &views, true, target).await
             }
         }
     }
 
-    #[tracing::instrument(name = "redis switchover", skip_all, fields(redis = self.config.name))]
     async fn switch_over(
         &mut self,
         primary: &Address,
@@ -126,10 +125,10 @@ impl RedisController {
         else {
             return Err(ControlError::Failed("a server is gone".to_owned()));
         };
-        let mut attempt = self.begin("switchover", primary);
+        let mut attempt = self.begin("switchover", primary, &self.views());
         attempt.run.to = Some(choice.address.clone());
         match self.hand_over(&mut attempt, &old, &new, choice).await {
-            Ok(confirmed) => Ok(self.finish(&attempt, confirmed, reasons, Some(0))),
+            Ok(confirmed) => Ok(self.finish(attempt, confirmed, reasons, Some(0))),
             Err(stop) => {
                 // The target may have been promoted: then the old primary must not take writes again, and has been told so.
                 if self.planner.primary() == Some(primary) {
@@ -138,13 +137,10 @@ impl RedisController {
                         tracing::warn!(%error, "cannot end the pause, it ends by itself");
                     }
                 }
-                Err(self.fail(
-                    &attempt,
-                    match stop {
-                        Stop::Withheld(why) => why,
-                        Stop::Failed(error) => Chain(&error).to_string(),
-                    },
-                ))
+                Err(match stop {
+                    Stop::Withheld(why) => self.withhold(attempt, why, &reasons),
+                    Stop::Failed(error) => self.fail(attempt, Chain(&error).to_string()),
+                })
             }
         }
     }
@@ -160,6 +156,7 @@ impl RedisController {
         // for before the pause, not in it.
         let present = offset(old, "see how far the primary is").await.map_err(Stop::Failed)?;
         catch_up(new, present, PREPARE_LIMIT).await.map_err(Stop::Failed)?;
+        self.vet(attempt, "an operator or a preference moves the primary").await?;
         let offset = pause(old, PAUSE).await.map_err(Stop::Failed)?;
         let reached = catch_up(new, offset, CATCH_UP_LIMIT).await.map_err(Stop::Failed)?;
         choice.offset = reached;

@@ -3,8 +3,10 @@
 use tokio::time::Instant;
 
 use super::controller::CAUSE;
+use super::hooks::Tidings;
 use super::{RedisController, SentinelEvent};
 use crate::cluster::Address;
+use crate::config::Moment;
 use crate::judge::redis::{Lineage, Link, ServerView, Verdict};
 use crate::plan::failover::Decision;
 use crate::record::{Draft, Kind, Severity};
@@ -68,10 +70,20 @@ impl RedisController {
             if verdict == Verdict::EmptyRestart {
                 self.sentinels.add_empty_restart();
             }
+            if down && !self.verdict.is_some_and(Verdict::calls_for_failover) {
+                self.tell_down(verdict);
+            }
             self.tell_verdict(verdict);
             self.verdict = Some(verdict);
+            let now = Instant::now().into_std();
+            if verdict == Verdict::PrimaryHealthy {
+                self.story.clear();
+            } else {
+                self.story.verdict(now, verdict.to_string());
+            }
         }
         if decision.withheld != self.withheld {
+            self.story.hold(Instant::now().into_std(), decision.withheld.as_ref());
             if let Some(why) = &decision.withheld {
                 let draft =
                     self.draft(Kind::ActionWithheld, Severity::Warning, format!("withheld: {why}"));
@@ -79,6 +91,21 @@ impl RedisController {
             }
             self.withheld.clone_from(&decision.withheld);
         }
+    }
+
+    fn tell_down(&mut self, verdict: Verdict) {
+        let Some(primary) = self.planner.primary().cloned() else { return };
+        let reason = verdict.to_string();
+        let tidings = Tidings {
+            what: "failover",
+            epoch: self.planner.next_epoch(),
+            from: &primary,
+            to: None,
+            reason: &reason,
+            seconds: None,
+            lost_bytes: None,
+        };
+        self.tell_hooks(Moment::Detect, &tidings);
     }
 
     /// Forgets what was recorded about the former primary: the next verdict is about another server.

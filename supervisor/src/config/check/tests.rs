@@ -232,3 +232,44 @@ fn several_redis_have_names_and_servers_of_their_own() {
 fn secrets_do_not_print_themselves() {
     assert!(!format!("{:?}", read(&[]).unwrap()).contains("s3cret"));
 }
+
+#[test]
+fn hooks_restarts_and_the_synchronous_mode_are_checked() {
+    let servers = "127.0.0.1:6380\"]\n";
+    let with = |text: &str| {
+        let text = format!("{servers}{text}");
+        read(&[(servers, text.as_str())])
+    };
+    let good = "[[redis.hook]]\non = \"before_fence\"\ncommand = [\"/bin/true\"]\non_timeout = \"stop\"\n\
+                [redis.synchronous]\nreplicas = 1\n[redis.restart]\nshutdown = true\n";
+    let redis = with(good).unwrap().redis.remove(0);
+    assert_eq!(redis.hooks[0].on_timeout, crate::config::OnTimeout::Stop);
+    assert_eq!(redis.synchronous.unwrap().replicas, 1);
+    assert_eq!(redis.restart.unwrap().by, crate::config::RestartBy::Shutdown);
+    for (text, expected) in [
+        (
+            "[[redis.hook]]\non = \"done\"\ncommand = [\"/bin/true\"]\non_timeout = \"go\"\n",
+            "redis.hook[0].on_timeout: only a `before_fence` hook can stop anything",
+        ),
+        (
+            "[[redis.hook]]\non = \"done\"\ncommand = [\"true\"]\n",
+            "redis.hook[0].command: expected the absolute path of a program",
+        ),
+        (
+            "[[redis.hook]]\non = \"before_fence\"\ncommand = [\"/bin/true\"]\ntimeout = \"1m\"\n",
+            "redis.hook[0].timeout: expected more than 0s and at most 30s",
+        ),
+        (
+            "[redis.synchronous]\nreplicas = 2\n",
+            "redis.synchronous.replicas: expected 1 to 1, found 2",
+        ),
+        (
+            "[redis.synchronous]\nreplicas = 1\nmax_lag = \"500ms\"\n",
+            "redis.synchronous.max_lag: expected whole seconds",
+        ),
+        ("[redis.restart]\ntimeout = \"1m\"\n", "redis.restart.command: expected `command` or"),
+    ] {
+        let fault = with(text).unwrap_err();
+        assert!(fault.contains(expected), "{text}\nfound:    {fault}\nexpected: {expected}");
+    }
+}

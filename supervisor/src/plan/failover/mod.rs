@@ -11,6 +11,7 @@ mod adopt;
 mod candidate;
 mod orders;
 mod others;
+mod readiness;
 mod steps;
 
 use std::collections::HashMap;
@@ -21,7 +22,8 @@ use serde::{Deserialize, Serialize};
 pub use adopt::{Found, find};
 pub use candidate::{Choice, Promotion, Search, Standing, choose};
 pub use orders::{Due, Orders};
-pub use steps::{Event, Run, Step, next};
+pub use readiness::{Readiness, healthy_replicas};
+pub use steps::{Event, next};
 
 use orders::Approval;
 

@@ -1,8 +1,6 @@
-//! Legal moves of the failover state machine, and the record of one run.
+//! Legal moves of the failover state machine.
 
-use std::time::Duration;
-
-use crate::cluster::{Address, RedisState};
+use crate::cluster::RedisState;
 
 /// What moves the state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,37 +52,13 @@ pub fn next(state: RedisState, event: Event) -> Option<RedisState> {
         (S::Repointing, Event::Repointed) => S::Verifying,
         (S::Verifying, Event::Verified) => S::Healthy,
         // Before the promotion something may show that it is not needed or not possible.
-        (S::Draining | S::Electing, Event::Withheld) => S::Held,
+        (S::Draining | S::Electing | S::Fencing, Event::Withheld) => S::Held,
         (
             S::Draining | S::Electing | S::Fencing | S::Promoting | S::Repointing | S::Verifying,
             Event::Failed,
         ) => S::Failed,
         _ => return None,
     })
-}
-
-/// One finished step of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// Which.
-    pub state: RedisState,
-    /// How long it took.
-    pub took: Duration,
-    /// What came of it, in words.
-    pub outcome: String,
-}
-
-/// A failover or switchover from its beginning: an append-only record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
-    /// The epoch it is done under.
-    pub epoch: u64,
-    /// The primary to replace.
-    pub from: Address,
-    /// The server that replaces it, once chosen.
-    pub to: Option<Address>,
-    /// The finished steps.
-    pub steps: Vec<Step>,
 }
 
 #[cfg(test)]

@@ -77,6 +77,10 @@ pub(in crate::rehearse) fn redis() -> RedisStatus {
         switchover: None,
         awaits_approval: false,
         managed: Managed::default(),
+        has_majority: true,
+        expected_seconds: None,
+        wait_safe_replicas: 0,
+        restart: None,
     }
 }
 

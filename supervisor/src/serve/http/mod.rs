@@ -1,6 +1,6 @@
 //! What the supervisor answers over HTTP, all on one listener.
 //!
-//! - `/`, `/incidents/{id}`, `/runbooks/{name}`: pages for people (`page`); server-rendered, no script, so that they work in any
+//! - `/`, `/incidents/{id}`, `/events/{id}`, `/runbooks/{name}`: pages for people (`page`); server-rendered, no script, so that they work in any
 //!   browser on the worst day
 //! - `/operator/v1/…`: the operator API for the command line and other programs (`operator`)
 //! - `/api/v1/…`: Prometheus' query API for Grafana (`prometheus`)

@@ -16,8 +16,10 @@ use tokio::sync::mpsc;
 use super::Handle;
 use super::operator::{NoBody, answer};
 use super::reply::{Body, Failure, Operator, Params};
-use crate::cluster::{Address, Appointment, Pause};
-use crate::control::{ControlError, Failover, FailoverReport, RedisCommand, Reply, ask};
+use crate::cluster::{Address, Appointment, Pause, RestartStatus};
+use crate::control::{
+    ControlError, Failover, FailoverReport, RedisCommand, Reply, RestartOrder, SalvageOrder, ask,
+};
 
 /// Longest reason of a pause: it is shown in one line.
 const REASON_CHARS_MAX: usize = 200;
@@ -34,6 +36,10 @@ pub(super) fn routes() -> Router<Handle> {
         .route("/redis/resume", post(resume))
         .route("/redis/approve", post(approve))
         .route("/redis/acknowledge", post(acknowledge))
+        .route("/redis/restart", post(restart))
+        .route("/redis/salvage/list", post(salvages))
+        .route("/redis/salvage/show", post(show_salvage))
+        .route("/redis/salvage/replay", post(replay_salvage))
 }
 
 /// The controller that the request names by `?name=`.
@@ -154,4 +160,81 @@ async fn acknowledge(
     Body(NoBody {}): Body<NoBody>,
 ) -> Result<Json<Value>, Failure> {
     order(redis, |reply| RedisCommand::Acknowledge { by: operator.by, reply }).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestartBody {
+    #[serde(default)]
+    force: bool,
+    #[serde(default)]
+    resume: bool,
+    #[serde(default)]
+    stop: bool,
+}
+
+async fn restart(
+    Redis(redis): Redis,
+    operator: Operator,
+    Body(body): Body<RestartBody>,
+) -> Result<Json<RestartStatus>, Failure> {
+    let order = match body {
+        RestartBody { force, resume: false, stop: false } => RestartOrder::Begin { force },
+        RestartBody { force: false, resume: true, stop: false } => RestartOrder::Resume,
+        RestartBody { force: false, resume: false, stop: true } => RestartOrder::Stop,
+        _ => return Err(refuse("give one of `force`, `resume` and `stop`")),
+    };
+    let command = |reply| RedisCommand::Restart { order, by: operator.by, reply };
+    answer(ask("Redis", Some(&redis), command)).await.map(Json)
+}
+
+/// Salvages hold what users wrote, so that looking at them needs the token too.
+async fn salvages(
+    Redis(redis): Redis,
+    _operator: Operator,
+    Body(NoBody {}): Body<NoBody>,
+) -> Result<Json<Value>, Failure> {
+    let command = |reply| RedisCommand::Salvage(SalvageOrder::List { reply });
+    answer(ask("Redis", Some(&redis), command)).await.map(Json)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShowBody {
+    id: String,
+    #[serde(default)]
+    from: usize,
+    #[serde(default)]
+    values: bool,
+}
+
+async fn show_salvage(
+    Redis(redis): Redis,
+    _operator: Operator,
+    Body(ShowBody { id, from, values }): Body<ShowBody>,
+) -> Result<Json<Value>, Failure> {
+    let command = |reply| RedisCommand::Salvage(SalvageOrder::Show { id, from, values, reply });
+    answer(ask("Redis", Some(&redis), command)).await.map(Json)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplayBody {
+    id: String,
+    /// Nothing is changed unless this says so.
+    #[serde(default)]
+    apply: bool,
+    #[serde(default)]
+    force: bool,
+}
+
+async fn replay_salvage(
+    Redis(redis): Redis,
+    operator: Operator,
+    Body(ReplayBody { id, apply, force }): Body<ReplayBody>,
+) -> Result<Json<Value>, Failure> {
+    let by = operator.by;
+    let replay = |reply| SalvageOrder::Replay { id, dry_run: !apply, force, by, reply };
+    let command = |reply| RedisCommand::Salvage(replay(reply));
+    answer(ask("Redis", Some(&redis), command)).await.map(Json)
 }

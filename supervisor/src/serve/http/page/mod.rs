@@ -1,4 +1,4 @@
-//! Pages for people: the cluster at a glance, an incident from beginning to end, a runbook.
+//! Pages for people: the cluster at a glance, an incident from beginning to end, an event, a runbook.
 //!
 //! Rendered here, without a script: the page must be readable from a phone at night, by a text browser over SSH, and when half of the
 //! network is gone. Values are put into words in [`view`] (pure, tested); templates only lay out. The content security policy allows our
@@ -21,9 +21,9 @@ use serde::Serialize;
 
 use super::operator::incident_with_events;
 use super::{Handle, runbooks};
-use crate::record::Filter;
+use crate::record::{Event, Filter, Kind};
 
-/// Events read for the status page; what it shows is chosen among them.
+/// Events read for a page; what it shows is chosen among them.
 const EVENTS_READ: usize = 200;
 
 /// Open incidents shown.
@@ -43,6 +43,8 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let templates = [
         ("layout.html", include_str!("templates/layout.html")),
         ("status.html", include_str!("templates/status.html")),
+        ("event.html", include_str!("templates/event.html")),
+        ("failover.html", include_str!("templates/failover.html")),
         ("incident.html", include_str!("templates/incident.html")),
         ("runbook.html", include_str!("templates/runbook.html")),
         ("notice.html", include_str!("templates/notice.html")),
@@ -56,6 +58,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
 pub(super) fn routes() -> Router<Handle> {
     Router::new()
         .route("/", get(status))
+        .route("/events/{id}", get(event))
         .route("/incidents/{id}", get(incident))
         .route("/runbooks", get(all_runbooks))
         .route("/runbooks/{name}", get(runbook))
@@ -124,11 +127,41 @@ async fn incident(State(shared): State<Handle>, Path(id): Path<String>) -> Respo
     let Some((incident, events)) = found else {
         return notice(supervisor, &format!("There is no incident {id}"));
     };
-    let page = view::incident(&incident, &events, Utc::now());
+    let first = events.first().map(|event| event.id);
+    let later = later(&shared, first, incident.subject.clone()).await;
+    let page = view::incident(&incident, &events, &later, Utc::now());
     let title = format!("Incident {}: {}", incident.id, incident.title);
     let refresh = incident.closed.is_none().then_some(REFRESH_SECONDS);
     let frame = Frame { title: &title, supervisor, mark: page.mark, refresh };
     render(StatusCode::OK, &frame, "incident.html", context! { page => Value::from(Serde(&page)) })
+}
+
+async fn event(State(shared): State<Handle>, Path(id): Path<String>) -> Response {
+    let supervisor = shared.api.name.as_str();
+    let found = match id.parse() {
+        Ok(id) => shared.journal(move |journal| journal.event(id)).await,
+        Err(_) => None,
+    };
+    let Some(event) = found else {
+        return notice(supervisor, &format!("There is no event {id}"));
+    };
+    let later = later(&shared, Some(event.id), event.subject.clone()).await;
+    let page = view::event(&event, &later, Utc::now());
+    let title = format!("Event {}: {}", event.id, event.message);
+    let frame = Frame { title: &title, supervisor, mark: page.mark(), refresh: None };
+    render(StatusCode::OK, &frame, "event.html", context! { page => Value::from(Serde(&page)) })
+}
+
+/// What was done about a subject after an event: what a former primary had is known when it comes back, which may be after the incident.
+async fn later(shared: &Handle, since_id: Option<u64>, subject: String) -> Vec<Event> {
+    let filter = Filter {
+        since_id,
+        subject: Some(subject),
+        kind: Some(Kind::ActionTaken),
+        limit: EVENTS_READ,
+        ..Filter::default()
+    };
+    shared.journal(move |journal| journal.events(&filter)).await
 }
 
 async fn all_runbooks(State(shared): State<Handle>) -> Response {

@@ -89,6 +89,10 @@ fn well() -> Parts {
             switchover: None,
             awaits_approval: false,
             managed: Managed::default(),
+            has_majority: true,
+            expected_seconds: None,
+            wait_safe_replicas: 0,
+            restart: None,
         }],
         canary: Some(CanaryStatus {
             ok: Some(true),

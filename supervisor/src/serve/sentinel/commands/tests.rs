@@ -52,6 +52,10 @@ fn world(state: RedisState) -> World {
         switchover: None,
         awaits_approval: false,
         managed: Managed::default(),
+        has_majority: true,
+        expected_seconds: None,
+        wait_safe_replicas: 0,
+        restart: None,
     };
     let views = vec![
         view(21850, PRIMARY_ID, RedisRole::Primary, now),

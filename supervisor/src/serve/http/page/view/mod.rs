@@ -1,6 +1,7 @@
 //! What the pages say, as text ready to be laid out. Every `mark` is `ok`, `warn`, `bad` or `none` and comes with words: colour alone
 //! says nothing to those who cannot see it.
 
+mod failover;
 mod parts;
 
 use chrono::{DateTime, Utc};
@@ -91,6 +92,7 @@ pub(super) struct IncidentView {
     closed: Option<String>,
     duration: String,
     causes: Vec<String>,
+    failovers: Vec<failover::FailoverView>,
     timeline: Vec<EventRow>,
     /// Older events that retention or the page's limit left out.
     missing: u64,
@@ -135,8 +137,32 @@ pub(super) fn status(status: &Status, incidents: &[Incident], events: &[Event]) 
     }
 }
 
-/// An incident with its events, oldest first.
-pub(super) fn incident(incident: &Incident, events: &[Event], now: DateTime<Utc>) -> IncidentView {
+/// One event with everything that is known of it.
+#[derive(Debug, Serialize)]
+pub(super) struct EventView {
+    row: EventRow,
+    failover: Option<failover::FailoverView>,
+}
+
+impl EventView {
+    pub(super) fn mark(&self) -> &'static str {
+        self.row.mark
+    }
+}
+
+/// One event; `later` tell what became of a former primary.
+pub(super) fn event(event: &Event, later: &[Event], now: DateTime<Utc>) -> EventView {
+    let failover = failover::failovers(std::slice::from_ref(event), later).pop();
+    EventView { row: event_row(event, now, None), failover }
+}
+
+/// An incident with its events, oldest first; `later` tell what became of former primaries.
+pub(super) fn incident(
+    incident: &Incident,
+    events: &[Event],
+    later: &[Event],
+    now: DateTime<Utc>,
+) -> IncidentView {
     let timeline: Vec<_> =
         events.iter().map(|event| event_row(event, now, Some(incident.opened))).collect();
     let shown = u64::try_from(timeline.len()).unwrap_or(u64::MAX);
@@ -151,6 +177,7 @@ pub(super) fn incident(incident: &Incident, events: &[Event], now: DateTime<Utc>
         closed: incident.closed.map(format::instant),
         duration: format::span(incident.closed.unwrap_or(now) - incident.opened),
         causes: incident.causes.iter().cloned().collect(),
+        failovers: failover::failovers(events, later),
         timeline,
         missing: incident.events.saturating_sub(shown),
     }
@@ -289,11 +316,11 @@ mod tests {
             events: 5,
         };
         let events = [event(4, Kind::AlertFiring, 0), event(5, Kind::ActionTaken, 75)];
-        let view = incident(&about, &events, at(90));
+        let view = incident(&about, &events, &[], at(90));
         assert_eq!((view.mark, view.duration.as_str(), view.missing), ("bad", "1 min 30 s", 3));
         assert_eq!(view.timeline[1].offset, "1 min 15 s");
         let ended = Incident { closed: Some(at(30)), ..about };
-        let view = incident(&ended, &events, at(90));
+        let view = incident(&ended, &events, &[], at(90));
         assert_eq!((view.mark, view.duration.as_str(), view.is_open), ("ok", "30 s", false));
     }
 }

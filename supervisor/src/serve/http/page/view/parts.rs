@@ -129,6 +129,22 @@ pub(super) fn redis(redis: &RedisStatus, now: DateTime<Utc>) -> RedisView {
     if let Some(bytes) = redis.loss_estimate_bytes {
         facts.push(fact("would lose", format::bytes(bytes as f64)));
     }
+    if let Some(seconds) = redis.expected_seconds {
+        facts.push(fact("failover would take", format::seconds(seconds)));
+    }
+    let majority = if redis.has_majority { "yes" } else { "no: nothing can be decided" };
+    facts.push(fact("majority of supervisors", majority.to_owned()));
+    facts.push(fact("WAIT is safe for", redis.wait_safe_replicas.to_string()));
+    if let Some(restart) = redis
+        .restart
+        .as_ref()
+        .filter(|restart| !restart.left.is_empty() || restart.current.is_some())
+    {
+        let (done, left) = (restart.done.len(), restart.left.len());
+        let stopped = restart.problem.as_ref().map(|why| format!(", stopped: {why}"));
+        let text = format!("{done} done, {left} to come{}", stopped.unwrap_or_default());
+        facts.push(fact("rolling restart", text));
+    }
     let last =
         redis.last_failover.map_or_else(|| "none".to_owned(), |at| format::relative(at, now));
     facts.push(fact("last failover", last));

@@ -2,22 +2,30 @@
 //!
 //! A primary that was cut off goes on taking writes until it is told. When it comes back it becomes a replica, and with that throws away
 //! everything past the point where its successor left the common history. Its replication backlog still holds those commands: they are
-//! read from it as a replica would read them, while new writes to it are paused, and kept in a file in the protocol's own form, so that
-//! `redis-cli --pipe` replays it. What happens to them is the operator's decision; writing them by ourselves could undo what clients
-//! wrote since.
+//! read from it as a replica would read them, while new writes to it are paused, and kept in a file in the protocol's own form, which
+//! `redis-cli --pipe` understands too. What happens to them is the operator's decision ([`replay`]); writing them by ourselves could
+//! undo what clients wrote since.
 //!
 //! Limits: the process must live, and its backlog (`repl-backlog-size`) must reach back to the fork; a stream in another database than
 //! the first begins with no `SELECT` of its own.
 
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+mod orders;
+mod replay;
+mod store;
+mod units;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_psync::resp::encode_command;
 use holdfast_psync::{CommandStream, Endpoint, Resumed, SyncOptions};
 use tokio::time::{Instant, timeout_at};
 
+use crate::cluster::Address;
 use crate::plan::failover::Fork;
+
+pub use replay::ReplayReport;
+pub use store::{Manifest, Replayed, Store, StoreError};
 
 /// Folder below that of the state file.
 pub(super) const FOLDER: &str = "salvage";
@@ -28,12 +36,30 @@ pub(super) const LIMIT: Duration = Duration::from_secs(2);
 /// Largest file: four times a generous backlog of 64 MiB.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Files kept; the oldest go first.
-const FILES_MAX: usize = 20;
+/// Whose commands are saved.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Name of the primary.
+    pub redis: String,
+    /// The epoch of the change that made the server a former primary.
+    pub epoch: u64,
+    /// The former primary.
+    pub server: Address,
+}
+
+impl Origin {
+    /// The name of the salvage: a plain file name.
+    fn id(&self) -> String {
+        let server = self.server.to_string().replace([':', '[', ']', '/'], "-");
+        format!("{}-{}-{server}", self.redis, self.epoch)
+    }
+}
 
 /// What was saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Salvaged {
+    /// Under which it is listed, shown and replayed.
+    pub id: String,
     /// Where it is.
     pub path: PathBuf,
     /// Commands in it, pings and changes of database left out of the count.
@@ -66,27 +92,24 @@ pub enum SalvageError {
     #[error("{0} bytes are more than is kept ({BYTES_MAX})")]
     TooMuch(u64),
     /// The disk refused.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot keep them")]
+    Keep(#[source] StoreError),
+    /// The task that writes it was lost.
+    #[error("the task that keeps them has ended")]
+    Task,
 }
 
-/// Reads what the server at `endpoint` has after `fork` up to `offset` and keeps it as `<folder>/<label>.resp`.
+/// Reads what the server at `endpoint` has after `fork` up to `offset` and keeps it.
 ///
 /// # Errors
-/// See [`SalvageError`]; no file is left behind then.
+/// See [`SalvageError`]; nothing is kept then.
 #[tracing::instrument(name = "redis salvage", skip_all)]
 pub async fn salvage(
     endpoint: &Endpoint,
     fork: &Fork,
     offset: u64,
-    folder: &Path,
-    label: &str,
+    store: &Store,
+    origin: Origin,
 ) -> Result<Salvaged, SalvageError> {
     let wanted = offset.saturating_sub(fork.offset);
     if wanted > BYTES_MAX {
@@ -113,34 +136,21 @@ pub async fn salvage(
         commands += u64::from(!command.is("SELECT"));
         content.extend(encode_command(&command.arguments));
     }
-    let path = folder.join(format!("{label}.resp"));
-    let written = {
-        let (folder, path) = (folder.to_owned(), path.clone());
-        tokio::task::spawn_blocking(move || keep(&folder, &path, &content))
+    let bytes = stream.offset() - fork.offset;
+    let manifest = Manifest {
+        id: origin.id(),
+        redis: origin.redis,
+        epoch: origin.epoch,
+        server: origin.server,
+        fork: fork.clone(),
+        at: chrono::Utc::now(),
+        commands,
+        bytes,
+        replay: None,
     };
-    let fail = |source| SalvageError::Write { path: path.clone(), source };
-    written.await.map_err(|error| fail(io::Error::other(error)))?.map_err(fail)?;
-    Ok(Salvaged { path, commands, bytes: stream.offset() - fork.offset })
-}
-
-/// All or nothing, readable by us alone: it is what users wrote.
-fn keep(folder: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    std::fs::File::open(folder)?.sync_all()?;
-    let mut files: Vec<_> = std::fs::read_dir(folder)?
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let is_ours = entry.path().extension().is_some_and(|extension| extension == "resp");
-            Some((entry.metadata().ok()?.modified().ok()?, entry.path())).filter(|_| is_ours)
-        })
-        .collect();
-    files.sort();
-    for (_, old) in files.iter().rev().skip(FILES_MAX) {
-        std::fs::remove_file(old)?;
-    }
-    Ok(())
+    let (id, path) = (manifest.id.clone(), store.commands_path(&manifest.id));
+    let store = store.clone();
+    let kept = tokio::task::spawn_blocking(move || store.keep(&manifest, &content)).await;
+    kept.map_err(|_| SalvageError::Task)?.map_err(SalvageError::Keep)?;
+    Ok(Salvaged { id, path, commands, bytes })
 }

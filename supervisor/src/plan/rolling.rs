@@ -1,0 +1,337 @@
+//! Restarting all servers of a Redis one after the other, without its clients missing it.
+//!
+//! Replicas first, those least wanted as a primary before the others; each must be back, linked and as far as the primary was before the
+//! next one goes. Then the primary hands over, and is restarted as the replica it is by then. Before each step all other servers must be
+//! well, and enough replicas must stay for what writes demand. The first thing that is not as it should be stops the whole: what is left
+//! is told, and can be taken up again.
+
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Address, RestartStatus};
+use crate::judge::redis::ServerView;
+
+use super::failover::healthy_replicas;
+
+/// How long the others may take to be well before the next step: reconnections after the last one.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing; something is under way, or all is over.
+    Wait,
+    /// Restart this server.
+    Restart(Address),
+    /// Have another server be the primary.
+    SwitchOver,
+    /// It is done.
+    Finished,
+    /// It has stopped, for this reason.
+    Stopped(String),
+}
+
+/// The world as a rolling restart sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// The present.
+    pub now: Instant,
+    /// All servers.
+    pub views: &'a [ServerView],
+    /// The primary.
+    pub primary: &'a Address,
+    /// The epoch it is told under.
+    pub epoch: u64,
+    /// A server that is silent for longer is not there.
+    pub patience: Duration,
+}
+
+/// A rolling restart.
+#[derive(Debug, Clone)]
+pub struct Rolling {
+    /// For people.
+    pub status: RestartStatus,
+    /// Replicas that must stay well.
+    needed: u32,
+    /// A server must be back after this long.
+    timeout: Duration,
+    /// Another one means that something else happened.
+    epoch: u64,
+    current: Option<Current>,
+    /// The next step has not been possible since then.
+    unsettled_since: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    since: Instant,
+    /// The process that is to end.
+    run_id: Option<String>,
+    /// What restarts it has done its part.
+    is_restarted: bool,
+    /// The offset it must reach.
+    goal: Option<u64>,
+}
+
+impl Rolling {
+    /// Restarts `servers` in this order, the primary last.
+    pub fn new(
+        by: String,
+        servers: Vec<Address>,
+        needed: u32,
+        timeout: Duration,
+        epoch: u64,
+    ) -> Self {
+        let status =
+            RestartStatus { by, done: Vec::new(), current: None, left: servers, problem: None };
+        Self { status, needed, timeout, epoch, current: None, unsettled_since: None }
+    }
+
+    /// Whether it goes on.
+    pub fn is_going(&self) -> bool {
+        self.status.problem.is_none() && (self.current.is_some() || !self.status.left.is_empty())
+    }
+
+    /// Takes up what was left by one that has stopped.
+    pub fn resume(&mut self, by: String, epoch: u64) {
+        self.status.by = by;
+        self.status.problem = None;
+        self.epoch = epoch;
+        self.unsettled_since = None;
+    }
+
+    /// Stops it. The server that is being restarted counts as left.
+    pub fn stop(&mut self, why: String) {
+        self.current = None;
+        if let Some(server) = self.status.current.take() {
+            self.status.left.insert(0, server);
+        }
+        self.status.problem = Some(why);
+    }
+
+    /// What restarts the present server has done its part, or could not.
+    pub fn restarted(&mut self, server: &Address, result: Result<(), String>) {
+        if self.status.current.as_ref() != Some(server) {
+            return;
+        }
+        match (result, &mut self.current) {
+            (Ok(()), Some(current)) => current.is_restarted = true,
+            (Ok(()), None) => {}
+            (Err(why), _) => self.stop(format!("{server} could not be restarted: {why}")),
+        }
+    }
+
+    /// The switchover was done, under this epoch, or was not possible.
+    pub fn switched(&mut self, result: Result<u64, String>) {
+        match result {
+            Ok(epoch) => self.epoch = epoch,
+            Err(why) => self.stop(format!("the primary could not be moved: {why}")),
+        }
+    }
+
+    /// Looks at everything and says what to do.
+    pub fn next(&mut self, world: &World<'_>) -> Next {
+        if !self.is_going() {
+            return Next::Wait;
+        }
+        if world.epoch != self.epoch {
+            return self.give_up("the primary changed meanwhile".to_owned());
+        }
+        if self.current.is_some() && !self.is_back(world) {
+            let since = self.current.as_ref().map_or(world.now, |current| current.since);
+            if world.now.saturating_duration_since(since) < self.timeout {
+                return Next::Wait;
+            }
+            let server = self.status.current.as_ref().map(ToString::to_string).unwrap_or_default();
+            let seconds = self.timeout.as_secs();
+            return self.give_up(format!("{server} was not back within {seconds} s"));
+        }
+        if self.current.take().is_some() {
+            self.status.done.extend(self.status.current.take());
+        }
+        let Some(server) = self.status.left.first().cloned() else { return Next::Finished };
+        if let Some(why) = self.unsettled(world, &server) {
+            let since = *self.unsettled_since.get_or_insert(world.now);
+            if world.now.saturating_duration_since(since) < SETTLE {
+                return Next::Wait;
+            }
+            return self.give_up(why);
+        }
+        self.unsettled_since = None;
+        if server == *world.primary {
+            return Next::SwitchOver;
+        }
+        self.status.left.remove(0);
+        self.status.current = Some(server.clone());
+        let view = world.views.iter().find(|view| view.address == server);
+        self.current = Some(Current {
+            since: world.now,
+            run_id: view.and_then(|view| view.sample.as_ref()).map(|sample| sample.run_id.clone()),
+            is_restarted: false,
+            goal: None,
+        });
+        Next::Restart(server)
+    }
+
+    fn give_up(&mut self, why: String) -> Next {
+        self.stop(why.clone());
+        Next::Stopped(why)
+    }
+
+    /// Whether the present server is a new process that follows the primary and has caught up with it.
+    fn is_back(&mut self, world: &World<'_>) -> bool {
+        let sample_of = |address: &Address| {
+            let view = world.views.iter().find(|view| view.address == *address)?;
+            view.present(world.now, world.patience)
+        };
+        let Some(server) = self.status.current.as_ref() else { return true };
+        let (Some(current), Some(sample)) = (&mut self.current, sample_of(server)) else {
+            return false;
+        };
+        let is_new = Some(&sample.run_id) != current.run_id.as_ref();
+        let is_linked = sample.link_up == Some(true) && !sample.syncing && !sample.loading;
+        if !current.is_restarted || !is_new || !is_linked {
+            return false;
+        }
+        let Some(primary) = sample_of(world.primary) else { return false };
+        sample.offset >= *current.goal.get_or_insert(primary.offset)
+    }
+
+    /// Why `server` cannot be taken away now.
+    fn unsettled(&self, world: &World<'_>, server: &Address) -> Option<String> {
+        let away = world.views.iter().find(|view| !view.is_reachable(world.now, world.patience));
+        if let Some(view) = away {
+            return Some(format!("{} does not answer", view.address));
+        }
+        let others: Vec<_> =
+            world.views.iter().filter(|view| view.address != *server).cloned().collect();
+        let mut stay = healthy_replicas(&others, Some(world.primary), world.patience, world.now);
+        if server == world.primary {
+            // One of them becomes the primary.
+            stay = stay.saturating_sub(1);
+        }
+        (stay < self.needed).then(|| {
+            format!(
+                "without {server} only {stay} replicas are well, and {} are needed",
+                self.needed
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::RedisRole;
+    use crate::judge::redis::{Link, Sample};
+
+    fn address(port: u16) -> Address {
+        Address::new("127.0.0.1", port)
+    }
+
+    fn view(port: u16, primary: u16, run: &str, offset: u64, now: Instant) -> ServerView {
+        let mut view = ServerView::new(address(port), now);
+        (view.link, view.answered_at) = (Link::Open, Some(now));
+        let is_primary = port == primary;
+        view.sample = Some(Sample {
+            at: now,
+            role: if is_primary { RedisRole::Primary } else { RedisRole::Replica },
+            run_id: run.to_owned(),
+            replid: "a".to_owned(),
+            replid2: None,
+            offset,
+            link_up: (!is_primary).then_some(true),
+            syncing: false,
+            follows: None,
+            quiet_seconds: None,
+            priority: 100,
+            loading: false,
+            replicas: 2,
+            version: "7.0.15".to_owned(),
+        });
+        view
+    }
+
+    struct Test {
+        begin: Instant,
+        rolling: Rolling,
+    }
+
+    impl Test {
+        fn new(needed: u32) -> Self {
+            let servers = [2, 3, 1].map(address).to_vec();
+            let timeout = Duration::from_secs(60);
+            Self {
+                begin: tokio::time::Instant::now().into_std(),
+                rolling: Rolling::new("me".to_owned(), servers, needed, timeout, 4),
+            }
+        }
+
+        /// `servers`: port, process, offset.
+        fn next(
+            &mut self,
+            second: u64,
+            primary: u16,
+            epoch: u64,
+            servers: &[(u16, &str, u64)],
+        ) -> Next {
+            let now = self.begin + Duration::from_secs(second);
+            let views: Vec<_> =
+                servers.iter().map(|(port, run, at)| view(*port, primary, run, *at, now)).collect();
+            let primary = address(primary);
+            let patience = Duration::from_secs(1);
+            self.rolling.next(&World { now, views: &views, primary: &primary, epoch, patience })
+        }
+    }
+
+    #[test]
+    fn each_server_in_turn_and_the_primary_after_it_has_handed_over() {
+        let mut test = Test::new(1);
+        let all = [(1, "a", 10), (2, "b", 10), (3, "c", 10)];
+        assert_eq!(test.next(0, 1, 4, &all), Next::Restart(address(2)));
+        test.rolling.restarted(&address(2), Ok(()));
+        assert_eq!(test.next(1, 1, 4, &all), Next::Wait, "it is the old process still");
+        let all = [(1, "a", 12), (2, "B", 11), (3, "c", 12)];
+        assert_eq!(test.next(2, 1, 4, &all), Next::Wait, "it lacks something");
+        let all = [(1, "a", 14), (2, "B", 12), (3, "c", 14)];
+        assert_eq!(test.next(3, 1, 4, &all), Next::Restart(address(3)));
+        test.rolling.restarted(&address(3), Ok(()));
+        let all = [(1, "a", 14), (2, "B", 14), (3, "C", 14)];
+        assert_eq!(test.next(4, 1, 4, &all), Next::SwitchOver);
+        test.rolling.switched(Ok(5));
+        assert_eq!(test.next(5, 3, 5, &all), Next::Restart(address(1)));
+        test.rolling.restarted(&address(1), Ok(()));
+        let all = [(1, "A", 14), (2, "B", 14), (3, "C", 14)];
+        assert_eq!(test.next(6, 3, 5, &all), Next::Finished);
+        assert_eq!(test.rolling.status.done, [2, 3, 1].map(address));
+        assert_eq!(test.next(7, 3, 5, &all), Next::Wait);
+    }
+
+    #[test]
+    fn the_first_problem_stops_it_and_what_is_left_can_be_taken_up() {
+        let all = [(1, "a", 10), (2, "b", 10), (3, "c", 10)];
+        let mut test = Test::new(1);
+        assert_eq!(test.next(0, 1, 4, &all), Next::Restart(address(2)));
+        test.rolling.restarted(&address(2), Err("no".to_owned()));
+        assert!(!test.rolling.is_going());
+        assert_eq!(test.rolling.status.left, [2, 3, 1].map(address));
+        test.rolling.resume("you".to_owned(), 4);
+        assert_eq!(test.next(1, 1, 4, &all), Next::Restart(address(2)));
+        test.rolling.restarted(&address(2), Ok(()));
+        assert!(
+            matches!(test.next(70, 1, 4, &all), Next::Stopped(why) if why.contains("not back"))
+        );
+
+        let mut test = Test::new(1);
+        assert!(matches!(test.next(0, 3, 5, &all), Next::Stopped(why) if why.contains("changed")));
+    }
+
+    #[test]
+    fn no_server_goes_while_too_few_would_stay() {
+        let two = [(1, "a", 10), (2, "b", 10)];
+        let mut test = Test::new(1);
+        assert_eq!(test.next(0, 1, 4, &two), Next::Wait);
+        let Next::Stopped(why) = test.next(31, 1, 4, &two) else { panic!("it goes on") };
+        assert!(why.contains("only 0 replicas"), "{why}");
+        assert_eq!(Test::new(0).next(0, 1, 4, &two), Next::Restart(address(2)));
+    }
+}
