@@ -83,8 +83,8 @@ bench-failover: build ## Redis failover beside Redis Sentinel, fault by fault (n
 	target/bench-python/bin/python tests/bench/failover $(BENCH_ARGS)
 
 partitions: build ## what each cut through the network does to Redis and its clients, as a table (needs root; BENCH_ARGS=--check)
-	python3 -m venv target/bench-python && target/bench-python/bin/pip install --quiet -r tests/bench/failover/requirements.txt
-	target/bench-python/bin/python tests/bench/partitions $(BENCH_ARGS)
+	@tests/scripts/install-packages bench
+	python3 tests/bench/partitions $(BENCH_ARGS)
 
 quiet-failover: build ## a slow primary is left alone: busy processors, forks, long commands, stalls (needs root; DURATION=1800 seconds)
 	@tests/scripts/install-packages bench

@@ -206,6 +206,10 @@ async fn a_failover_asked_for_through_us_loses_no_acknowledged_write() {
         }
         acknowledged
     });
+    until("writes are under way", || async {
+        old.try_run("GET key:10").await.as_deref() == Some("1")
+    })
+    .await;
     let report = cluster.switch_over(None).await.unwrap();
     assert_eq!(report.from, Some(old.address()));
     assert_eq!(cluster.status().primary, Some(report.to.clone()));
@@ -235,6 +239,10 @@ async fn writes_lost_by_a_failover_asked_of_sentinel_directly_are_noticed() {
         }
         written
     });
+    until("writes are under way", || async {
+        old.try_run("GET key:10").await.as_deref() == Some("1")
+    })
+    .await;
     sentinels[0].run("SENTINEL FAILOVER main").await.unwrap();
     let mut status = cluster.handles.status.clone();
     status.wait_for(|status| status.primary.as_ref() != Some(&address)).await.unwrap();

@@ -131,6 +131,7 @@ def main():
     parser.add_argument("--manager", choices=["holdfast", "sentinel"], help="only this one")
     parser.add_argument("--holdfast", default="target/release/holdfast", help="the supervisor to measure")
     parser.add_argument("--hang-after-ms", type=int, default=300)
+    parser.add_argument("--supervisors", type=int, choices=[1, 3], default=3, help="a group with one on each host, or one on a replica's host")
     parser.add_argument("--keep", help="keep logs of all runs in this folder")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -140,7 +141,8 @@ def main():
             parser.error(f"{program} is not installed")
     if not Path(options.holdfast).exists():
         parser.error(f"{options.holdfast} does not exist; run make build first")
-    managers = [Holdfast(options.holdfast, options.hang_after_ms), Sentinel()]
+    hosts = ("h2", "h3", "h1") if options.supervisors == 3 else ("h2",)
+    managers = [Holdfast(options.holdfast, options.hang_after_ms, hosts=hosts, local=options.supervisors == 3), Sentinel()]
     managers = [manager for manager in managers if options.manager in (None, manager.name)]
     chosen = [fault for fault in faults.ALL if not options.fault or fault.name in options.fault]
     folder = Path(options.keep or tempfile.mkdtemp(prefix="bench-failover-"))

@@ -8,6 +8,7 @@ from resp import Connection
 
 NAME = "main"
 REDIS_HOSTS = ("h1", "h2", "h3")
+GROUP_PORT = 9096
 
 
 class Sentinel:
@@ -46,7 +47,7 @@ class Sentinel:
 class Holdfast:
     """Holdfast's supervisors on some of the Redis hosts, everything at its defaults but the hang time-out (and the probes within it).
 
-    `local`: each sees the process of the server on its own host, as it does where it is installed beside it.
+    Several form a group. `local`: each sees the process of the server on its own host, as it does where it is installed beside it.
     """
 
     name = "holdfast"
@@ -57,25 +58,45 @@ class Holdfast:
         self._hosts, self._local = hosts, local
 
     def start(self, world):
+        self._token = _secret(world.folder / "token")
         for host in self._hosts:
             path = world.folder / f"holdfast-{host}.toml"
             path.write_text(self._settings(world, host))
             subprocess.run([self._program, "check-config", path], check=True, stdout=subprocess.DEVNULL)
             world.start(host, f"holdfast-{host}", [str(self._program), "supervise", "--config", str(path)])
+        if len(self._hosts) > 1:
+            self._gather()
+
+    def _gather(self):
+        """Makes the supervisors one group."""
+        first, *others = self._hosts
+        wait_for("the group's first member", lambda: self._command(first, "init"))
+        for host in others:
+            wait_for(f"{host} in the group", lambda host=host: self._command(host, "join", f"{address(first)}:{GROUP_PORT}"))
+
+    def _command(self, host, *words):
+        url = f"http://{address(host)}:9700"
+        done = subprocess.run(
+            [self._program, "--server", url, "--token-file", self._token, "group", *words],
+            capture_output=True, text=True, timeout=30, check=False,
+        )
+        if done.returncode != 0:
+            raise ConnectionError(done.stderr.strip() or done.stdout.strip())
+        return True
 
     def _settings(self, world, host):
-        token = world.folder / "token"
-        token.write_text("bench-failover-bench-failover-bench\n")
-        token.chmod(0o600)
         probe_timeout = min(self._hang_after_ms // 2, 500)
         text = (
-            f'[supervisor]\nname = "{host}"\nlisten = "{address(host)}:9700"\ntoken_file = "{token}"\n'
+            f'[supervisor]\nname = "supervisor-{host}"\nlisten = "{address(host)}:9700"\ntoken_file = "{self._token}"\n'
             f'state_dir = "{world.folder / host}"\n'
             f'[sentinel]\nlisten = "{address(host)}:{SENTINEL_PORT}"\n'
             f'[redis]\nname = "{NAME}"\nservers = [{", ".join(_quoted(f"{address(each)}:{PORT}") for each in REDIS_HOSTS)}]\n'
             f'probe_interval = "{min(probe_timeout // 3, 100)}ms"\nprobe_timeout = "{probe_timeout}ms"\n'
             f'hang_after = "{self._hang_after_ms}ms"\n'
         )
+        if len(self._hosts) > 1:
+            secret = _secret(world.folder / "secret")
+            text = f'[group]\nlisten = "{address(host)}:{GROUP_PORT}"\nsecret_file = "{secret}"\n' + text
         if self._local:
             files = [world.pid_file(each) if each == host else "" for each in REDIS_HOSTS]
             text += f'pid_files = [{", ".join(_quoted(file) for file in files)}]\n'
@@ -94,6 +115,12 @@ class Holdfast:
             if fields["num-slaves"] != "2" or fields["flags"] != "master":
                 return False
         return True
+
+
+def _secret(path):
+    path.write_text("bench-failover-bench-failover-bench\n")
+    path.chmod(0o600)
+    return path
 
 
 def _quoted(text):

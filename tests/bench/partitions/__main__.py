@@ -2,8 +2,8 @@
 
     python3 tests/bench/partitions [--cut NAME]... [--seconds N] [--holdfast PROGRAM] [--keep DIR] [--check]
 
-Per cut: a Redis primary (`h1`) and two replicas (`h2`, `h3`), a supervisor beside each, on `c1` and on each Redis host a redis-py client that
-writes 500 times a second without `WAIT`, and on `c1` one that asks a replica to confirm (`WAIT 1`). After a warm-up the cut is made, lasts
+Per cut: a Redis primary (`h1`) and two replicas (`h2`, `h3`), a supervisor beside each, on `c1` and on each Redis host a client that
+writes up to 200 times a second without `WAIT`, and on `c1` one that asks a replica to confirm (`WAIT 1`). After a warm-up the cut is made, lasts
 `--seconds`, and is mended; everybody comes together; then each acknowledged write is looked for.
 
 - `failed over`: the primary that clients are told is another one when the cut ends, and after how many ms of cut the first write went there
@@ -118,7 +118,7 @@ class Run:
         clients = []
 
         def start(host, own, wait):
-            words = [sys.executable, str(BENCH / "writer.py"), str(self.folder / f"writer-{own}"), own, str(wait), *endpoints]
+            words = [sys.executable, str(HERE / "client.py"), str(self.folder / f"writer-{own}"), own, str(wait), *endpoints]
             clients.append(world.start(host, f"writer-{own}-log", words))
 
         for host in (*REDIS_HOSTS, "c1"):

@@ -31,7 +31,7 @@ ALL = [
     Cut("clients", "clients cut off from everybody", away("c1"), False),
     Cut("clients-replicas", "clients cut off from both replicas' hosts", both("c1", "h2") + both("c1", "h3"), False),
     Cut("primary-mute", "one way: nothing the primary's host sends arrives", [("h1", other) for other in ("h2", "h3", "c1")], True),
-    Cut("primary-deaf", "one way: nothing arrives at the primary's host", [(other, "h1") for other in ("h2", "h3", "c1")], True),
+    Cut("primary-deaf", "one way: nothing arrives at the primary's host", [(other, "h1") for other in ("h2", "h3", "c1")], None),
     Cut("primary-mute-2", "one way: nothing from the primary's host to one replica's host", [("h1", "h2")], False),
     Cut("primary-deaf-2", "one way: nothing from one replica's host to the primary's", [("h2", "h1")], False),
     Cut("replica-mute", "one way: nothing a replica's host sends arrives", [("h2", other) for other in ("h1", "h3", "c1")], False),
