@@ -11,9 +11,9 @@
 //! it is time to write. Without a disk side it lives in memory alone.
 
 mod append;
-mod bits;
 mod cardinality;
 mod chunk;
+mod codec;
 mod disk;
 mod exemplar;
 mod histogram;

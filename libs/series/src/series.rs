@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::append::AppendError;
 use crate::chunk::{Chunk, OpenChunk};
-use crate::histogram::HistogramSample;
+use crate::histogram::{Held, HistogramSample};
 use crate::labels::Labels;
 use crate::{Sample, is_stale};
 
@@ -27,7 +27,8 @@ pub(crate) struct Data {
     sealed: Vec<Chunk>,
     open: OpenChunk,
     late: Option<Box<Late>>,
-    histograms: Vec<HistogramSample>,
+    /// Nearly no series has any.
+    histograms: Option<Box<Held>>,
     /// Dropped from the index; whoever still holds it must look it up anew.
     pub(crate) gone: bool,
 }
@@ -188,22 +189,14 @@ impl Data {
         order: Order,
     ) -> Result<Pushed, AppendError> {
         let timestamp_ms = sample.timestamp_ms;
-        let held = &mut self.histograms;
-        let newest_ms = held.last().map_or(i64::MIN, |newest| newest.timestamp_ms);
+        let newest_ms = self.histograms.as_ref().and_then(|held| held.newest_ms());
+        let newest_ms = newest_ms.unwrap_or(i64::MIN);
         let oldest_ms = newest_ms.saturating_sub(order.window_ms).max(order.floor_ms);
         if timestamp_ms < oldest_ms {
             let newest_ms = newest_ms.max(order.floor_ms);
             return Err(AppendError::OutOfOrder { timestamp_ms, newest_ms });
         }
-        match held.binary_search_by_key(&timestamp_ms, |held| held.timestamp_ms) {
-            Ok(at) if held[at] == sample => Ok(Pushed::Known),
-            Ok(_) => Err(AppendError::Duplicate { timestamp_ms }),
-            Err(at) => {
-                let pushed = if at == held.len() { Pushed::InOrder } else { Pushed::Late };
-                held.insert(at, sample);
-                Ok(pushed)
-            }
-        }
+        self.histograms.get_or_insert_default().push(sample)
     }
 
     /// Adds the samples from `start_ms` to `end_ms`, both included, to `into`, in order.
@@ -217,29 +210,28 @@ impl Data {
                 into.samples.extend(merge(cutting, within(&late.fresh, start_ms, end_ms)));
             }
         }
-        into.histograms.extend_from_slice(self.read_histograms(start_ms, end_ms));
+        self.read_histograms(start_ms, end_ms, &mut into.histograms);
     }
 
     fn read_chunks(&self, start_ms: i64, end_ms: i64, into: &mut Vec<Sample>) {
         let first = self.sealed.partition_point(|chunk| chunk.last_ms < start_ms);
         for chunk in self.sealed[first..].iter().take_while(|chunk| chunk.first_ms <= end_ms) {
-            chunk.samples().within(start_ms, end_ms, into);
+            chunk.within(start_ms, end_ms, into);
         }
         if self.open.span().is_some_and(|(first, last)| first <= end_ms && last >= start_ms) {
             self.open.samples_from(start_ms).within(start_ms, end_ms, into);
         }
     }
 
-    fn read_histograms(&self, start_ms: i64, end_ms: i64) -> &[HistogramSample] {
-        let held = &self.histograms;
-        let first = held.partition_point(|held| held.timestamp_ms < start_ms);
-        let end = held.partition_point(|held| held.timestamp_ms <= end_ms);
-        held.get(first..end).unwrap_or_default()
+    fn read_histograms(&self, start_ms: i64, end_ms: i64, into: &mut Vec<HistogramSample>) {
+        if let Some(held) = &self.histograms {
+            held.read(start_ms, end_ms, into);
+        }
     }
 
     /// Adds the newest sample from `start_ms` to `end_ms` to `into`: at most one, of either kind.
     pub(crate) fn latest(&self, start_ms: i64, end_ms: i64, into: &mut Found) {
-        match (self.open.newest(), &self.late, self.histograms.is_empty()) {
+        match (self.open.newest(), &self.late, self.histograms.is_none()) {
             (Some(newest), None, true) if newest.timestamp_ms <= end_ms => {
                 if newest.timestamp_ms >= start_ms {
                     into.samples.push(newest);
@@ -259,7 +251,9 @@ impl Data {
         if let Some(late) = &self.late {
             samples = merge(merge(samples, &late.cutting), &late.fresh);
         }
-        Found { samples, histograms: self.read_histograms(start_ms, i64::MAX).to_vec() }
+        let mut found = Found { samples, histograms: Vec::new() };
+        self.read_histograms(start_ms, i64::MAX, &mut found.histograms);
+        found
     }
 
     /// What a block up to `end_ms`, not included, should hold: what is in order from `start_ms`, and all that was late. The late
@@ -276,7 +270,9 @@ impl Data {
             late.cutting = merge(before, &fresh);
             samples = merge(samples, &late.cutting);
         }
-        Found { samples, histograms: self.read_histograms(i64::MIN, last_ms).to_vec() }
+        let mut found = Found { samples, histograms: Vec::new() };
+        self.read_histograms(i64::MIN, last_ms, &mut found.histograms);
+        found
     }
 
     /// The block is there: drops what it holds. `true` if nothing is left.
@@ -323,13 +319,17 @@ impl Data {
     }
 
     fn drop_histograms(&mut self, before_ms: i64) {
-        let old = self.histograms.partition_point(|sample| sample.timestamp_ms < before_ms);
-        self.histograms.drain(..old);
+        if let Some(held) = &mut self.histograms {
+            held.drop_before(before_ms);
+            if held.is_empty() {
+                self.histograms = None;
+            }
+        }
     }
 
     fn end_if_empty(&mut self) -> bool {
         let empty = self.sealed.is_empty() && self.open.span().is_none();
-        self.gone = empty && self.late.is_none() && self.histograms.is_empty();
+        self.gone = empty && self.late.is_none() && self.histograms.is_none();
         self.gone
     }
 
@@ -346,22 +346,21 @@ impl Data {
             let first = [late.fresh.first(), late.cutting.first()];
             first.into_iter().flatten().map(|sample| sample.timestamp_ms).min()
         });
-        let histogram = self.histograms.first().map(|sample| sample.timestamp_ms);
+        let histogram = self.histograms.as_ref().and_then(|held| held.oldest_ms());
         [chunks, late, histogram].into_iter().flatten().min()
     }
 
     /// Samples held, histograms included.
     pub(crate) fn len(&self) -> usize {
         let chunks = self.open.len() + self.sealed.iter().map(Chunk::len).sum::<usize>();
-        chunks + self.late_len() + self.histograms.len()
+        chunks + self.late_len() + self.histograms.as_ref().map_or(0, |held| held.len())
     }
 
     /// Bytes of the samples.
     pub(crate) fn size_bytes(&self) -> usize {
         let chunks =
             self.open.size_bytes() + self.sealed.iter().map(Chunk::size_bytes).sum::<usize>();
-        let histograms: usize =
-            self.histograms.iter().map(|sample| sample.histogram.size_bytes()).sum();
+        let histograms = self.histograms.as_ref().map_or(0, |held| held.size_bytes());
         chunks + self.late_len() * size_of::<Sample>() + histograms
     }
 }

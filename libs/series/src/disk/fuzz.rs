@@ -3,9 +3,10 @@
 //! Random bytes hardly ever have the right checksum or are a zstd frame, so the input is also taken as what lies behind both.
 
 use super::block::fuzz as block_fuzz;
-use super::codec::{Reader, compress};
 use super::payload;
 use super::record::{Next, Record, next};
+use crate::codec::{Reader, compress};
+use crate::histogram::codec as histogram;
 use crate::series::Found;
 
 /// Reads `input` as a file of records, and as the body of one record whose kind is its first byte. Whatever is read must be written
@@ -54,5 +55,5 @@ pub fn block(input: &[u8]) {
         assert!(back.len() == found.len() || !ascends);
     }
     // As a histogram alone.
-    let _nonsense = payload::histogram(&mut Reader::new(input));
+    let _nonsense = histogram::read(&mut Reader::new(input));
 }

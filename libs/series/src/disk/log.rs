@@ -13,7 +13,9 @@ use super::record::{ENTRIES_MAX, Record};
 use crate::queue::Batch;
 
 /// First bytes of a segment and of a checkpoint; the last one is the version of the format.
-pub(crate) const MAGIC: &[u8; 8] = b"HFRECOR1";
+pub(crate) const MAGIC: &[u8; 8] = b"HFRECOR2";
+/// Those of files with an older way to write samples, which is not read any more.
+pub(crate) const FORMER_MAGIC: &[u8; 8] = b"HFRECOR1";
 /// A new segment begins at this size, so that reading one back needs bounded memory.
 const SEGMENT_BYTES_MAX: u64 = 32 * 1024 * 1024;
 

@@ -13,7 +13,6 @@
 mod block;
 mod blocks;
 mod checkpoint;
-mod codec;
 mod compact;
 mod cut;
 #[doc(hidden)]

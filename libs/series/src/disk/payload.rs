@@ -3,71 +3,56 @@
 //! Chunks with their time span before them, so that a reader can leave out those it does not need; then the native histograms, as one
 //! compressed piece. Chunks on disk are longer than in memory: nobody appends to them, and the first sample of each costs more.
 
-use std::sync::Arc;
-
-use super::codec::{Reader, compress, expand, put_float, put_len, put_signed, put_varint};
 use crate::Sample;
-use crate::chunk::{OpenChunk, Samples};
-use crate::histogram::{Histogram, HistogramSample, ResetHint, Span};
+use crate::chunk::packed;
+use crate::codec::{Reader, put_len, put_signed, put_varint};
+use crate::histogram::codec;
 use crate::series::Found;
 
-/// Samples in a chunk on disk: twice as many as in memory.
-const CHUNK_SAMPLES: usize = 240;
+/// Samples in a chunk on disk: four times as many as in memory, so that what a chunk costs by itself is a few hundredths of a byte a
+/// sample; an instant in a block costs a few microseconds to find.
+const CHUNK_SAMPLES: usize = 480;
 
 /// Appends `found` to `out`.
 pub(crate) fn encode(found: &Found, out: &mut Vec<u8>) -> std::io::Result<()> {
     put_len(out, found.samples.chunks(CHUNK_SAMPLES).len());
+    let (mut bytes, mut last_ms) = (Vec::new(), 0_i64);
     for samples in found.samples.chunks(CHUNK_SAMPLES) {
-        let mut open = OpenChunk::default();
-        for &sample in samples {
-            open.push(sample);
-        }
-        let chunk = open.seal();
-        put_signed(out, chunk.first_ms);
-        put_varint(out, chunk.last_ms.wrapping_sub(chunk.first_ms).cast_unsigned());
-        put_len(out, chunk.len());
-        put_len(out, chunk.bytes().len());
-        out.extend_from_slice(chunk.bytes());
+        let first_ms = samples[0].timestamp_ms;
+        put_signed(out, first_ms.wrapping_sub(last_ms));
+        last_ms = samples[samples.len() - 1].timestamp_ms;
+        put_varint(out, last_ms.wrapping_sub(first_ms).cast_unsigned());
+        put_len(out, samples.len());
+        bytes.clear();
+        packed::put(&mut bytes, samples);
+        put_len(out, bytes.len());
+        out.extend_from_slice(&bytes);
     }
     if found.histograms.is_empty() {
         return Ok(());
     }
-    let mut raw = Vec::new();
-    put_len(&mut raw, found.histograms.len());
-    for sample in &found.histograms {
-        put_histogram(&mut raw, sample);
-    }
-    out.extend_from_slice(&compress(&raw)?);
+    out.extend_from_slice(&codec::pack(&found.histograms)?);
     Ok(())
 }
 
 /// Adds the samples of `bytes` from `start_ms` to `end_ms`, both included, to `found`; `None` if they make no sense.
 pub(crate) fn decode(bytes: &[u8], start_ms: i64, end_ms: i64, found: &mut Found) -> Option<()> {
     let mut reader = Reader::new(bytes);
+    let mut last_ms = 0_i64;
     for _ in 0..reader.count()? {
-        let first_ms = reader.signed()?;
-        let last_ms = first_ms.wrapping_add(reader.varint()?.cast_signed());
-        let count = u16::try_from(reader.varint()?).ok()?;
+        let first_ms = last_ms.wrapping_add(reader.signed()?);
+        last_ms = first_ms.wrapping_add(reader.varint()?.cast_signed());
+        let count =
+            usize::try_from(reader.varint()?).ok().filter(|&count| count <= CHUNK_SAMPLES)?;
         let len = reader.count()?;
         let chunk = reader.bytes(len)?;
         if first_ms <= end_ms && last_ms >= start_ms {
-            let before = found.samples.len();
-            Samples::new(chunk, first_ms, count).within(start_ms, end_ms, &mut found.samples);
-            let whole = first_ms >= start_ms && last_ms <= end_ms;
-            if whole && found.samples.len() - before != usize::from(count) {
-                return None;
-            }
+            let span = (start_ms, end_ms);
+            packed::read_within(chunk, (first_ms, count), span, &mut found.samples)?;
         }
     }
     if !reader.is_empty() {
-        let raw = expand(reader.rest())?;
-        let mut reader = Reader::new(&raw);
-        for _ in 0..reader.count()? {
-            let sample = histogram(&mut reader)?;
-            if (start_ms..=end_ms).contains(&sample.timestamp_ms) {
-                found.histograms.push(sample);
-            }
-        }
+        codec::unpack(reader.rest(), start_ms, end_ms, &mut found.histograms)?;
     }
     Some(())
 }
@@ -82,80 +67,12 @@ pub(crate) fn span(found: &Found) -> Option<(i64, i64)> {
     both.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
 }
 
-/// Appends a histogram with its time to `out`.
-pub(crate) fn put_histogram(out: &mut Vec<u8>, sample: &HistogramSample) {
-    let histogram = &*sample.histogram;
-    put_signed(out, sample.timestamp_ms);
-    out.push(match histogram.reset_hint {
-        ResetHint::Unknown => 0,
-        ResetHint::Reset => 1,
-        ResetHint::NotReset => 2,
-        ResetHint::Gauge => 3,
-    });
-    put_signed(out, histogram.schema.into());
-    for value in [histogram.zero_threshold, histogram.zero_count, histogram.count, histogram.sum] {
-        put_float(out, value);
-    }
-    for spans in [&histogram.positive_spans, &histogram.negative_spans] {
-        put_len(out, spans.len());
-        for span in spans {
-            put_signed(out, span.offset.into());
-            put_varint(out, span.length.into());
-        }
-    }
-    for values in [&histogram.positive_counts, &histogram.negative_counts, &histogram.custom_bounds]
-    {
-        put_len(out, values.len());
-        for &value in values {
-            put_float(out, value);
-        }
-    }
-}
-
-/// Reads what [`put_histogram`] wrote.
-pub(crate) fn histogram(reader: &mut Reader<'_>) -> Option<HistogramSample> {
-    let timestamp_ms = reader.signed()?;
-    let reset_hint = match reader.byte()? {
-        0 => ResetHint::Unknown,
-        1 => ResetHint::Reset,
-        2 => ResetHint::NotReset,
-        3 => ResetHint::Gauge,
-        _ => return None,
-    };
-    let histogram = Histogram {
-        reset_hint,
-        schema: i8::try_from(reader.signed()?).ok()?,
-        zero_threshold: reader.float()?,
-        zero_count: reader.float()?,
-        count: reader.float()?,
-        sum: reader.float()?,
-        positive_spans: spans(reader)?,
-        negative_spans: spans(reader)?,
-        positive_counts: floats(reader)?,
-        negative_counts: floats(reader)?,
-        custom_bounds: floats(reader)?,
-    };
-    histogram.check().ok()?;
-    Some(HistogramSample { timestamp_ms, histogram: Arc::new(histogram) })
-}
-
-fn spans(reader: &mut Reader<'_>) -> Option<Vec<Span>> {
-    let mut spans = Vec::new();
-    for _ in 0..reader.count()? {
-        let offset = i32::try_from(reader.signed()?).ok()?;
-        spans.push(Span { offset, length: u32::try_from(reader.varint()?).ok()? });
-    }
-    Some(spans)
-}
-
-fn floats(reader: &mut Reader<'_>) -> Option<Vec<f64>> {
-    let count = reader.count()?;
-    (0..count).map(|_| reader.float()).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::histogram::{Histogram, HistogramSample, Span};
 
     #[test]
     fn samples_and_histograms_come_back() {

@@ -4,10 +4,11 @@
 //! something wrong looks for the next mark with a good record behind it; if there is none, the file was cut there. Samples are stored by
 //! column: numbers of series, times, then the values' bytes by significance, which compresses far better than rows would.
 
-use super::codec::{Reader, compress, expand, put_labels, put_len, put_signed, put_varint};
 use super::payload;
 use crate::Sample;
+use crate::codec::{Reader, compress, expand, put_labels, put_len, put_signed, put_varint};
 use crate::histogram::HistogramSample;
+use crate::histogram::codec as histogram;
 use crate::labels::Labels;
 use crate::queue::Queued;
 use crate::series::Found;
@@ -63,7 +64,7 @@ impl Record {
                 put_len(&mut body, all.len());
                 for (id, sample) in all {
                     put_varint(&mut body, *id);
-                    payload::put_histogram(&mut body, sample);
+                    histogram::put(&mut body, sample);
                 }
             }
             Self::Snapshot(all) => {
@@ -109,7 +110,7 @@ impl Record {
             3 => {
                 let mut all = Vec::new();
                 for _ in 0..reader.count()? {
-                    all.push((reader.varint()?, payload::histogram(&mut reader)?));
+                    all.push((reader.varint()?, histogram::read(&mut reader)?));
                 }
                 Self::Histograms(all)
             }

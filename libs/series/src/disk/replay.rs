@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::path::Path;
 
 use super::block::Cut;
-use super::log::{Kind, MAGIC, files};
+use super::log::{FORMER_MAGIC, Kind, MAGIC, files};
 use super::record::{Next, Record, next};
 use crate::Sample;
 use crate::append::SeriesRef;
@@ -78,6 +78,10 @@ impl Reader<'_> {
         if bytes.len() < MAGIC.len() {
             self.replay.torn_bytes += bytes.len() as u64;
             return (!bytes.is_empty()).then_some(0);
+        }
+        if bytes.starts_with(FORMER_MAGIC) {
+            self.problem(path, "an older version wrote it, whose format is not read any more");
+            return None;
         }
         if !bytes.starts_with(MAGIC) {
             self.problem(path, "its beginning is damaged");

@@ -1,7 +1,7 @@
 //! The end of a block: what it holds and where its parts are.
 
-use super::super::codec::{Reader, put_len, put_signed, put_varint};
 use super::{END_MAGIC, MAGIC};
+use crate::codec::{Reader, put_len, put_signed, put_varint};
 
 /// Most blocks one block can replace; compaction takes far fewer.
 const REPLACES_MAX: usize = 4096;

@@ -1,8 +1,8 @@
 //! The parts of a block as the fuzz target reads them.
 
-use super::super::codec::compress;
 use super::footer::Footer;
 use super::index::Index;
+use crate::codec::compress;
 use crate::matcher::{MatchKind, Matcher};
 
 /// Reads `input` as a footer, and, cut in three at the lengths its first two bytes name, as an index that is asked and a page of series.

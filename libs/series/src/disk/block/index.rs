@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use quick_cache::Weighter;
 
-use super::super::codec::{Reader, expand};
 use super::footer::Part;
+use crate::codec::{Reader, expand};
 use crate::labels::{Label, Labels};
 use crate::matcher::Matcher;
 

@@ -18,7 +18,9 @@ pub(crate) use read::{Block, BlockError};
 pub(crate) use write::{BlockWriter, sync_folder};
 
 /// The first bytes of a block; the last one is the version of the format.
-const MAGIC: &[u8; 8] = b"HFBLOCK1";
+const MAGIC: &[u8; 8] = b"HFBLOCK2";
+/// Those of blocks with an older way to write samples, which is not read any more.
+const FORMER_MAGIC: &[u8; 8] = b"HFBLOCK1";
 /// The last bytes of a block.
 const END_MAGIC: &[u8; 8] = b"HFBLKEND";
 /// Series in a page: some kilobytes, so that finding one series reads little and a page compresses well.

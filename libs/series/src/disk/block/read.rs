@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::payload;
 use super::footer::{Footer, Part};
 use super::index::{Cache, Cached, Entry, Index};
-use super::{MAGIC, PAGE_SERIES};
+use super::{FORMER_MAGIC, MAGIC, PAGE_SERIES};
 use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::series::Found;
@@ -31,7 +31,7 @@ pub(crate) enum BlockError {
         source: std::io::Error,
     },
     /// A checksum or the content is wrong.
-    #[error("block {} is damaged: {part}", path.display())]
+    #[error("block {} cannot be used: {part}", path.display())]
     Damaged { path: PathBuf, part: &'static str },
 }
 
@@ -56,6 +56,9 @@ impl Block {
         let mut magic = [0; MAGIC.len()];
         if bytes < MAGIC.len() as u64 || file.read_exact_at(&mut magic, 0).is_err() {
             return Err(damaged("too short"));
+        }
+        if magic == *FORMER_MAGIC {
+            return Err(damaged("written by an older version, whose format is not read any more"));
         }
         if magic != *MAGIC {
             return Err(damaged("beginning"));

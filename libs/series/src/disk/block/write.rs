@@ -6,9 +6,9 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::codec::{compress, put_len, put_text, put_varint};
 use super::footer::{Cut, Footer, Part};
 use super::{MAGIC, PAGE_SERIES};
+use crate::codec::{compress, put_len, put_text, put_varint};
 use crate::labels::Labels;
 
 /// A block being written. Dropped before [`BlockWriter::finish`], it leaves nothing behind.

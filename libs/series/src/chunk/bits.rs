@@ -16,6 +16,11 @@ pub(crate) struct BitWriter {
 }
 
 impl BitWriter {
+    /// Goes on behind whole bytes.
+    pub(crate) fn after(bytes: Vec<u8>) -> Self {
+        Self { bytes, free: 0 }
+    }
+
     #[expect(clippy::cast_possible_truncation, reason = "at most eight bits are taken at a time")]
     pub(crate) fn write(&mut self, value: u64, mut bits: u32) {
         while bits > 0 {

@@ -7,7 +7,12 @@
 //! Schemas: -4 to 8 are exponential, bucket `i` holds values in `(2^(2^-schema · (i-1)), 2^(2^-schema · i)]`; -53 has bounds of its own
 //! (`custom_bounds`), which is how classic histograms are stored as native ones. Source: Prometheus' `model/histogram`.
 
+pub(crate) mod codec;
+mod held;
+
 use std::sync::Arc;
+
+pub(crate) use held::Held;
 
 /// The schema whose bounds are listed in [`Histogram::custom_bounds`].
 pub const CUSTOM_BOUNDS_SCHEMA: i8 = -53;

@@ -1,16 +1,13 @@
-//! Samples of one series, compressed.
+//! The chunk that is being filled.
 //!
 //! Timestamps are stored as the change of their distance, values as the XOR with the value before (the scheme of Facebook's Gorilla
-//! paper, VLDB 2015, sections 4.1.1 and 4.1.2). A steady counter scraped at a steady pace costs two bits and a half a sample, a noisy
-//! one about ten bytes. The classes for timestamps fit scrapes that jitter by some milliseconds. Rejected: whole columns through zstd,
-//! which compress better but cannot take one sample at a time.
+//! paper, VLDB 2015, sections 4.1.1 and 4.1.2): it takes one sample at a time. A steady counter scraped at a steady pace costs two bits and
+//! a half a sample, a noisy one about ten bytes. The classes for timestamps fit scrapes that jitter by some milliseconds.
 
+use super::bits::{BitReader, BitWriter, mask};
+use super::xor::Window;
+use super::{CHUNK_SAMPLES, Chunk};
 use crate::Sample;
-use crate::bits::{BitReader, BitWriter, mask};
-
-/// Samples in a sealed chunk. Two minutes at one sample a second: few bytes are wasted at the edge of retention, and the fixed part
-/// of a chunk is spread over enough samples.
-pub(crate) const CHUNK_SAMPLES: u16 = 120;
 
 /// Width classes of a change of distance: prefix, its length, payload bits (two's complement).
 const CLASSES: [(u64, u32, u32); 4] =
@@ -19,40 +16,6 @@ const CLASSES: [(u64, u32, u32); 4] =
 /// An open chunk notes its state this often, so that its last samples can be read without decoding it from the start: rules ask for
 /// some minutes. At least so many samples, at most twice as many are decoded then; a note costs 32 bytes, and two are kept.
 const MARK_EVERY: u16 = 20;
-
-/// Most leading zeros that five bits can name.
-const LEADING_MAX: u32 = 31;
-
-/// A full chunk, never changed again.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    pub(crate) first_ms: i64,
-    pub(crate) last_ms: i64,
-    count: u16,
-    bytes: Box<[u8]>,
-}
-
-impl Chunk {
-    /// Bytes it occupies, its fixed part included.
-    pub(crate) fn size_bytes(&self) -> usize {
-        self.bytes.len() + size_of::<Self>()
-    }
-
-    /// How many samples it holds.
-    pub(crate) fn len(&self) -> usize {
-        usize::from(self.count)
-    }
-
-    /// Its samples in order.
-    pub(crate) fn samples(&self) -> Samples<'_> {
-        Samples::new(&self.bytes, self.first_ms, self.count)
-    }
-
-    /// Its samples as they are stored; [`Samples::new`] reads them.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-}
 
 /// The chunk that is being filled.
 #[derive(Debug, Default)]
@@ -63,8 +26,7 @@ pub(crate) struct OpenChunk {
     last_ms: i64,
     delta: i64,
     value_bits: u64,
-    leading: u32,
-    trailing: u32,
+    window: Window,
     /// Whether there is a newest sample, here or in the chunk sealed before.
     any: bool,
     /// The last two notes, the older one first.
@@ -75,8 +37,7 @@ pub(crate) struct OpenChunk {
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
     count: u16,
-    leading: u8,
-    trailing: u8,
+    window: Window,
     bits: u32,
     last_ms: i64,
     delta: i64,
@@ -94,7 +55,7 @@ impl OpenChunk {
             let delta = sample.timestamp_ms.wrapping_sub(self.last_ms);
             self.write_change(delta.wrapping_sub(self.delta));
             self.delta = delta;
-            self.write_xor(value_bits ^ self.value_bits);
+            self.window.write(&mut self.bits, value_bits ^ self.value_bits);
         }
         self.last_ms = sample.timestamp_ms;
         self.value_bits = value_bits;
@@ -109,8 +70,7 @@ impl OpenChunk {
     fn mark(&self) -> Mark {
         Mark {
             count: self.count,
-            leading: self.leading as u8,
-            trailing: self.trailing as u8,
+            window: self.window,
             bits: self.bits.bytes.len() as u32 * 8 - self.bits.free,
             last_ms: self.last_ms,
             delta: self.delta,
@@ -131,30 +91,6 @@ impl OpenChunk {
                 return;
             }
         }
-    }
-
-    fn write_xor(&mut self, xor: u64) {
-        if xor == 0 {
-            self.bits.write(0, 1);
-            return;
-        }
-        let leading = xor.leading_zeros().min(LEADING_MAX);
-        let trailing = xor.trailing_zeros();
-        // The window of the value before is reused while it fits; a window exists once both are not zero.
-        let fits = self.leading + self.trailing > 0
-            && leading >= self.leading
-            && trailing >= self.trailing;
-        if fits {
-            self.bits.write(0b10, 2);
-        } else {
-            self.leading = leading;
-            self.trailing = trailing;
-            let width = 64 - leading - trailing;
-            self.bits.write(0b11, 2);
-            self.bits.write(u64::from(leading), 5);
-            self.bits.write(u64::from(width - 1), 6);
-        }
-        self.bits.write(xor >> self.trailing, 64 - self.leading - self.trailing);
     }
 
     /// Whether it has taken all the samples it should.
@@ -202,20 +138,15 @@ impl OpenChunk {
         }
     }
 
-    /// Takes what it holds as a sealed chunk and starts anew.
+    /// Takes what it holds as a sealed chunk and starts anew. It must hold something.
     pub(crate) fn seal(&mut self) -> Chunk {
         let full = std::mem::take(self);
         (self.any, self.last_ms, self.value_bits) = (full.any, full.last_ms, full.value_bits);
-        Chunk {
-            first_ms: full.first_ms,
-            last_ms: full.last_ms,
-            count: full.count,
-            bytes: full.bits.bytes.into_boxed_slice(),
-        }
+        Chunk::new(&full.samples().collect::<Vec<_>>())
     }
 }
 
-/// Decodes a chunk. Ends early if bits are missing, which can happen only to bytes from a disk.
+/// Decodes an open chunk.
 #[derive(Debug)]
 pub(crate) struct Samples<'a> {
     bits: BitReader<'a>,
@@ -224,12 +155,11 @@ pub(crate) struct Samples<'a> {
     timestamp_ms: i64,
     delta: i64,
     value_bits: u64,
-    leading: u32,
-    trailing: u32,
+    window: Window,
 }
 
 impl<'a> Samples<'a> {
-    pub(crate) fn new(bytes: &'a [u8], first_ms: i64, count: u16) -> Self {
+    fn new(bytes: &'a [u8], first_ms: i64, count: u16) -> Self {
         Self {
             bits: BitReader::new(bytes),
             left: count,
@@ -237,8 +167,7 @@ impl<'a> Samples<'a> {
             timestamp_ms: first_ms,
             delta: 0,
             value_bits: 0,
-            leading: 0,
-            trailing: 0,
+            window: Window::default(),
         }
     }
 
@@ -254,8 +183,7 @@ impl<'a> Samples<'a> {
             timestamp_ms: mark.last_ms,
             delta: mark.delta,
             value_bits: mark.value_bits,
-            leading: mark.leading.into(),
-            trailing: mark.trailing.into(),
+            window: mark.window,
         }
     }
 
@@ -272,21 +200,6 @@ impl<'a> Samples<'a> {
         // Two's complement of `payload_bits`: shift the sign to the top and back.
         let shift = 64 - payload_bits;
         Some((raw << shift).cast_signed() >> shift)
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "eleven bits were read")]
-    fn read_xor(&mut self) -> Option<u64> {
-        if self.bits.read(1)? == 0 {
-            return Some(0);
-        }
-        if self.bits.read(1)? == 1 {
-            let window = self.bits.read(11)?;
-            self.leading = (window >> 6) as u32;
-            let width = (window & 0x3f) as u32 + 1;
-            self.trailing = 64_u32.checked_sub(self.leading + width)?;
-        }
-        let raw = self.bits.read(64 - self.leading - self.trailing)?;
-        Some(raw << self.trailing)
     }
 }
 
@@ -307,7 +220,7 @@ impl Iterator for Samples<'_> {
         } else {
             self.delta = self.delta.wrapping_add(self.read_change()?);
             self.timestamp_ms = self.timestamp_ms.wrapping_add(self.delta);
-            self.value_bits ^= self.read_xor()?;
+            self.value_bits ^= self.window.read(&mut self.bits)?;
         }
         Some(Sample { timestamp_ms: self.timestamp_ms, value: f64::from_bits(self.value_bits) })
     }
@@ -331,54 +244,6 @@ impl Samples<'_> {
 mod tests {
     use super::*;
 
-    fn round_trip(samples: &[Sample]) -> usize {
-        let mut open = OpenChunk::default();
-        for (index, &sample) in samples.iter().enumerate() {
-            open.push(sample);
-            assert_eq!(open.len(), index + 1);
-        }
-        let read = |read: Samples<'_>| -> Vec<(i64, u64)> {
-            read.map(|sample| (sample.timestamp_ms, sample.value.to_bits())).collect()
-        };
-        let expected: Vec<(i64, u64)> =
-            samples.iter().map(|sample| (sample.timestamp_ms, sample.value.to_bits())).collect();
-        assert_eq!(read(open.samples()), expected);
-        let chunk = open.seal();
-        assert_eq!(read(chunk.samples()), expected);
-        chunk.bytes.len()
-    }
-
-    #[test]
-    fn what_is_read_is_what_was_written() {
-        for seed in 0..400 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let count = random.usize(1..=usize::from(CHUNK_SAMPLES));
-            let mut timestamp_ms = random.i64(-1_000_000_000_000..2_000_000_000_000);
-            let mut value = random.f64() * 1e6;
-            let style = random.u8(0..5);
-            let mut samples = Vec::new();
-            for _ in 0..count {
-                samples.push(Sample { timestamp_ms, value });
-                timestamp_ms += match random.u8(0..12) {
-                    0 => 1,
-                    1 => random.i64(1..1 << 40),
-                    2..=5 => 1000 + random.i64(-70..70),
-                    _ => 1000,
-                };
-                value = match style {
-                    0 => value,
-                    1 => value + 1.0,
-                    2 => random.f64(),
-                    3 => f64::from_bits(random.u64(..)),
-                    _ => [0.0, -0.0, f64::NAN, f64::INFINITY, crate::stale_marker(), f64::MIN]
-                        [random.usize(0..6)],
-                };
-            }
-            let shown = std::panic::catch_unwind(|| round_trip(&samples));
-            assert!(shown.is_ok(), "seed {seed}");
-        }
-    }
-
     #[test]
     fn the_end_of_an_open_chunk_is_read_from_a_mark() {
         let mut random = fastrand::Rng::with_seed(3);
@@ -398,24 +263,5 @@ mod tests {
         }
         let newest = open.samples_from(100_000).count();
         assert!(newest <= 2 * usize::from(MARK_EVERY), "{newest} decoded for twenty");
-    }
-
-    #[test]
-    fn the_ends_of_the_range_survive() {
-        round_trip(&[
-            Sample { timestamp_ms: i64::MIN, value: 1.0 },
-            Sample { timestamp_ms: 0, value: f64::from_bits(1) },
-            Sample { timestamp_ms: i64::MAX, value: f64::from_bits(u64::MAX) },
-        ]);
-    }
-
-    #[test]
-    fn steady_series_are_small() {
-        let steady: Vec<Sample> =
-            (0..120).map(|i| Sample { timestamp_ms: i * 1000, value: 42.0 }).collect();
-        assert!(round_trip(&steady) < 48, "two bits a sample");
-        let counter: Vec<Sample> =
-            (0..120).map(|i| Sample { timestamp_ms: i * 1000, value: i as f64 }).collect();
-        assert!(round_trip(&counter) < 240, "two bytes a sample");
     }
 }
