@@ -5,7 +5,9 @@
 //! the same code: every node of the plan is evaluated for all steps at once, a column of values per series, so a range query selects
 //! and decodes each series once. Series go through selectors, functions and aggregations one at a time, so that a sum over a hundred
 //! thousand series holds one of them and the sum. Rejected: one evaluation per step, as it repeats selection and label work a thousand
-//! times; a list of all series between nodes, as most of it would be thrown away by the next.
+//! times; a list of all series between nodes, as most of it would be thrown away by the next; a copy of what several rules of a tick
+//! select, which was built and measured (`benches/rules.rs`): 49 ms of CPU with it and 44 ms without for ten rules over 20,000 series, as
+//! the store decodes the last minutes of a series in less time than it takes to copy them.
 //!
 //! The yardstick is Prometheus: what it answers, this answers, its traps included. [`Dialect`] tells its second version from its
 //! third. Native histograms are values like numbers: selected, added, scaled and compared, in `rate` and its family, `*_over_time`,
@@ -26,8 +28,6 @@ mod json;
 mod notes;
 mod plan;
 mod querier;
-mod selections;
-mod shared;
 mod text;
 mod value;
 
@@ -36,7 +36,6 @@ pub use eval::{instant, range};
 pub use expression::Expression;
 pub use json::format_value;
 pub use querier::{Each, Querier, Selection, SeriesView};
-pub use shared::Shared;
 pub use text::{format_number, parse_duration};
 pub use value::{Answer, Series, Value, VectorSample};
 

@@ -9,7 +9,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use holdfast_series::{HistogramSample, Labels, Matcher, Sample, SeriesData, Store};
+use holdfast_series::{HistogramSample, Labels, Matcher, Sample, Store};
 
 use crate::QueryError;
 
@@ -26,27 +26,6 @@ pub struct Selection {
     pub newest_only: bool,
 }
 
-impl Selection {
-    /// Whether both select by the same matchers.
-    pub fn same_matchers(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Matcher, &Matcher)| {
-            a.kind() == b.kind() && a.name() == b.name() && a.value() == b.value()
-        };
-        Arc::ptr_eq(&self.matchers, &other.matchers)
-            || (self.matchers.len() == other.matchers.len()
-                && self.matchers.iter().zip(other.matchers.iter()).all(same))
-    }
-
-    /// Whether everything that `self` needs is within `other`. The newest sample of a series is within any range that has its end,
-    /// as long as the range is not shorter.
-    pub(crate) fn is_within(&self, other: &Self) -> bool {
-        let spans = other.start_ms <= self.start_ms && other.end_ms >= self.end_ms;
-        // What ends later and has only the newest sample does not have the one wanted.
-        let newest = !other.newest_only || (self.newest_only && other.end_ms == self.end_ms);
-        spans && newest && self.same_matchers(other)
-    }
-}
-
 /// One selected series.
 #[derive(Debug, Clone, Copy)]
 pub struct SeriesView<'a> {
@@ -58,27 +37,10 @@ pub struct SeriesView<'a> {
     pub histograms: &'a [HistogramSample],
 }
 
-impl<'a> SeriesView<'a> {
-    /// Of a series that is owned.
-    pub fn of(series: &'a SeriesData) -> Self {
-        let SeriesData { labels, samples, histograms } = series;
-        Self { labels, samples, histograms }
-    }
-
-    /// A copy that is owned.
-    pub fn to_data(self) -> SeriesData {
-        SeriesData {
-            labels: self.labels.clone(),
-            samples: self.samples.into(),
-            histograms: self.histograms.into(),
-        }
-    }
-}
-
 /// Takes one series after the other; `Break` means that no more are wanted.
 pub type Each<'e> = dyn FnMut(SeriesView<'_>) -> ControlFlow<()> + 'e;
 
-/// A source of series: the embedded store, what is shared by the rules of a tick, or a table in a test.
+/// A source of series: the embedded store, or a table in a test.
 pub trait Querier {
     /// Shows each series that passes all matchers and has samples within the selection.
     ///

@@ -12,20 +12,15 @@ use crate::{Series, VectorSample};
 
 /// The instants at which a node is evaluated.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Grid {
+pub(super) struct Grid {
     pub(super) start_ms: i64,
     pub(super) step_ms: i64,
     pub(super) steps: usize,
 }
 
 impl Grid {
-    pub(crate) fn instant(at_ms: i64) -> Self {
+    pub(super) fn instant(at_ms: i64) -> Self {
         Self { start_ms: at_ms, step_ms: 1, steps: 1 }
-    }
-
-    /// The first and the last instant.
-    pub(crate) fn ends(self) -> (i64, i64) {
-        (self.start_ms, self.end_ms())
     }
 
     #[expect(clippy::cast_possible_wrap, reason = "steps are bounded by memory")]

@@ -22,9 +22,7 @@ use std::cell::Cell;
 
 use holdfast_series::{Labels, Sample};
 
-pub(crate) use self::column::Grid;
-use self::column::{Column, SAME_LABELS, has_twins, is_filled, merge};
-pub(crate) use self::windows::subquery_grid;
+use self::column::{Column, Grid, SAME_LABELS, has_twins, is_filled, merge};
 use crate::functions::Point;
 use crate::notes::Notes;
 use crate::plan::{At, Kind, Plan, Shift};
@@ -215,7 +213,7 @@ impl<'a> Evaluator<'a> {
 }
 
 /// When something shifted looks, in a query from `ends.0` to `ends.1`, for the evaluation at `time_ms`.
-pub(crate) fn reference_ms(shift: Shift, ends: (i64, i64), time_ms: i64) -> i64 {
+fn reference_ms(shift: Shift, ends: (i64, i64), time_ms: i64) -> i64 {
     let at = match shift.at {
         None => time_ms,
         Some(At::Start) => ends.0,

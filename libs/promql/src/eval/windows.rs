@@ -166,7 +166,7 @@ fn marks_from(
 }
 
 /// The steps of a subquery are multiples of its step, so that moving the query does not move them.
-pub(crate) fn subquery_grid(start_ms: i64, end_ms: i64, step_ms: i64) -> Option<Grid> {
+fn subquery_grid(start_ms: i64, end_ms: i64, step_ms: i64) -> Option<Grid> {
     let behind = i64::from(start_ms.rem_euclid(step_ms) > 0);
     let first_ms = step_ms.checked_mul(start_ms.div_euclid(step_ms) + behind)?;
     if first_ms > end_ms {
