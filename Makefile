@@ -75,6 +75,10 @@ soak-chat: dev ## random faults under load, and what they cost: nothing may be l
 	$(CARGO) build --quiet -p holdfast-tests --example soak-chat
 	target/debug/examples/soak-chat --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
 
+soak-metrics: dev ## kill -9, flipped bits and a full disk while samples come in (ROUNDS=100, SEED=<n>)
+	$(CARGO) build --quiet -p holdfast-tests --example soak-metrics
+	target/debug/examples/soak-metrics --rounds $(or $(ROUNDS),100) $(if $(SEED),--seed $(SEED))
+
 fuzz: ## every fuzz target for a bounded time (SECONDS_EACH=30)
 	tests/scripts/fuzz
 

@@ -6,6 +6,7 @@
 //! - [`clients`]: chat clients that send numbered messages and check what became of them.
 //! - [`ledger`]: what was lost, doubled or silently left out.
 //! - [`soak`]: a cluster that is broken at random, round after round, while clients talk.
+//! - [`metrics_soak`]: a supervisor that is killed while samples come in, and what it knows afterwards.
 //! - [`single`]: one chat node on Redis, without the rest of a cluster.
 //! - [`wire`]: a WebSocket client that does as little as possible, or what no proper client would do.
 //! - [`usage`]: what a process uses.
@@ -13,6 +14,7 @@
 pub mod clients;
 pub mod cluster;
 pub mod ledger;
+pub mod metrics_soak;
 pub mod process;
 pub mod single;
 pub mod soak;

@@ -7,6 +7,7 @@
 mod backups;
 mod drills;
 mod lifecycle;
+mod metrics_crash;
 mod node_crash;
 mod observability;
 mod redis_crash;
