@@ -1,11 +1,15 @@
 """The metrics engine beside Debian's Prometheus: the same targets, the same rules, the same queries, in the same seconds.
 
-    python3 tests/bench/metrics [--seconds 120] [--targets 200] [--series 1000] [--interval 5s] [--fast]
+    python3 tests/bench/metrics [--seconds 120] [--targets 200] [--series 1000] [--interval 5s] [--only side,fast,small,disk]
 
-Both scrape every target once per interval and evaluate the same file of 20 rules over all of them. CPU is user and system time of the
-server over the measured seconds; memory its peak; bytes per sample what lies on disk (log and blocks) over the samples taken. After the
-measured seconds both get the queries of an overview dashboard, taken in turns. With --fast Holdfast scrapes every second: then only its
-own figures mean anything, the ratios compare five times the work.
+  side   Both scrape every target once per interval and evaluate the same file of 20 rules over all of them. CPU is user and system time
+         of the server over the measured seconds, memory its peak. Then both get the queries of an overview dashboard, in turns.
+  fast   Holdfast alone with the same targets and rules, once a second: it must not need more than one core.
+  small  Holdfast alone with what a small chat cluster has: 10 targets of 300 series, once a second.
+  disk   Bytes per sample in a block, of the same samples in both (storage.py).
+
+About seven minutes in all. CPU time is read from /proc, so that other work on the machine shows little; a machine that is too busy to scrape
+on time says so.
 """
 
 import argparse
@@ -13,19 +17,23 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.parse
-import urllib.request
+
+import storage
+from servers import Server, free_port
 
 HERE = pathlib.Path(__file__).resolve().parent
-HOLDFAST = HERE.parents[2] / "target/release/holdfast"
-READY_WITHIN = 60
+HOLDFAST = pathlib.Path(os.environ.get("HOLDFAST", HERE.parents[2] / "target/release/holdfast"))
+TOKEN = "bench-token-of-one-run"
+# Rounds of queries, and the seconds after which no new one begins: the rival may take seconds for one query.
 ROUNDS = 10
+QUERY_SECONDS = 90
+# Share of the scrapes that must have been on time for the figures to mean anything.
+ON_TIME = 0.95
 
 QUERIES = [
     "sum(up)",
@@ -55,96 +63,55 @@ def rules():
     return json.dumps({"groups": groups})  # JSON is YAML.
 
 
-def free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
-
-
-class Server:
-    def __init__(self, name, command, url, log, disk):
-        self.name, self.url, self.disk = name, url, disk
-        self.log = open(log, "wb")
-        self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *command], stdout=self.log, stderr=self.log)
-
-    def wait(self):
-        deadline = time.monotonic() + READY_WITHIN
-        while time.monotonic() < deadline:
-            try:
-                self.query("1")
-                return
-            except OSError:
-                if self.process.poll() is not None:
-                    break
-                time.sleep(0.2)
-        sys.exit(f"bench: {self.name} did not start, see {self.log.name}: {pathlib.Path(self.log.name).read_text()[-2000:]}")
-
-    def cpu(self):
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def peak(self):
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
-
-    def bytes_on_disk(self):
-        return sum(path.stat().st_size for path in pathlib.Path(self.disk).rglob("*") if path.is_file())
-
-    def query(self, expression, **more):
-        kind = "query_range" if "start" in more else "query"
-        query = urllib.parse.urlencode({"query": expression, **more})
-        with urllib.request.urlopen(f"{self.url}/api/v1/{kind}?{query}", timeout=60) as answer:
-            return json.load(answer)["data"]["result"]
-
-    def value(self, expression):
-        result = self.query(expression)
-        return float(result[0]["value"][1]) if result else float("nan")
-
-
 def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def start(options, directory):
-    source = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, str(HERE / "targets.py"), str(options.targets), str(options.series)],
-        stdout=subprocess.PIPE, text=True)
-    addresses = [f"127.0.0.1:{port}" for port in source.stdout.readline().split()]
+class Targets:
+    """Scrape targets in a process of their own."""
+
+    def __init__(self, targets, series):
+        self.process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, str(HERE / "targets.py"), str(targets), str(series)],
+            stdout=subprocess.PIPE, text=True)
+        self.addresses = [f"127.0.0.1:{port}" for port in self.process.stdout.readline().split()]
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def holdfast(directory, name, interval, addresses):
+    """A supervisor with a state folder of its own."""
+    port, settings = free_port(), directory / f"{name}.toml"
+    (directory / "token").write_text(TOKEN)
     (directory / "rules.yml").write_text(rules())
-    own, rival = free_port(), free_port()
-    interval = options.interval
-    (directory / "token").write_text("bench-token-of-one-run")
-    scrape = "1s" if options.fast else interval
-    (directory / "holdfast.toml").write_text(f"""
+    job = f"[[scrape.job]]\nname = \"bench\"\ntargets = {json.dumps(addresses)}\n[rules]\nfiles = [\"rules.yml\"]\nevaluation_interval = \"{interval}\"\n"
+    settings.write_text(f"""
 [supervisor]
-listen = "127.0.0.1:{own}"
+listen = "127.0.0.1:{port}"
 token_file = "token"
-state_dir = "state"
-[log]
-level = "warn"
+state_dir = "{name}"
 [scrape]
-interval = "{scrape}"
-timeout = "{scrape}"
-[[scrape.job]]
-name = "bench"
-targets = {json.dumps(addresses)}
+interval = "{interval}"
+timeout = "{interval}"
 [metrics]
 series_max = 1000000
-[rules]
-files = ["rules.yml"]
-evaluation_interval = "{interval}"
-""")
+""" + (job if addresses else ""))
+    return Server("holdfast", [str(HOLDFAST), "supervise", "--config", str(settings)], f"http://127.0.0.1:{port}",
+                  directory / f"{name}.log", directory / name / "metrics")
+
+
+def prometheus(directory, interval, addresses):
+    port = free_port()
     (directory / "prometheus.yml").write_text(json.dumps({
         "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
         "rule_files": [str(directory / "rules.yml")],
         "scrape_configs": [{"job_name": "bench", "static_configs": [{"targets": addresses}]}],
     }))
-    ours = Server("holdfast", [str(HOLDFAST), "supervise", "--config", str(directory / "holdfast.toml")],
-                  f"http://127.0.0.1:{own}", directory / "holdfast.log", directory / "state/metrics")
-    theirs = Server("prometheus", ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb",
-                                   f"--web.listen-address=127.0.0.1:{rival}"],
-                    f"http://127.0.0.1:{rival}", directory / "prometheus.log", directory / "tsdb")
-    return source, [ours, theirs]
+    return Server("prometheus", ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb",
+                                 f"--web.listen-address=127.0.0.1:{port}"],
+                  f"http://127.0.0.1:{port}", directory / "prometheus.log", directory / "tsdb")
 
 
 def ask(server, seconds, times):
@@ -157,64 +124,108 @@ def ask(server, seconds, times):
             times.append((time.perf_counter() - begun) * 1e3)
 
 
+def observe(servers, warm_up, seconds, interval):
+    """CPU seconds, memory and samples of some servers over the same seconds."""
+    for server in servers:
+        server.wait()
+    time.sleep(warm_up)
+    before = [server.cpu() for server in servers]
+    time.sleep(seconds)
+    figures = []
+    for server, cpu in zip(servers, before):
+        used = server.cpu() - cpu
+        scrapes = server.value(f"sum(count_over_time(up{{job=\"bench\"}}[{seconds}s]))")
+        due = server.value("count(up{job=\"bench\"})") * seconds / interval
+        figures.append({"cpu": used, "memory": server.peak(), "on_time": scrapes / due, "times": [], "seconds": seconds,
+                        "samples": server.value(f"sum(sum_over_time(scrape_samples_scraped[{seconds}s]))")})
+        if scrapes < ON_TIME * due:
+            print(f"bench: {server.name} made {scrapes:.0f} of {due:.0f} scrapes: the machine is too busy, or it is too slow", file=sys.stderr)
+    return figures
+
+
+def side(options, directory):
+    targets = Targets(options.targets, options.series)
+    servers = [holdfast(directory, "side", options.interval, targets.addresses), prometheus(directory, options.interval, targets.addresses)]
+    try:
+        figures = observe(servers, options.warm_up, options.seconds, float(options.interval.rstrip("s")))
+        # In turns, so that a busy machine slows both.
+        deadline = time.monotonic() + QUERY_SECONDS
+        for _ in range(ROUNDS):
+            for server, figure in zip(servers, figures):
+                ask(server, options.seconds + options.warm_up, figure["times"])
+            if time.monotonic() > deadline:
+                break
+        for server, figure in zip(servers, figures):
+            figure["peak"] = server.peak()
+            figure["rules"] = server.value("sum(prometheus_rule_group_last_duration_seconds)") * 1e3
+        return figures
+    finally:
+        for process in [*servers, targets]:
+            process.stop()
+
+
+def alone(options, directory, name, targets, series, seconds):
+    targets = Targets(targets, series)
+    server = holdfast(directory, name, "1s", targets.addresses)
+    try:
+        [figures] = observe([server], options.warm_up, seconds, 1)
+        figures["rules"] = server.value("sum(prometheus_rule_group_last_duration_seconds)") * 1e3
+        return figures
+    finally:
+        server.stop()
+        targets.stop()
+
+
+def show(name, figures):
+    text = (f"{name:<24}{figures['cpu']:>8.1f} CPU s {100 * figures['cpu'] / figures['seconds']:>7.2f} % of one core"
+            f"{figures['memory'] / 2**20:>8.0f} MiB {1e6 * figures['cpu'] / figures['samples']:>7.2f} us/sample"
+            f"{100 * figures['on_time']:>7.1f} % on time{figures['rules']:>8.1f} ms rules")
+    if times := figures["times"]:
+        text += f"  queries p50 {statistics.median(times):.1f} p95 {percentile(times, .95):.1f} p99 {percentile(times, .99):.1f} ms"
+        text += f", {figures['peak'] / 2**20:.0f} MiB after them"
+    print(text, flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=120, help="measured, after a warm-up of 30")
+    parser.add_argument("--seconds", type=int, default=120, help="measured side by side, after the warm-up")
     parser.add_argument("--warm-up", type=int, default=30)
     parser.add_argument("--targets", type=int, default=200)
     parser.add_argument("--series", type=int, default=1000, help="per target")
-    parser.add_argument("--interval", default="5s")
-    parser.add_argument("--fast", action="store_true", help="Holdfast scrapes every second")
+    parser.add_argument("--interval", default="5s", help="whole seconds")
+    parser.add_argument("--only", default="side,fast,small,disk", help="parts to run; without side and disk there is no row")
     options = parser.parse_args()
-    for program in ("prometheus", "setpriv"):
+    for program in ("prometheus", "promtool", "setpriv"):
         if not shutil.which(program):
             sys.exit(f"bench: {program} is not installed")
     if not HOLDFAST.exists():
         sys.exit("bench: run make build first")
+    parts = options.only.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        measure(options, pathlib.Path(folder))
+        directory = pathlib.Path(folder)
+        row = []
+        if "side" in parts:
+            ours, theirs = side(options, directory)
+            show("holdfast", ours)
+            show("prometheus", theirs)
+            query = percentile(ours["times"], .95) / percentile(theirs["times"], .95)
+            row += [f"cpu={ours['cpu'] / theirs['cpu']:.3f}", f"memory={ours['memory'] / theirs['memory']:.3f}", f"query_p95={query:.3f}"]
+        if "fast" in parts:
+            show("holdfast every second", alone(options, directory, "fast", options.targets, options.series, 45))
+        if "small" in parts:
+            show("holdfast, 10 targets", alone(options, directory, "small", 10, 300, 30))
+        if "disk" in parts:
+            start = lambda: started(holdfast(directory, "disk", "5s", []))
+            own, rival = storage.measure(directory, start, TOKEN)
+            print(f"bytes per sample in a block: holdfast {own:.2f}, prometheus {rival:.2f}, ratio {own / rival:.2f}")
+            row.append(f"bytes_per_sample={own:.2f}")
+        if "side" in parts and "disk" in parts:
+            print("bench-metrics", *row, f"rules_ms={ours['rules']:.0f}")
 
 
-def measure(options, directory):
-    source, servers = start(options, directory)
-    try:
-        for server in servers:
-            server.wait()
-        time.sleep(options.warm_up)
-        before = [server.cpu() for server in servers]
-        time.sleep(options.seconds)
-        figures = []
-        for server, cpu in zip(servers, before):
-            seconds = server.cpu() - cpu
-            samples = server.value("sum(sum_over_time(scrape_samples_scraped[1h]))")
-            figures.append({"cpu": seconds, "memory": server.peak(), "bytes": server.bytes_on_disk() / samples, "samples": samples, "times": []})
-        # In turns, so that a busy machine slows both.
-        for _ in range(ROUNDS):
-            for server, figure in zip(servers, figures):
-                ask(server, options.seconds + options.warm_up, figure["times"])
-        for server, figure in zip(servers, figures):
-            figure["peak"] = server.peak()
-            figure["rules"] = server.value("sum(prometheus_rule_group_last_duration_seconds)") * 1e3
-        show(options, servers, figures)
-    finally:
-        for process in [source, *(server.process for server in servers)]:
-            process.kill()
-            process.wait()
-
-
-def show(options, servers, figures):
-    row = "{:<12}{:>10}{:>14}{:>12}{:>10}{:>10}{:>10}{:>16}{:>12}"
-    print(row.format("", "CPU s", "of one core", "peak MiB", "p50 ms", "p95 ms", "p99 ms", "bytes/sample", "samples"))
-    for server, figure in zip(servers, figures):
-        times = figure["times"]
-        print(row.format(server.name, f"{figure['cpu']:.1f}", f"{100 * figure['cpu'] / options.seconds:.1f} %", f"{figure['memory'] / 2**20:.0f}",
-                         f"{statistics.median(times):.1f}", f"{percentile(times, .95):.1f}", f"{percentile(times, .99):.1f}",
-                         f"{figure['bytes']:.2f}", f"{figure['samples']:.0f}"))
-    ours, theirs = figures
-    ratio = lambda name: ours[name] / theirs[name]
-    query = percentile(ours["times"], .95) / percentile(theirs["times"], .95)
-    print(f"bench-metrics cpu={ratio('cpu'):.3f} memory={ratio('memory'):.3f} query_p95={query:.3f} "
-          f"bytes_per_sample={ours['bytes']:.2f} rules_ms={ours['rules']:.0f}")
+def started(server):
+    server.wait()
+    return server
 
 
 main()
