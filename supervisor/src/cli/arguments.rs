@@ -293,6 +293,7 @@ pub(super) enum RedisCommand {
 }
 
 #[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Restart {
     /// One server after the other: the only way there is
     #[arg(long, required_unless_present_any = ["resume", "stop"])]

@@ -77,7 +77,7 @@ fn bar(from: f64, length: f64, whole: f64) -> String {
     let begin = position(from).floor().min(BAR_CHARS - 1.0);
     let end = position(from + length).ceil().max(begin + 1.0);
     (0..40)
-        .map(|at| f64::from(at))
+        .map(f64::from)
         .map(|at| if at < begin || at >= end { ' ' } else { '█' })
         .collect::<String>()
         .trim_end()

@@ -129,10 +129,10 @@ fn replayed(answer: &Value) -> String {
     if count("before") > 0 {
         append!(shown, "  dealt with before, by a replay that broke off: {}\n", count("before"));
     }
-    if !is_dry {
-        append!(shown, "  refused by the primary: {}\n", count("failed"));
-    } else {
+    if is_dry {
         shown.push_str("Nothing was changed; --apply does it.\n");
+    } else {
+        append!(shown, "  refused by the primary: {}\n", count("failed"));
     }
     shown
 }

@@ -259,7 +259,7 @@ mod tests {
     impl Test {
         fn new(needed: u32) -> Self {
             let servers = [2, 3, 1].map(address).to_vec();
-            let timeout = Duration::from_secs(60);
+            let timeout = Duration::from_mins(1);
             Self {
                 begin: tokio::time::Instant::now().into_std(),
                 rolling: Rolling::new("me".to_owned(), servers, needed, timeout, 4),

@@ -36,10 +36,9 @@ impl Demand {
             return self.settings.replicas;
         }
         let possible = healthy.min(self.settings.replicas);
-        if possible <= self.present {
-            (self.present, self.more_since) = (possible, None);
-        } else if now.saturating_duration_since(*self.more_since.get_or_insert(now)) >= RAISE_AFTER
-        {
+        let is_more = possible > self.present;
+        let since = *self.more_since.get_or_insert(now);
+        if !is_more || now.saturating_duration_since(since) >= RAISE_AFTER {
             (self.present, self.more_since) = (possible, None);
         }
         self.present

@@ -145,8 +145,9 @@ pub fn losses(account: &Account, later: &[Event]) -> Vec<String> {
         ),
     }];
     let homecoming = later.iter().filter_map(Homecoming::of);
-    let homecoming = homecoming.filter(|back| back.epoch == account.epoch && back.server == *from);
-    let Some(back) = homecoming.last() else {
+    let mut homecoming =
+        homecoming.filter(|back| back.epoch == account.epoch && back.server == *from);
+    let Some(back) = homecoming.next_back() else {
         lines.push(format!(
             "{from} has not come back yet; if it does with its data, what only it has is counted, saved and told here."
         ));

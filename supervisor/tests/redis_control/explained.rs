@@ -138,10 +138,15 @@ async fn event_command_line_page_and_trace_tell_the_same() {
         let line = text.lines().find(|line| line.contains(" promoted ")).unwrap();
         assert!(line.contains('█') && line.contains(" ms"), "{line}");
     }
-    let page = supervisor.get(&format!("/incidents/{}", event.incident.unwrap())).await;
-    for part in ["What was held back", "<rect x=", "has not come back", &trace] {
-        assert!(page.contains(part), "no {part:?} in {page}");
+    for path in [format!("/incidents/{}", event.incident.unwrap()), format!("/events/{}", event.id)]
+    {
+        let page = supervisor.get(&path).await;
+        for part in ["What was held back", "<rect x=", "has not come back", &trace] {
+            assert!(page.contains(part), "no {part:?} at {path}: {page}");
+        }
     }
+    let status = supervisor.get("/").await;
+    assert!(status.contains(&format!("href=\"/events/{}\"", event.id)), "{status}");
     let metrics = supervisor.get("/metrics").await;
     for step in &account.steps {
         let line = format!(

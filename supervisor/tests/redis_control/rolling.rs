@@ -49,7 +49,7 @@ async fn order(cluster: &Cluster, order: RestartOrder) -> Result<(), String> {
 async fn every_server_is_restarted_and_the_data_stay() {
     let by = RestartBy::Shutdown;
     let mut cluster = Cluster::start(servers().await, |settings| {
-        settings.restart = Some(Restart { by, timeout: Duration::from_secs(60) });
+        settings.restart = Some(Restart { by, timeout: Duration::from_mins(1) });
     })
     .await;
     let (old, epoch) = (cluster.primary().address(), cluster.status().epoch);
@@ -92,7 +92,7 @@ async fn the_first_problem_stops_it_and_the_rest_can_be_taken_up() {
     let command = ["/bin/sh", "-c", "echo no such unit; exit 5"].map(str::to_owned).to_vec();
     let by = RestartBy::Command(command);
     let cluster = Cluster::start(servers().await, |settings| {
-        settings.restart = Some(Restart { by, timeout: Duration::from_secs(60) });
+        settings.restart = Some(Restart { by, timeout: Duration::from_mins(1) });
     })
     .await;
     let refused = order(&cluster, RestartOrder::Resume).await.unwrap_err();

@@ -129,8 +129,7 @@ impl RedisController {
 
     pub(super) fn note_aside(&mut self, aside: Aside) {
         match aside {
-            Aside::NeverFenced => {}
-            Aside::Answered => {}
+            Aside::NeverFenced | Aside::Answered => {}
             Aside::Hook(run) => self.note_hook(&run),
             Aside::Replayed(id) => {
                 self.replaying.remove(&id);

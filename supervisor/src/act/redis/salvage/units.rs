@@ -130,13 +130,14 @@ impl Cutter {
             "multi" => self.open = Some(Unit { database: self.database, commands: Vec::new() }),
             "exec" => self.units.extend(self.open.take().filter(|unit| !unit.commands.is_empty())),
             name if MESSAGES.contains(&name) => self.messages += 1,
-            _ => match &mut self.open {
-                Some(unit) => unit.commands.push(arguments),
-                None => {
+            _ => {
+                if let Some(unit) = &mut self.open {
+                    unit.commands.push(arguments);
+                } else {
                     let commands = vec![arguments];
                     self.units.push(Unit { database: self.database, commands });
                 }
-            },
+            }
         }
     }
 }

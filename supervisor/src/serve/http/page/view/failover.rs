@@ -21,7 +21,7 @@ pub(super) struct FailoverView {
     seconds: Option<String>,
     seen: Vec<Sighting>,
     held: Vec<Sighting>,
-    steps: Vec<Step>,
+    steps: Vec<StepRow>,
     losses: Vec<String>,
     trace: Option<String>,
 }
@@ -35,7 +35,7 @@ struct Sighting {
 }
 
 #[derive(Debug, Serialize)]
-struct Step {
+struct StepRow {
     step: String,
     at: String,
     took: String,
@@ -75,7 +75,7 @@ fn view(account: &Account, later: &[Event]) -> FailoverView {
     });
     let steps = account.steps.iter().map(|step| {
         let x = ((step.at_seconds - begin) * scale).clamp(0.0, WIDTH - BAR_MIN);
-        Step {
+        StepRow {
             step: step.step.clone(),
             at: signed(step.at_seconds),
             took: format::seconds(step.seconds),
