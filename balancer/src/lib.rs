@@ -8,6 +8,7 @@
 //! - [`config`]: the settings file as written → checked [`Config`].
 //! - `proxy`: listeners, workers, requests on their way, relay.
 //! - [`message`]: HTTP/1.1 heads and bodies as bytes (pure).
+//! - [`proxy_protocol`], [`tls`]: what comes before the first byte of a message.
 //! - [`pool`]: servers, their state, and the choice between them (pure in [`pool::state`] and [`pool::balance`]).
 //! - `check`: active health checks.
 //! - [`control`]: the balancer as a whole; reload.
@@ -23,7 +24,9 @@ pub mod message;
 pub mod metrics;
 pub mod pool;
 mod proxy;
+pub mod proxy_protocol;
 pub mod run;
+pub mod tls;
 
 pub use config::Config;
 pub use run::{Bound, RunError, Started};

@@ -320,3 +320,31 @@ async fn metrics_pass_promtool() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
+
+#[tokio::test]
+async fn clients_wait_in_line_for_a_server_with_room() {
+    let upstream = Upstream::start("a");
+    let text = settings(
+        "server_max_connections = 1\nqueue_max = 1\nqueue_timeout = \"1m\"",
+        &[("a", upstream.address)],
+    );
+    let balancer = Balancer::start(&text).await;
+    let address = balancer.address("l");
+    let url = format!("ws://{address}/ws");
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    let waiting = tokio::spawn(async move { request(address, "GET", "/", &[], b"").await });
+    until("the second client to wait", async || {
+        let queued = balancer.metric("balancer_pool_queued{pool=\"p\"}").await;
+        if queued > 0.0 { Ok(()) } else { Err(queued) }
+    })
+    .await;
+    let third = request(address, "GET", "/", &[], b"").await;
+    assert_eq!((third.status, third.text()), (503, "every server is busy\n"));
+    assert!(third.head.contains("retry-after: "), "{}", third.head);
+    assert!(!waiting.is_finished());
+    socket.close(None).await.unwrap();
+    while let Some(Ok(_)) = socket.next().await {}
+    assert_eq!(timeout(DEADLINE, waiting).await.unwrap().unwrap().status, 200);
+    let full = "balancer_pool_errors_total{cause=\"queue_full\",pool=\"p\"}";
+    assert!((balancer.metric(full).await - 1.0).abs() < 0.1);
+}

@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
+use tokio_rustls::TlsConnector;
 
 use super::backend::BODY;
+use super::tls::NAME;
 
 /// What a browser sends to an API.
 const REQUEST: &[u8] = b"GET /api/v1/rooms/42/messages?before=1718000000&limit=50 HTTP/1.1\r\n\
@@ -161,6 +164,29 @@ pub(crate) async fn new_connections(
     crowd(Rc::clone(&shared), (0..clients).map(|_| client(Rc::clone(&shared)))).await
 }
 
+/// A connection with a full handshake for each request.
+pub(crate) async fn tls_handshakes(
+    address: SocketAddr,
+    clients: usize,
+    lasting: Duration,
+    tls: TlsConnector,
+) -> Done {
+    let shared = Loop::new(lasting, None);
+    let client = |shared: Rc<Loop>, tls: TlsConnector| async move {
+        let mut buffer = Vec::with_capacity(2_048);
+        while let Some(due) = shared.next().await {
+            let outcome = async {
+                let mut stream = tls.connect(name(), connect(address).await?).await?;
+                exchange(&mut stream, &mut buffer).await?;
+                reset(stream.into_inner().0)
+            };
+            shared.note(due, &outcome.await);
+        }
+    };
+    let clients = (0..clients).map(|_| client(Rc::clone(&shared), tls.clone()));
+    crowd(Rc::clone(&shared), clients).await
+}
+
 /// WebSockets opened, one message each, and closed.
 pub(crate) async fn handshakes(address: SocketAddr, clients: usize, lasting: Duration) -> Done {
     let shared = Loop::new(lasting, None);
@@ -232,29 +258,50 @@ pub(crate) async fn round_trips(
 }
 
 /// Reads bulk data; an operation is a MiB.
-pub(crate) async fn bulk(address: SocketAddr, streams: usize, lasting: Duration) -> Done {
+pub(crate) async fn bulk(
+    address: SocketAddr,
+    streams: usize,
+    lasting: Duration,
+    tls: Option<TlsConnector>,
+) -> Done {
     let shared = Loop::new(lasting, None);
     let bytes = Rc::new(Cell::new(0));
-    let client = |shared: Rc<Loop>, bytes: Rc<Cell<u64>>| async move {
-        let mut block = vec![0; BLOCK];
+    let client = |shared: Rc<Loop>, bytes: Rc<Cell<u64>>, tls: Option<TlsConnector>| async move {
         let outcome = async {
-            let mut stream = connect(address).await?;
-            while Instant::now() < shared.end {
-                let count = stream.read(&mut block).await?;
-                if count == 0 || block[..count].iter().any(|byte| *byte != b'y') {
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                bytes.set(bytes.get() + count as u64);
+            let stream = connect(address).await?;
+            match tls {
+                None => drain(stream, &shared, &bytes).await,
+                Some(tls) => drain(tls.connect(name(), stream).await?, &shared, &bytes).await,
             }
-            Ok(())
         };
         let outcome: io::Result<()> = outcome.await;
         shared.done.borrow_mut().errors += u64::from(outcome.is_err());
     };
-    let clients = (0..streams).map(|_| client(Rc::clone(&shared), Rc::clone(&bytes)));
+    let clients = (0..streams).map(|_| client(Rc::clone(&shared), Rc::clone(&bytes), tls.clone()));
     let mut done = crowd(Rc::clone(&shared), clients).await;
     done.operations = bytes.get() / MIB;
     done
+}
+
+async fn drain<S: AsyncRead + Unpin>(
+    mut stream: S,
+    shared: &Loop,
+    bytes: &Cell<u64>,
+) -> io::Result<()> {
+    let mut block = vec![0; BLOCK];
+    while Instant::now() < shared.end {
+        let count = stream.read(&mut block).await?;
+        if count == 0 || block[..count].iter().any(|byte| *byte != b'y') {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        bytes.set(bytes.get() + count as u64);
+    }
+    Ok(())
+}
+
+/// Whom every proxy has a certificate for.
+fn name() -> ServerName<'static> {
+    ServerName::try_from(NAME).expect("a constant that is a name")
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -289,7 +336,7 @@ async fn open_websocket(address: SocketAddr) -> io::Result<TcpStream> {
 /// One request and its answer.
 async fn exchange<S>(stream: &mut S, buffer: &mut Vec<u8>) -> io::Result<()>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     stream.write_all(REQUEST).await?;
     buffer.clear();

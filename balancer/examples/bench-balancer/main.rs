@@ -11,8 +11,10 @@ mod backend;
 mod load;
 mod proxies;
 mod report;
+mod tls;
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
@@ -43,7 +45,7 @@ struct Arguments {
     /// Idle WebSockets beyond the first 500
     #[arg(long, default_value_t = 4_000)]
     idle: usize,
-    /// Only these measurements (http, http-rate, new, ws, ws-rate, handshake, idle, tcp)
+    /// Only these measurements (http, http-rate, new, ws, ws-rate, handshake, idle, tcp, tls, tls-bulk)
     #[arg(long, value_delimiter = ',')]
     only: Vec<Measure>,
     /// Only these proxies beside HAProxy, the yardstick (ours, nginx)
@@ -61,6 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 async fn run(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
+    tls::certify(dir.path())?;
     let backends = backend::start()?;
     let mut kinds = vec![Kind::Haproxy, Kind::Ours, Kind::Nginx];
     if !arguments.against.is_empty() {
@@ -83,7 +86,7 @@ async fn run(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
             }
             proxies.rotate_left(1);
             for proxy in &proxies {
-                let sample = work(measure, proxy, arguments).await?;
+                let sample = work(measure, proxy, dir.path(), arguments).await?;
                 report.add(measure, proxy.kind, sample);
             }
         }
@@ -103,10 +106,11 @@ async fn run(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
 async fn work(
     measure: Measure,
     proxy: &Proxy,
+    dir: &Path,
     arguments: &Arguments,
 ) -> Result<Sample, Box<dyn Error>> {
     let lasting = Duration::from_secs_f64(arguments.seconds);
-    let Proxy { http, tcp, .. } = *proxy;
+    let Proxy { http, tcp, https, tls_bulk, .. } = *proxy;
     let (cpu, done) = match measure {
         Measure::Http => metered(proxy, load::http(http, CLIENTS, lasting, None)).await?,
         Measure::HttpRate => {
@@ -119,7 +123,15 @@ async fn work(
             metered(proxy, load::round_trips(sockets, lasting, rate)).await?
         }
         Measure::Handshake => metered(proxy, load::handshakes(http, CLIENTS, lasting)).await?,
-        Measure::Tcp => metered(proxy, load::bulk(tcp, STREAMS, lasting)).await?,
+        Measure::Tcp => metered(proxy, load::bulk(tcp, STREAMS, lasting, None)).await?,
+        Measure::Tls => {
+            let client = tls::client(dir)?;
+            metered(proxy, load::tls_handshakes(https, CLIENTS, lasting, client)).await?
+        }
+        Measure::TlsBulk => {
+            let client = Some(tls::client(dir)?);
+            metered(proxy, load::bulk(tls_bulk, STREAMS, lasting, client)).await?
+        }
         Measure::Idle => unreachable!("memory is measured apart"),
     };
     Ok(Sample {

@@ -37,6 +37,8 @@ pub(crate) struct Proxy {
     pub(crate) kind: Kind,
     pub(crate) http: SocketAddr,
     pub(crate) tcp: SocketAddr,
+    pub(crate) https: SocketAddr,
+    pub(crate) tls_bulk: SocketAddr,
     process: Child,
 }
 
@@ -47,14 +49,15 @@ impl Proxy {
         dir: &Path,
         backends: &Backends,
     ) -> Result<Self, Box<dyn Error>> {
-        let [http, tcp, admin] = [free()?, free()?, free()?];
-        let ports = [http, tcp, admin];
+        let ports = [free()?, free()?, free()?, free()?, free()?];
+        let [http, tcp, https, tls_bulk, _] = ports;
+        let certificates = dir;
         let dir = dir.join(format!("{kind:?}"));
         fs::create_dir_all(&dir)?;
         let (file, text) = match kind {
-            Kind::Haproxy => ("haproxy.cfg", haproxy(ports, backends)),
-            Kind::Ours => ("balancer.toml", ours(&dir, ports, backends)),
-            Kind::Nginx => ("nginx.conf", nginx(&dir, ports, backends)),
+            Kind::Haproxy => ("haproxy.cfg", haproxy(certificates, ports, backends)),
+            Kind::Ours => ("balancer.toml", ours(&dir, certificates, ports, backends)),
+            Kind::Nginx => ("nginx.conf", nginx(&dir, certificates, ports, backends)),
         };
         let file = dir.join(file);
         fs::write(&file, text)?;
@@ -71,7 +74,7 @@ impl Proxy {
         let process = command
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .spawn()?;
-        let proxy = Self { kind, http, tcp, process };
+        let proxy = Self { kind, http, tcp, https, tls_bulk, process };
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(http).await.is_err() {
             if Instant::now() > deadline {
@@ -150,12 +153,22 @@ fn free() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
-fn haproxy([http, tcp, _]: [SocketAddr; 3], backends: &Backends) -> String {
+/// HTTP, TCP, both again in TLS, and the operator API.
+type Ports = [SocketAddr; 5];
+
+fn haproxy(
+    certificates: &Path,
+    [http, tcp, https, tls_bulk, _]: Ports,
+    backends: &Backends,
+) -> String {
     let (web, bulk) = (backends.http, backends.bulk);
+    let pem = certificates.join("both.pem");
+    let pem = pem.display();
     format!(
         "global
     nbthread {THREADS}
     maxconn 9000
+    ssl-default-bind-options ssl-min-ver TLSv1.2
 defaults
     mode http
     timeout connect 5s
@@ -166,6 +179,7 @@ defaults
     option http-keep-alive
 frontend web
     bind {http}
+    bind {https} ssl crt {pem}
     option forwardfor
     http-request set-header X-Forwarded-Proto http
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
@@ -177,12 +191,19 @@ backend web
 listen bulk
     mode tcp
     bind {tcp}
+    bind {tls_bulk} ssl crt {pem}
     server a {bulk}
 "
     )
 }
 
-fn nginx(dir: &Path, [http, tcp, _]: [SocketAddr; 3], backends: &Backends) -> String {
+fn nginx(
+    dir: &Path,
+    certificates: &Path,
+    [http, tcp, https, tls_bulk, _]: Ports,
+    backends: &Backends,
+) -> String {
+    let certificates = certificates.display();
     let (web, bulk, dir) = (backends.http, backends.bulk, dir.display());
     format!(
         "daemon off;
@@ -202,10 +223,14 @@ http {{
     scgi_temp_path {dir}/scgi;
     keepalive_requests 100000000;
     tcp_nodelay on;
+    ssl_certificate {certificates}/cert.pem;
+    ssl_certificate_key {certificates}/key.pem;
+    ssl_protocols TLSv1.2 TLSv1.3;
     upstream web {{ least_conn; server {web}; keepalive 64; keepalive_requests 100000000; }}
     map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
     server {{
         listen {http} backlog=4096;
+        listen {https} ssl backlog=4096;
         location / {{
             proxy_pass http://web;
             proxy_http_version 1.1;
@@ -221,14 +246,25 @@ http {{
     }}
 }}
 stream {{
-    server {{ listen {tcp}; proxy_pass {bulk}; }}
+    ssl_certificate {certificates}/cert.pem;
+    ssl_certificate_key {certificates}/key.pem;
+    server {{ listen {tcp}; listen {tls_bulk} ssl; proxy_pass {bulk}; }}
 }}
 "
     )
 }
 
-fn ours(dir: &Path, [http, tcp, admin]: [SocketAddr; 3], backends: &Backends) -> String {
+fn ours(
+    dir: &Path,
+    certificates: &Path,
+    [http, tcp, https, tls_bulk, admin]: Ports,
+    backends: &Backends,
+) -> String {
     let (web, bulk, dir) = (backends.http, backends.bulk, dir.display());
+    let certificates = certificates.display();
+    let tls = format!(
+        "[[listener.tls.certificate]]\nchain = \"{certificates}/cert.pem\"\nkey = \"{certificates}/key.pem\""
+    );
     format!(
         "[admin]
 listen = \"{admin}\"
@@ -244,6 +280,19 @@ name = \"bulk\"
 listen = \"{tcp}\"
 mode = \"tcp\"
 pool = \"bulk\"
+[[listener]]
+name = \"https\"
+listen = \"{https}\"
+pool = \"web\"
+[listener.tls]
+{tls}
+[[listener]]
+name = \"tls-bulk\"
+listen = \"{tls_bulk}\"
+mode = \"tcp\"
+pool = \"bulk\"
+[listener.tls]
+{tls}
 [[pool]]
 name = \"web\"
 [[pool.server]]

@@ -23,12 +23,16 @@ pub(crate) enum Measure {
     Handshake,
     /// A MiB of a TCP stream.
     Tcp,
+    /// A new connection with a full TLS handshake and one request.
+    Tls,
+    /// A MiB of a stream in TLS towards the client.
+    TlsBulk,
     /// An idle WebSocket.
     Idle,
 }
 
 impl Measure {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Http,
         Self::HttpRate,
         Self::New,
@@ -36,6 +40,8 @@ impl Measure {
         Self::WsRate,
         Self::Handshake,
         Self::Tcp,
+        Self::Tls,
+        Self::TlsBulk,
         Self::Idle,
     ];
 
@@ -48,6 +54,8 @@ impl Measure {
             Self::WsRate => "WebSocket round trip, fixed rate [µs]",
             Self::Handshake => "WebSocket handshake [µs]",
             Self::Tcp => "TCP relay [µs per MiB]",
+            Self::Tls => "TLS handshake + request [µs]",
+            Self::TlsBulk => "TLS relay [µs per MiB]",
             Self::Idle => "idle WebSocket [bytes]",
         }
     }
@@ -98,13 +106,14 @@ impl Report {
         }
         let ours = |measure| ratio(self.ratio(measure, Kind::Ours));
         println!(
-            "bench-balancer http={} ws={} handshake={} idle_bytes={:.0} idle={} tcp={} tls=- errors={}",
+            "bench-balancer http={} ws={} handshake={} idle_bytes={:.0} idle={} tcp={} tls={} errors={}",
             ours(Measure::Http),
             ours(Measure::Ws),
             ours(Measure::Handshake),
             self.value(Measure::Idle, Kind::Ours).unwrap_or(f64::NAN),
             ours(Measure::Idle),
             ours(Measure::Tcp),
+            ours(Measure::Tls),
             self.errors(Kind::Ours),
         );
     }

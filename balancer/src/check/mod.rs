@@ -35,14 +35,15 @@ pub(crate) async fn watch(pool: Arc<Pool>, server: Arc<Server>, workers: Arc<[Ha
 
 async fn check_on(pool: &Pool, server: &Server, workers: &[Handle]) {
     loop {
-        let rules = pool.rules();
+        let of_pool = pool.rules();
         let in_maintenance = server.record().state.admin() == AdminState::Maintenance;
-        let Some(rules) = rules.check.as_ref().filter(|_| !in_maintenance) else {
+        let Some(rules) = of_pool.check.as_ref().filter(|_| !in_maintenance) else {
             // Awaited in turn with the notice of a change; whichever comes first.
             let _ = timeout(REST, server.check_now.notified()).await;
             continue;
         };
-        let probed = timeout(rules.timeout, probe::probe(&rules.kind, server.address())).await;
+        let probed =
+            timeout(rules.timeout, probe::probe(&rules.kind, server.address(), &of_pool)).await;
         let (result, detail) = match probed {
             Ok(Ok(())) => (CheckResult::Pass, None),
             Ok(Err(error)) => (CheckResult::Fail, Some(error.to_string())),

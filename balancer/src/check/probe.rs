@@ -3,9 +3,9 @@
 use std::io;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
-use crate::config::{Address, CheckKind};
+use crate::config::{Address, CheckKind, PoolRules};
+use crate::proxy::upstream;
 
 /// A status line is shorter; what follows it is not read.
 const STATUS_LINE_MAX: usize = 512;
@@ -29,17 +29,19 @@ pub(super) enum ProbeError {
 ///
 /// # Cancel safety
 /// Dropping it closes the connection; nothing else is affected.
-pub(super) async fn probe(kind: &CheckKind, address: &Address) -> Result<(), ProbeError> {
-    let connected = match address.socket() {
-        Some(socket) => TcpStream::connect(socket).await,
-        None => TcpStream::connect(address.as_str()).await,
-    };
-    let mut stream = connected.map_err(ProbeError::Connect)?;
+pub(super) async fn probe(
+    kind: &CheckKind,
+    address: &Address,
+    rules: &PoolRules,
+) -> Result<(), ProbeError> {
+    let mut stream =
+        upstream::establish(address, rules, None).await.map_err(ProbeError::Connect)?;
     let CheckKind::Http(path) = kind else { return Ok(()) };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: holdfast-balancer\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.map_err(ProbeError::Exchange)?;
+    stream.flush().await.map_err(ProbeError::Exchange)?;
     let mut answer = Vec::with_capacity(STATUS_LINE_MAX);
     while !answer.contains(&b'\n') && answer.len() < STATUS_LINE_MAX {
         if stream.read_buf(&mut answer).await.map_err(ProbeError::Exchange)? == 0 {

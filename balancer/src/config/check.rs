@@ -3,13 +3,18 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_settings::{Faults, Secret, Source};
 use ipnet::IpNet;
 
-use super::file::{self, CheckType, Mode};
+use super::file::{self, Algorithm, CheckType, Mode};
+use crate::message::is_token;
+use crate::message::request::Key;
+use crate::tls::{ClientCertificate, ClientTls, ServerTls};
+
 use super::{
     Address, CheckKind, CheckRules, Config, EXPECTED_NAME, ListenerConfig, PoolConfig, PoolRules,
     ServerConfig, Weight, is_name,
@@ -159,15 +164,26 @@ impl Checker<'_> {
             (HEADER_BYTES_MIN..=HEADER_BYTES_MAX).contains(&bytes),
             || format!("expected {HEADER_BYTES_MIN} to {HEADER_BYTES_MAX}, found {bytes}"),
         );
-        if written.mode == Mode::Tcp && !trusted_proxies.is_empty() {
-            self.fault(at("trusted_proxies"), "has no meaning with mode = \"tcp\"");
+        if written.mode == Mode::Tcp && !written.proxy_protocol && !trusted_proxies.is_empty() {
+            let message = "has no meaning with mode = \"tcp\" but for proxy_protocol";
+            self.fault(at("trusted_proxies"), message);
         }
+        self.require(
+            at("proxy_protocol"),
+            !written.proxy_protocol || !trusted_proxies.is_empty(),
+            || "needs trusted_proxies: whoever may say who the client is".to_owned(),
+        );
+        let tls = written.tls.as_ref().and_then(|tls| self.listener_tls(&at("tls"), tls));
         ListenerConfig {
             name,
             listen,
             mode: written.mode,
             pool: written.pool.as_str().into(),
             trusted_proxies,
+            proxy_protocol: written.proxy_protocol,
+            forwarded: written.forwarded,
+            request_id: written.request_id,
+            tls,
             connections_max: written.max_connections,
             header_timeout: written.header_timeout,
             idle_timeout: written.idle_timeout,
@@ -185,6 +201,7 @@ impl Checker<'_> {
         self.require(at("panic_threshold"), (0.0..=1.0).contains(&threshold), || {
             format!("expected 0 to 1, found {threshold}")
         });
+        let tls = written.tls.as_ref().and_then(|tls| self.pool_tls(&at("tls"), tls));
         let check = written.health_check.map(|check| self.check(i, &check));
         let count = written.server.len();
         self.require(at("server"), count <= SERVERS_MAX, || {
@@ -197,17 +214,107 @@ impl Checker<'_> {
             .map(|(n, server)| self.server(&format!("pool[{i}].server[{n}]"), server))
             .collect();
         self.unique(&at("server"), servers.iter().map(|server| &server.name));
+        let key = self.hash_key(at("hash_key"), written.algorithm, written.hash_key.as_deref());
+        let sticky_cookie = written.sticky_cookie.map(|name| {
+            self.require(at("sticky_cookie"), is_field_name(&name), || {
+                format!("expected the name of a cookie, found {name:?}")
+            });
+            name.into_boxed_str()
+        });
+        let server_connections_max = written.server_max_connections.and_then(|max| {
+            if max == 0 {
+                self.fault(at("server_max_connections"), "expected at least 1, found 0");
+            }
+            NonZeroU32::new(max)
+        });
         let rules = PoolRules {
             algorithm: written.algorithm,
+            key,
+            sticky_cookie,
             connect_timeout: written.connect_timeout,
             response_timeout: written.response_timeout,
             fails_max: written.max_fails,
             fail_timeout: written.fail_timeout,
             slow_start: written.slow_start,
             panic_threshold: threshold,
+            server_connections_max,
+            queue_max: written.queue_max,
+            queue_timeout: written.queue_timeout,
+            send_proxy: written.send_proxy_protocol,
+            tls,
             check,
         };
         PoolConfig { name, rules, servers }
+    }
+
+    fn listener_tls(&mut self, key: &str, written: &file::ListenerTls) -> Option<ServerTls> {
+        self.require(format!("{key}.certificate"), !written.certificate.is_empty(), || {
+            "expected at least one certificate".to_owned()
+        });
+        let mut certificates = Vec::with_capacity(written.certificate.len());
+        for (n, files) in written.certificate.iter().enumerate() {
+            match ServerTls::certificate(&files.chain, &files.key) {
+                Ok(certificate) => certificates.push(certificate),
+                Err(error) => {
+                    let (chain, key_file) = (files.chain.display(), files.key.display());
+                    let at = format!("{key}.certificate[{n}]");
+                    self.fault(at, format!("{chain} with {key_file}: {error}"));
+                }
+            }
+        }
+        let clients = match (&written.client_ca, written.client_certificate) {
+            (None, None) => None,
+            (Some(file), policy) => {
+                Some((file.as_path(), policy.unwrap_or(ClientCertificate::Required)))
+            }
+            (None, Some(_)) => {
+                self.fault(format!("{key}.client_certificate"), "needs client_ca");
+                None
+            }
+        };
+        let tls = ServerTls::new(certificates, clients, written.min_version);
+        tls.map_err(|error| self.fault(format!("{key}.client_ca"), error)).ok()
+    }
+
+    fn pool_tls(&mut self, key: &str, written: &file::PoolTls) -> Option<ClientTls> {
+        let identity = match (&written.chain, &written.key) {
+            (Some(chain), Some(key)) => Some((chain.as_path(), key.as_path())),
+            (None, None) => None,
+            _ => {
+                self.fault(format!("{key}.chain"), "chain and key are needed together");
+                None
+            }
+        };
+        let tls = ClientTls::new(&written.ca, written.server_name.as_deref(), identity);
+        tls.map_err(|error| self.fault(key, error)).ok()
+    }
+
+    /// What `algorithm = "hash"` goes by.
+    fn hash_key(&mut self, at: String, algorithm: Algorithm, text: Option<&str>) -> Option<Key> {
+        match (algorithm, text) {
+            (Algorithm::Hash, None) => {
+                self.fault(at, "is needed with algorithm = \"hash\"");
+                None
+            }
+            (Algorithm::Hash, Some(text)) => {
+                let key = match text.split_once(':') {
+                    None if text == "uri" => Some(Key::Uri),
+                    Some(("header", name)) if is_field_name(name) => Some(Key::Header(name.into())),
+                    Some(("cookie", name)) if is_field_name(name) => Some(Key::Cookie(name.into())),
+                    _ => None,
+                };
+                if key.is_none() {
+                    let expected = "expected \"uri\", \"header:NAME\" or \"cookie:NAME\"";
+                    self.fault(at, format!("{expected}, found {text:?}"));
+                }
+                key
+            }
+            (_, Some(_)) => {
+                self.fault(at, "has a meaning only with algorithm = \"hash\"");
+                None
+            }
+            (_, None) => None,
+        }
     }
 
     fn check(&mut self, i: usize, written: &file::HealthCheck) -> CheckRules {
@@ -258,6 +365,11 @@ impl Checker<'_> {
         });
         ServerConfig { name, address, weight }
     }
+}
+
+/// Whether it can name a header field or a cookie (RFC 9110 5.6.2, RFC 6265 4.1.1).
+fn is_field_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(is_token)
 }
 
 #[cfg(test)]

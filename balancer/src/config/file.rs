@@ -8,6 +8,9 @@ use holdfast_settings::duration;
 use holdfast_telemetry::logs;
 use serde::Deserialize;
 
+use crate::proxy_protocol::Version;
+use crate::tls::{ClientCertificate, MinVersion};
+
 /// Twice the connections of a busy chat node: a guard against running out of file descriptors, not a limit in daily work.
 const MAX_CONNECTIONS: u32 = 20_000;
 /// A client on a bad mobile link sends its headers in a second or two; one that needs longer is holding a connection on purpose.
@@ -26,6 +29,10 @@ const MAX_FAILS: u32 = 1;
 const FAIL_TIMEOUT: Duration = Duration::from_secs(2);
 /// With a third of the servers left, they would get three times their load; then even doubtful servers are worth a try.
 const PANIC_THRESHOLD: f64 = 0.34;
+/// What a thousand clients of a dead node ask for when they come back at once.
+const QUEUE_MAX: usize = 1_000;
+/// Shorter than the time after which client libraries of chat give up a connection attempt (5 s and more).
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Weight of a server that names none: room for finer steps both ways below the maximum of 256.
 const WEIGHT: u16 = 100;
 /// Requests in flight are done in this time; upgraded connections are closed after it.
@@ -103,6 +110,13 @@ pub(super) struct Listener {
     pub pool: String,
     #[serde(default)]
     pub trusted_proxies: Vec<String>,
+    #[serde(default)]
+    pub proxy_protocol: bool,
+    pub tls: Option<ListenerTls>,
+    #[serde(default)]
+    pub forwarded: bool,
+    #[serde(default)]
+    pub request_id: bool,
     #[serde(default = "max_connections")]
     pub max_connections: u32,
     #[serde(with = "duration", default = "header_timeout")]
@@ -111,6 +125,32 @@ pub(super) struct Listener {
     pub idle_timeout: Duration,
     #[serde(default = "max_header_bytes")]
     pub max_header_bytes: usize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListenerTls {
+    pub certificate: Vec<Certificate>,
+    pub client_ca: Option<PathBuf>,
+    pub client_certificate: Option<ClientCertificate>,
+    #[serde(default = "min_version")]
+    pub min_version: MinVersion,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Certificate {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PoolTls {
+    pub ca: PathBuf,
+    pub server_name: Option<String>,
+    pub chain: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 /// How a server is chosen.
@@ -123,8 +163,14 @@ pub enum Algorithm {
     WeightedRoundRobin,
     /// The one with the fewest connections in use per weight.
     LeastConnections,
+    /// The better of two drawn by weight: the one with fewer connections in use per weight.
+    RandomTwo,
+    /// The better of two drawn by weight: the one whose responses cost less time, those in flight counted.
+    PeakEwma,
     /// By the client's address, always the same while the servers stay the same.
     SourceHash,
+    /// As that, by what `hash_key` names.
+    Hash,
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,6 +179,8 @@ pub(super) struct Pool {
     pub name: String,
     #[serde(default = "algorithm")]
     pub algorithm: Algorithm,
+    pub hash_key: Option<String>,
+    pub sticky_cookie: Option<String>,
     #[serde(with = "duration", default = "connect_timeout")]
     pub connect_timeout: Duration,
     #[serde(with = "duration", default = "response_timeout")]
@@ -145,7 +193,14 @@ pub(super) struct Pool {
     pub slow_start: Duration,
     #[serde(default = "panic_threshold")]
     pub panic_threshold: f64,
+    pub send_proxy_protocol: Option<Version>,
+    pub tls: Option<PoolTls>,
     pub health_check: Option<HealthCheck>,
+    pub server_max_connections: Option<u32>,
+    #[serde(default = "queue_max")]
+    pub queue_max: usize,
+    #[serde(with = "duration", default = "queue_timeout")]
+    pub queue_timeout: Duration,
     #[serde(default)]
     pub server: Vec<Server>,
 }
@@ -188,6 +243,10 @@ pub(super) struct Server {
 fn mode() -> Mode {
     Mode::Http
 }
+/// What every browser and client library of the last ten years speaks.
+fn min_version() -> MinVersion {
+    MinVersion::Tls12
+}
 fn max_connections() -> u32 {
     MAX_CONNECTIONS
 }
@@ -215,6 +274,12 @@ fn max_fails() -> u32 {
 }
 fn fail_timeout() -> Duration {
     FAIL_TIMEOUT
+}
+fn queue_max() -> usize {
+    QUEUE_MAX
+}
+fn queue_timeout() -> Duration {
+    QUEUE_TIMEOUT
 }
 fn panic_threshold() -> f64 {
     PANIC_THRESHOLD

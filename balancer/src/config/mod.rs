@@ -8,6 +8,7 @@ mod file;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,10 @@ use std::time::Duration;
 use holdfast_settings::{Faults, Secret};
 use holdfast_telemetry::logs;
 use ipnet::IpNet;
+
+use crate::message::request::Key;
+use crate::proxy_protocol::Version;
+use crate::tls::{ClientTls, ServerTls};
 
 pub use file::{Algorithm, Mode};
 
@@ -54,6 +59,14 @@ pub struct ListenerConfig {
     pub pool: Arc<str>,
     /// Peers whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether every connection begins with who its client is, said by one of these proxies.
+    pub proxy_protocol: bool,
+    /// Whether `Forwarded` is written beside `X-Forwarded-*`.
+    pub forwarded: bool,
+    /// Whether requests get an `X-Request-Id`.
+    pub request_id: bool,
+    /// What is spoken before all else, if not clear text.
+    pub tls: Option<ServerTls>,
     /// More connections than this are refused.
     pub connections_max: u32,
     /// Time for a client to send a request's head once it began.
@@ -80,6 +93,10 @@ pub struct PoolConfig {
 pub struct PoolRules {
     /// How a server is chosen.
     pub algorithm: Algorithm,
+    /// Part of a request that keys [`Algorithm::Hash`].
+    pub key: Option<Key>,
+    /// Cookie that brings a client back to its server.
+    pub sticky_cookie: Option<Box<str>>,
     /// Time to connect to a server.
     pub connect_timeout: Duration,
     /// Time to the first byte of a response.
@@ -92,6 +109,16 @@ pub struct PoolRules {
     pub slow_start: Duration,
     /// Share of usable servers below which all are used, 0 to 1.
     pub panic_threshold: f64,
+    /// Connections a server may have at a time: requests in flight, upgraded and TCP connections.
+    pub server_connections_max: Option<NonZeroU32>,
+    /// Clients that may wait for a server with room.
+    pub queue_max: usize,
+    /// For how long.
+    pub queue_timeout: Duration,
+    /// Whether servers are told who the client is before the first byte.
+    pub send_proxy: Option<Version>,
+    /// What is spoken with servers, if not clear text.
+    pub tls: Option<ClientTls>,
     /// Active checks, if any.
     pub check: Option<CheckRules>,
 }

@@ -178,7 +178,7 @@ impl Balancer {
                 let listener = before.swap_remove(position);
                 let old = listener.settings();
                 if old.config != *config || !Arc::ptr_eq(&old.pool, &settings.pool) {
-                    listener.set_settings(settings);
+                    listener.set_settings(settings, &self.metrics);
                     changed.push(format!("listener {} changed", config.name));
                 }
                 after.push(listener);
@@ -200,6 +200,7 @@ impl Balancer {
             let name = Arc::clone(&listener.settings().config.name);
             listener.close();
             if new.listeners.iter().all(|config| config.name != name) {
+                listener.settings().forget_certificates(&self.metrics);
                 self.metrics.listeners.forget(&name);
             }
             changed.push(format!("listener {name} removed from {}", listener.address()));

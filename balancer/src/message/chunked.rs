@@ -112,7 +112,7 @@ impl Chunked {
             (Place::DataLf, b'\n') => Place::Size { digits: 0 },
             (Place::LineStart, b'\r') => Place::LastLf,
             (Place::LastLf, b'\n') => Place::Done,
-            (Place::LineStart | Place::TrailerName, byte) if super::fields::is_token(byte) => {
+            (Place::LineStart | Place::TrailerName, byte) if super::is_token(byte) => {
                 self.note_trailer(Place::TrailerName)?
             }
             (Place::TrailerName, b':') => self.note_trailer(Place::TrailerValue)?,

@@ -16,6 +16,8 @@ pub(super) enum Field {
     XForwardedHost,
     XRealIp,
     Forwarded,
+    XRequestId,
+    Cookie,
     /// Everybody else's business.
     Other,
 }
@@ -27,11 +29,13 @@ pub(super) fn classify(name: &str) -> Field {
         2 if is("te") => Field::Hop,
         4 if is("host") => Field::Host,
         6 if is("expect") => Field::Expect,
+        6 if is("cookie") => Field::Cookie,
         7 if is("upgrade") => Field::Upgrade,
         9 if is("x-real-ip") => Field::XRealIp,
         9 if is("forwarded") => Field::Forwarded,
         10 if is("connection") => Field::Connection,
         10 if is("keep-alive") => Field::Hop,
+        12 if is("x-request-id") => Field::XRequestId,
         14 if is("content-length") => Field::ContentLength,
         15 if is("x-forwarded-for") => Field::XForwardedFor,
         16 if is("x-forwarded-host") => Field::XForwardedHost,
@@ -41,11 +45,6 @@ pub(super) fn classify(name: &str) -> Field {
         19 if is("proxy-authorization") => Field::Hop,
         _ => Field::Other,
     }
-}
-
-/// Whether `byte` may stand in a field's name (RFC 9110 5.6.2).
-pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// What the fields named `Connection` say.

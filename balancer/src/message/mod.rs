@@ -72,6 +72,11 @@ fn length(value: &[u8]) -> Option<u64> {
     digits.then(|| value.iter().fold(0, digit))
 }
 
+/// Whether `byte` may stand in a field's name (RFC 9110 5.6.2).
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Whether every line of a head ends in CRLF. A lone LF ends a line for some programs and for others not.
 fn has_strict_lines(head: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r')

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::fields::{Connection, Field, Lines, classify};
 use super::{FIELDS_MAX, Framing, chunked::Chunked};
+use crate::pool::balance;
 
 /// Hops looked at in `X-Forwarded-For`; a longer chain is a loop or an attack.
 const HOPS_MAX: usize = 32;
@@ -21,6 +22,34 @@ pub enum Refused {
     Method,
     /// HTTP, but neither 1.0 nor 1.1; 505.
     Version,
+}
+
+/// The part of a request that says where it goes, for a pool that is spread by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// The target without its query.
+    Uri,
+    /// The field of this name.
+    Header(Box<str>),
+    /// The cookie of this name.
+    Cookie(Box<str>),
+}
+
+/// What a head is read with.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading<'a> {
+    /// Whose request it is.
+    pub peer: &'a Peer,
+    /// Peers whose `X-Forwarded-*` is believed.
+    pub trusted: &'a [IpNet],
+    /// What to look for.
+    pub key: Option<&'a Key>,
+    /// The cookie that names a server.
+    pub sticky_cookie: Option<&'a str>,
+    /// Whether `Forwarded` (RFC 7239) is written beside `X-Forwarded-*`.
+    pub forwarded: bool,
+    /// A number nobody can guess, for `X-Request-Id` where no trusted proxy has given one.
+    pub request_id: Option<u128>,
 }
 
 /// What is known of the client beside its request.
@@ -39,6 +68,11 @@ impl Peer {
         let address = address.to_canonical();
         Self { address, text: address.to_string().into(), scheme }
     }
+
+    /// Whether nobody else can read what it is sent.
+    pub fn is_secure(&self) -> bool {
+        self.scheme == "https"
+    }
 }
 
 /// What a head says beyond itself.
@@ -51,6 +85,10 @@ pub struct RequestHead {
     pub framing: Framing,
     /// The client behind trusted proxies.
     pub client: IpAddr,
+    /// [`balance::hash`] of the [`Key`], if the request has it.
+    pub key: Option<u64>,
+    /// The server its sticky cookie names.
+    pub sticky: Option<u64>,
     /// Whether it asks to switch protocols.
     pub upgrade: bool,
     /// Whether it may be sent twice (RFC 9110 9.2.2: idempotent) and has no body that would be gone.
@@ -72,10 +110,10 @@ pub struct RequestHead {
 /// It is not to be forwarded.
 pub fn read(
     bytes: &[u8],
-    peer: &Peer,
-    trusted: &[IpNet],
+    reading: &Reading<'_>,
     out: &mut Vec<u8>,
 ) -> Result<Option<RequestHead>, Refused> {
+    let Reading { peer, trusted, .. } = *reading;
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
     let length = match request.parse(bytes) {
@@ -129,8 +167,11 @@ pub fn read(
             | Field::Expect
             | Field::XForwardedFor
             | Field::XRealIp => false,
-            Field::XForwardedProto | Field::XForwardedHost | Field::Forwarded => believed,
-            Field::Other => !known.connection.names(field.name),
+            Field::XForwardedProto | Field::XForwardedHost => believed,
+            Field::Forwarded => believed && !reading.forwarded,
+            // Without ids of our own those of clients are their business.
+            Field::XRequestId => believed || reading.request_id.is_none(),
+            Field::Cookie | Field::Other => !known.connection.names(field.name),
         };
         lines.take(field.name, goes_on, out);
     }
@@ -151,11 +192,22 @@ pub fn read(
     if !believed || !known.forwarded_host {
         line(out, "X-Forwarded-Host", host.as_bytes());
     }
+    if reading.forwarded {
+        forward(request.headers, peer, believed, host, out);
+    }
+    if let Some(id) = reading.request_id.filter(|_| !(believed && known.request_id)) {
+        line(out, "X-Request-Id", format!("{id:032x}").as_bytes());
+    }
     out.extend_from_slice(b"\r\n");
     Ok(Some(RequestHead {
         length,
         framing,
         client,
+        key: reading.key.and_then(|key| hash_key(key, target, request.headers)),
+        sticky: reading.sticky_cookie.and_then(|name| {
+            let value = std::str::from_utf8(cookie(request.headers, name)?).ok()?;
+            u64::from_str_radix(value, 16).ok()
+        }),
         upgrade,
         repeatable: idempotent && framing.is_done(),
         is_head: method == "HEAD",
@@ -163,6 +215,26 @@ pub fn read(
         keep_alive,
         expects_continue: known.expects_continue && !http10 && !framing.is_done(),
     }))
+}
+
+/// The hash of what keys the choice of a server.
+fn hash_key(key: &Key, target: &str, fields: &[httparse::Header<'_>]) -> Option<u64> {
+    let value = match key {
+        Key::Uri => target.split('?').next().map(str::as_bytes),
+        Key::Header(name) => {
+            let mut named = fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+            named.next().map(|field| field.value)
+        }
+        Key::Cookie(name) => cookie(fields, name),
+    };
+    value.map(balance::hash)
+}
+
+/// The value of the first cookie of this name (RFC 6265 4.2.1).
+fn cookie<'a>(fields: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
+    let cookies = fields.iter().filter(|field| classify(field.name) == Field::Cookie);
+    let mut pairs = cookies.flat_map(|field| field.value.split(|byte| *byte == b';'));
+    pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -186,6 +258,7 @@ struct Known<'a> {
     expects_continue: bool,
     forwarded_proto: bool,
     forwarded_host: bool,
+    request_id: bool,
 }
 
 impl<'a> Known<'a> {
@@ -226,6 +299,7 @@ impl<'a> Known<'a> {
                 }
                 Field::XForwardedProto => known.forwarded_proto = true,
                 Field::XForwardedHost => known.forwarded_host = true,
+                Field::XRequestId => known.request_id = true,
                 _ => {}
             }
         }
@@ -312,6 +386,26 @@ fn name_client(
     out.extend_from_slice(b"\r\n");
     line(out, "X-Real-IP", client.to_string().as_bytes());
     client
+}
+
+/// Writes `Forwarded` (RFC 7239), after what trusted proxies have said there.
+fn forward(
+    fields: &[httparse::Header<'_>],
+    peer: &Peer,
+    believed: bool,
+    host: &str,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"Forwarded: ");
+    let said = fields.iter().filter(|field| believed && classify(field.name) == Field::Forwarded);
+    for field in said.filter(|field| !field.value.is_empty()) {
+        out.extend_from_slice(field.value);
+        out.extend_from_slice(b", ");
+    }
+    let (text, scheme) = (&peer.text, peer.scheme);
+    // An IPv6 address and whatever has a colon stands in quotes (RFC 7239 4 and 6).
+    let node = if peer.address.is_ipv6() { format!("\"[{text}]\"") } else { text.to_string() };
+    out.extend_from_slice(format!("for={node};host=\"{host}\";proto={scheme}\r\n").as_bytes());
 }
 
 #[cfg(test)]

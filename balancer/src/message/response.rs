@@ -6,7 +6,7 @@ use super::{FIELDS_MAX, Framing, Malformed, chunked::Chunked};
 /// What the request asked for, as far as the response's head depends on it.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not states")]
-pub struct Asked {
+pub struct Asked<'a> {
     /// `HEAD`.
     pub is_head: bool,
     /// To switch protocols.
@@ -15,6 +15,8 @@ pub struct Asked {
     pub http10: bool,
     /// And wants another request on this connection.
     pub keep_alive: bool,
+    /// Lines of ours for the final response, each with its end.
+    pub extra: &'a str,
 }
 
 /// What a head says beyond itself.
@@ -48,7 +50,7 @@ impl ResponseHead {
 /// A response that nobody can be given.
 pub fn read(
     bytes: &[u8],
-    asked: Asked,
+    asked: &Asked<'_>,
     out: &mut Vec<u8>,
 ) -> Result<Option<ResponseHead>, Malformed> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
@@ -135,6 +137,9 @@ pub fn read(
     } else if status >= 200 && asked.http10 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
+    if status >= 200 || switching {
+        out.extend_from_slice(asked.extra.as_bytes());
+    }
     out.extend_from_slice(b"\r\n");
     Ok(Some(ResponseHead { length, status, framing, reusable, close, unchunk }))
 }
@@ -143,11 +148,12 @@ pub fn read(
 mod tests {
     use super::*;
 
-    const ASKED: Asked = Asked { is_head: false, upgrade: false, http10: false, keep_alive: true };
+    const ASKED: Asked<'_> =
+        Asked { is_head: false, upgrade: false, http10: false, keep_alive: true, extra: "" };
 
-    fn read_all(head: &str, asked: Asked) -> Result<(ResponseHead, String), Malformed> {
+    fn read_all(head: &str, asked: Asked<'_>) -> Result<(ResponseHead, String), Malformed> {
         let mut out = Vec::new();
-        let head = read(head.as_bytes(), asked, &mut out)?.unwrap();
+        let head = read(head.as_bytes(), &asked, &mut out)?.unwrap();
         Ok((head, String::from_utf8(out).unwrap()))
     }
 

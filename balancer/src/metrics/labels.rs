@@ -29,6 +29,10 @@ labels! {
         HeaderTimeout = "header_timeout",
         /// A method that is not forwarded.
         Method = "method",
+        /// No TLS, or none we could agree on.
+        TlsHandshake = "tls_handshake",
+        /// No PROXY header where there has to be one, or from a peer that has no say.
+        ProxyHeader = "proxy_header",
     }
 }
 
@@ -39,6 +43,10 @@ labels! {
         NoServer = "no_server",
         /// No server could be connected to.
         Connect = "connect",
+        /// Every usable server has as many connections as it may, and no more clients may wait.
+        QueueFull = "queue_full",
+        /// None of them had room in time.
+        QueueTimeout = "queue_timeout",
         /// A server took the request and closed without a response.
         NoResponse = "no_response",
         /// A server did not respond in time.

@@ -1,7 +1,7 @@
 //! Figures of listeners.
 
-use holdfast_telemetry::metrics::{counter_vec, gauge_vec};
-use holdfast_telemetry::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use holdfast_telemetry::metrics::{counter_vec, float_gauge_vec, gauge_vec};
+use holdfast_telemetry::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use http::StatusCode;
 
 use super::labels::{Close, Rejection};
@@ -18,6 +18,7 @@ pub(crate) struct Families {
     rejected: IntCounterVec,
     closed: IntCounterVec,
     accept_failures: IntCounterVec,
+    certificate_expiry: GaugeVec,
 }
 
 impl Families {
@@ -72,6 +73,12 @@ impl Families {
                 "Connections that could not be accepted",
                 &["listener"],
             ),
+            certificate_expiry: float_gauge_vec(
+                r,
+                "balancer_listener_certificate_expiry_timestamp_seconds",
+                "When a certificate expires, by its place in the settings",
+                &["listener", "certificate"],
+            ),
         }
     }
 
@@ -90,6 +97,18 @@ impl Families {
             rejected: each(&self.rejected, Rejection::TEXTS),
             closed: each(&self.closed, Close::TEXTS),
             accept_failures: self.accept_failures.with_label_values(labels),
+        }
+    }
+
+    /// Shows when the certificates of a listener expire, in seconds since 1970, instead of those of `before` certificates.
+    pub(crate) fn certificates(&self, listener: &str, before: usize, expiry: &[i64]) {
+        for place in expiry.len()..before {
+            // An absent series is what is wanted, so the result carries no news.
+            let _ = self.certificate_expiry.remove_label_values(&[listener, &place.to_string()]);
+        }
+        for (place, expiry) in expiry.iter().enumerate() {
+            let labels = &[listener, &place.to_string()];
+            self.certificate_expiry.with_label_values(labels).set(*expiry as f64);
         }
     }
 

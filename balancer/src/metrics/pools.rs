@@ -10,6 +10,7 @@ pub(crate) struct Families {
     errors: IntCounterVec,
     retries: IntCounterVec,
     panic: IntGaugeVec,
+    queued: IntGaugeVec,
 }
 
 impl Families {
@@ -34,6 +35,12 @@ impl Families {
                 "Whether so few servers are usable that all are used",
                 &["pool"],
             ),
+            queued: gauge_vec(
+                r,
+                "balancer_pool_queued",
+                "Clients that wait for a server with room",
+                &["pool"],
+            ),
         }
     }
 
@@ -44,6 +51,7 @@ impl Families {
             errors: PoolError::TEXTS.iter().map(error).collect(),
             retries: self.retries.with_label_values(&[pool]),
             panic: self.panic.with_label_values(&[pool]),
+            queued: self.queued.with_label_values(&[pool]),
         }
     }
 
@@ -52,6 +60,7 @@ impl Families {
         // An absent series is what is wanted, so the result of each removal carries no news.
         let _ = self.retries.remove_label_values(&[pool]);
         let _ = self.panic.remove_label_values(&[pool]);
+        let _ = self.queued.remove_label_values(&[pool]);
         for cause in PoolError::TEXTS {
             let _ = self.errors.remove_label_values(&[pool, cause]);
         }
@@ -64,6 +73,7 @@ pub(crate) struct PoolMetrics {
     errors: Box<[IntCounter]>,
     pub(crate) retries: IntCounter,
     pub(crate) panic: IntGauge,
+    pub(crate) queued: IntGauge,
 }
 
 impl PoolMetrics {

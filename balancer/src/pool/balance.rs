@@ -1,4 +1,4 @@
-//! Which server gets the next connection: the four algorithms, without sockets or clocks.
+//! Which server gets the next connection: the algorithms, without sockets or clocks.
 //!
 //! Every algorithm sees the same candidates: servers that may take a connection now, with their share (effective weight in
 //! thousandths, so that a ramp has steps even at weight 1), their connections in use and a hash of their name.
@@ -7,9 +7,15 @@
 //!   heavy server are spread between the others instead of coming in a row. Shares that change in mid-turn need no reset.
 //! - **Least connections** compares `(in use + 1) / share`, exactly, by cross-multiplication; ties rotate, or the first server of an
 //!   idle pool would take every connection that is closed before the next one comes.
-//! - **Source hash** is weighted rendezvous hashing: each candidate draws a number from hash(source, name) and the best score
-//!   `-share / ln(u)` wins. When a server goes, only its own sources move; when one comes, it takes only its share. A hash modulo
-//!   the number of servers was rejected (it moves nearly everybody), a ring as well (it needs hundreds of points to be even).
+//! - **Random two choices** draws two servers, each by its share, and takes the one with fewer connections per share: nearly as even as
+//!   least connections, and several balancers that do not know of each other do not all choose the same server at once.
+//! - **Peak EWMA** ([`PeakEwma`]) is the same draw, judged by what a response costs there: its latency, times those that wait.
+//! - **Hash** is weighted rendezvous hashing: each candidate draws a number from hash(key, name) and the best score `-share / ln(u)`
+//!   wins. When a server goes, only its own keys move; when one comes or grows, it takes only its share: the least there can be. A hash
+//!   modulo the number of servers was rejected (it moves nearly everybody); so were a ring (it needs hundreds of points per server to
+//!   be even) and a table as Maglev has it (it moves a little more than it must), which are quicker with thousands of servers only.
+
+use std::time::Duration;
 
 /// A server that may take a connection now.
 #[derive(Debug, Clone, Copy)]
@@ -69,8 +75,96 @@ pub fn least_connections(
     candidates.reduce(|best, next| if better(&next, &best) { next } else { best }).map(|c| c.index)
 }
 
-/// The candidate that owns `source` (a [`hash`] of the client's address).
-pub fn source_hash(candidates: impl Iterator<Item = Candidate>, source: u64) -> Option<usize> {
+/// Two candidates drawn by their shares with `draws`, two random numbers, and of them the one with the lower `cost`. The first drawn wins
+/// a tie, so that a pool in which nothing happens is spread by its shares. A pool of one needs no second.
+pub fn two_choices(
+    candidates: impl Iterator<Item = Candidate> + Clone,
+    draws: [u64; 2],
+    cost: impl Fn(&Candidate) -> f64,
+) -> Option<usize> {
+    let total: u64 = candidates.clone().map(|candidate| u64::from(candidate.share)).sum();
+    let first = draw(candidates.clone(), total, draws[0])?;
+    let rest = candidates.filter(|candidate| candidate.index != first.index);
+    let Some(second) = draw(rest, total - u64::from(first.share), draws[1]) else {
+        return Some(first.index);
+    };
+    Some(if cost(&second) < cost(&first) { second.index } else { first.index })
+}
+
+/// The candidate at a random place on a line on which each has its share.
+fn draw(
+    mut candidates: impl Iterator<Item = Candidate>,
+    total: u64,
+    random: u64,
+) -> Option<Candidate> {
+    // The modulus favours low places by less than one part in 2^32, for shares add up to less than that.
+    let mut place = random.checked_rem(total)?;
+    candidates.find(|candidate| {
+        let share = u64::from(candidate.share);
+        let found = place < share;
+        place = place.saturating_sub(share);
+        found
+    })
+}
+
+/// Connections in use per share.
+pub fn load(candidate: &Candidate) -> f64 {
+    candidate.active as f64 / f64::from(candidate.share)
+}
+
+/// Latency of one server, remembered with a weight that halves every seven seconds or so: a worse one counts at once, a better one bit
+/// by bit, so that a server that begins to stall is left alone from its first slow response on (the method of Finagle and linkerd).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PeakEwma {
+    seconds: f64,
+    at: Duration,
+}
+
+/// Time in which a latency's weight falls to 1/e.
+const MEMORY: Duration = Duration::from_secs(10);
+/// Taken for the latency of a server that has not answered anything yet but has something to answer: it gets its next request only after
+/// the others have answered theirs.
+const UNKNOWN_SECONDS: f64 = 1.0;
+
+impl PeakEwma {
+    /// Takes in the latency of a response that came at `now`, counted from any fixed moment.
+    pub fn observe(&mut self, now: Duration, latency: Duration) {
+        let seconds = latency.as_secs_f64();
+        let known = self.faded(now);
+        self.seconds = if seconds > known {
+            seconds
+        } else {
+            let weight = self.weight(now);
+            self.seconds * weight + seconds * (1.0 - weight)
+        };
+        self.at = now;
+    }
+
+    /// What a further request is expected to cost: seconds, times all that would wait, per share.
+    pub fn cost(&self, now: Duration, candidate: &Candidate) -> f64 {
+        let mut seconds = self.faded(now);
+        if seconds <= 0.0 {
+            if candidate.active == 0 {
+                // Never asked: try it, once.
+                return 0.0;
+            }
+            seconds = UNKNOWN_SECONDS;
+        }
+        seconds * (candidate.active + 1) as f64 / f64::from(candidate.share)
+    }
+
+    /// A latency of long ago says little; without new ones the server is slowly forgiven.
+    fn faded(&self, now: Duration) -> f64 {
+        self.seconds * self.weight(now)
+    }
+
+    fn weight(&self, now: Duration) -> f64 {
+        (-(now.saturating_sub(self.at).as_secs_f64()) / MEMORY.as_secs_f64()).exp()
+    }
+}
+
+/// The candidate that owns `source` (a [`hash`] of what keys the choice).
+pub fn rendezvous(candidates: impl Iterator<Item = Candidate>, source: u64) -> Option<usize> {
     let score = |candidate: &Candidate| {
         // 53 bits, moved off zero, fill the open interval (0, 1) evenly.
         let drawn = ((mix(source ^ candidate.key) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
@@ -98,90 +192,4 @@ fn mix(mut x: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Candidates with these shares; a share of 0 is no candidate.
-    fn candidates(shares: &[u32], active: &[u64]) -> Vec<Candidate> {
-        let candidate = |(index, share): (usize, &u32)| Candidate {
-            index,
-            share: *share,
-            active: active.get(index).copied().unwrap_or(0),
-            key: hash(format!("server-{index}").as_bytes()),
-        };
-        shares.iter().enumerate().map(candidate).filter(|c| c.share > 0).collect()
-    }
-
-    fn count(picks: impl Iterator<Item = usize>, servers: usize) -> Vec<usize> {
-        picks.fold(vec![0; servers], |mut counts, pick| {
-            counts[pick] += 1;
-            counts
-        })
-    }
-
-    #[test]
-    fn round_robin_is_exact_and_smooth() {
-        let shares = candidates(&[5_000, 1_000, 1_000], &[]);
-        let mut turn = RoundRobin::default();
-        let picks: Vec<_> = (0..7).map(|_| turn.next(shares.iter().copied()).unwrap()).collect();
-        assert_eq!(picks, [0, 0, 1, 0, 2, 0, 0]);
-        let counts = count((0..7_000).map(|_| turn.next(shares.iter().copied()).unwrap()), 3);
-        assert_eq!(counts, [5_000, 1_000, 1_000]);
-    }
-
-    #[test]
-    fn nothing_is_picked_from_nobody() {
-        assert_eq!(RoundRobin::default().next(std::iter::empty()), None);
-        assert_eq!(least_connections(std::iter::empty(), 0, 5), None);
-        assert_eq!(source_hash(std::iter::empty(), 5), None);
-    }
-
-    #[test]
-    fn least_connections_fills_in_proportion_to_the_weights() {
-        let mut active = [0_u64; 3];
-        for turn in 0..700 {
-            let now = candidates(&[100_000, 200_000, 400_000], &active);
-            active[least_connections(now.into_iter(), 3, turn).unwrap()] += 1;
-        }
-        assert_eq!(active, [100, 200, 400]);
-    }
-
-    #[test]
-    fn least_connections_rotates_among_equals() {
-        let idle = candidates(&[100_000, 100_000, 100_000], &[]);
-        let picks =
-            count((0..300).map(|t| least_connections(idle.iter().copied(), 3, t).unwrap()), 3);
-        assert_eq!(picks, [100, 100, 100]);
-    }
-
-    #[test]
-    fn source_hash_keeps_to_the_weights() {
-        let shares = candidates(&[100_000, 100_000, 200_000], &[]);
-        let pick = |n: u32| source_hash(shares.iter().copied(), hash(&n.to_be_bytes())).unwrap();
-        let counts = count((0..40_000).map(pick), 3);
-        for (count, expected) in counts.iter().zip([10_000.0, 10_000.0, 20_000.0]) {
-            let off = (*count as f64 - expected).abs() / expected;
-            assert!(off < 0.03, "{counts:?}");
-        }
-    }
-
-    #[test]
-    fn source_hash_moves_only_the_sources_of_a_server_that_goes() {
-        let all = candidates(&[100_000; 4], &[]);
-        let without: Vec<_> = all.iter().copied().filter(|c| c.index != 2).collect();
-        for n in 0..10_000_u32 {
-            let source = hash(&n.to_be_bytes());
-            let before = source_hash(all.iter().copied(), source).unwrap();
-            let after = source_hash(without.iter().copied(), source).unwrap();
-            assert!(before == after || before == 2, "source {n} moved from {before} to {after}");
-        }
-    }
-
-    #[test]
-    fn the_hash_never_changes() {
-        // Balancers of different versions must agree; these values are part of the contract.
-        assert_eq!(hash(b"chatnode-1"), hash(b"chatnode-1"));
-        assert_eq!(hash(b""), mix(0xcbf2_9ce4_8422_2325));
-        assert_ne!(hash(b"chatnode-1"), hash(b"chatnode-2"));
-    }
-}
+mod tests;

@@ -5,19 +5,21 @@
 //! takes no lock but round robin's own.
 
 pub mod balance;
+pub(crate) mod room;
 pub mod server;
 pub mod state;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
 use crate::config::{Algorithm, PoolConfig, PoolRules, ServerConfig};
 use crate::metrics::{Metrics, PoolMetrics};
 use balance::{Candidate, RoundRobin};
+use room::Room;
 use server::{Lease, Record, Server};
 use state::{Change, CheckResult, ServerState};
 
@@ -58,6 +60,17 @@ impl Tried {
     }
 }
 
+/// What a request or connection brings to the choice of its server.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ask {
+    /// [`balance::hash`] of the client's address.
+    pub source: u64,
+    /// [`balance::hash`] of what the pool's rules key the choice by, if it has that.
+    pub key: Option<u64>,
+    /// The server it has been to, by [`Server::key`].
+    pub sticky: Option<u64>,
+}
+
 /// One pool.
 #[derive(Debug)]
 pub struct Pool {
@@ -71,21 +84,33 @@ pub struct Pool {
     turn: Mutex<RoundRobin>,
     rotation: AtomicUsize,
     panic: AtomicBool,
+    /// Connections a server may have; the largest number if there is no limit.
+    connections_max: AtomicU64,
+    pub(crate) room: Arc<Room>,
+    /// Whether the algorithm wants to know latencies.
+    judges_latency: AtomicBool,
+    /// When it was made; latencies are dated by its age.
+    made: Instant,
 }
 
 impl Pool {
     /// A pool with the servers of the settings file, none of them heard of yet.
     pub fn new(config: &PoolConfig, families: &Arc<Metrics>) -> Self {
+        let metrics = families.pools.handles(&config.name);
         let pool = Self {
             name: Arc::clone(&config.name),
             families: Arc::clone(families),
-            metrics: families.pools.handles(&config.name),
+            room: Arc::new(Room::new(metrics.queued.clone())),
+            connections_max: AtomicU64::new(connections_max(&config.rules)),
+            metrics,
             rules: RwLock::new(Arc::new(config.rules.clone())),
             members: RwLock::new(Arc::new([])),
             leaving: Mutex::default(),
             turn: Mutex::default(),
             rotation: AtomicUsize::new(0),
             panic: AtomicBool::new(false),
+            judges_latency: AtomicBool::new(config.rules.algorithm == Algorithm::PeakEwma),
+            made: now(),
         };
         for server in &config.servers {
             pool.add(server, true, false);
@@ -113,34 +138,53 @@ impl Pool {
         self.members().iter().find(|server| &**server.name() == name).cloned()
     }
 
-    /// Chooses a server that was not tried yet for a client whose address hashes to `source`.
+    /// Chooses a server that was not tried yet: the one a client has been to if it may be used, else as the algorithm has it.
     ///
     /// A pool in panic uses every server the operator lets it use; once an attempt has failed, those believed to work come first.
-    pub fn pick(&self, source: u64, tried: &Tried) -> Option<Lease> {
+    pub fn pick(&self, ask: &Ask, tried: &Tried) -> Option<Lease> {
         let members = self.members();
+        let max = self.connections_max.load(Ordering::Relaxed);
+        if let Some(key) = ask.sticky {
+            let known = members.iter().find(|server| server.key() == key && server.is_usable());
+            let known = known.filter(|server| !tried.contains(server));
+            if let Some(lease) = known.and_then(|server| Lease::new(Arc::clone(server), max)) {
+                return Some(lease);
+            }
+        }
         let panic = self.panic.load(Ordering::Relaxed);
         let choose = |in_panic: bool| {
             let candidates = members.iter().enumerate().filter_map(|(index, server)| {
                 if tried.count > 0 && tried.contains(server) {
                     return None;
                 }
-                server.candidate(index, in_panic)
+                server.candidate(index, in_panic).filter(|candidate| candidate.active < max)
             });
-            self.choose(candidates, members.len(), source)
+            self.choose(candidates, &members, ask)
         };
         let index = if panic && tried.count == 0 {
             choose(true)
         } else {
             choose(false).or_else(|| if panic { choose(true) } else { None })
         };
-        index.map(|index| Lease::new(Arc::clone(&members[index])))
+        Lease::new(Arc::clone(&members[index?]), max)
+    }
+
+    /// After [`Self::pick`] has found nobody: whether it would have if a server had room.
+    pub(crate) fn lacks_room(&self, tried: &Tried) -> bool {
+        let max = self.connections_max.load(Ordering::Relaxed);
+        max < u64::MAX
+            && self.members().iter().any(|server| {
+                let panic = self.panic.load(Ordering::Relaxed);
+                let wanted = server.is_usable() || (panic && server.may_be_tried());
+                wanted && !tried.contains(server)
+            })
     }
 
     fn choose(
         &self,
-        candidates: impl Iterator<Item = Candidate>,
-        servers: usize,
-        source: u64,
+        candidates: impl Iterator<Item = Candidate> + Clone,
+        members: &[Arc<Server>],
+        ask: &Ask,
     ) -> Option<usize> {
         let algorithm = self.rules.read().unwrap_or_else(PoisonError::into_inner).algorithm;
         match algorithm {
@@ -149,9 +193,16 @@ impl Pool {
             }
             Algorithm::LeastConnections => {
                 let rotation = self.rotation.fetch_add(1, Ordering::Relaxed);
-                balance::least_connections(candidates, servers, rotation)
+                balance::least_connections(candidates, members.len(), rotation)
             }
-            Algorithm::SourceHash => balance::source_hash(candidates, source),
+            Algorithm::RandomTwo => balance::two_choices(candidates, draws(), balance::load),
+            Algorithm::PeakEwma => {
+                let now = self.age();
+                let cost = |candidate: &Candidate| members[candidate.index].cost(now, candidate);
+                balance::two_choices(candidates, draws(), cost)
+            }
+            Algorithm::SourceHash => balance::rendezvous(candidates, ask.source),
+            Algorithm::Hash => balance::rendezvous(candidates, ask.key.unwrap_or(ask.source)),
         }
     }
 
@@ -173,8 +224,11 @@ impl Pool {
         server.check_now.notify_one();
     }
 
-    /// Takes in traffic that worked.
-    pub fn handle_success(&self, server: &Server) {
+    /// Takes in traffic that worked, with the time to the response, or of the connection where there is none.
+    pub fn handle_success(&self, server: &Server, latency: Duration) {
+        if self.judges_latency.load(Ordering::Relaxed) {
+            server.observe_latency(self.age(), latency);
+        }
         if server.is_failing() {
             self.update(server, |state, _, _| {
                 state.handle_success();
@@ -220,7 +274,8 @@ impl Pool {
     /// Adds a server. `returning` if the pool is at work already, so that it begins with a ramp.
     pub(crate) fn add(&self, config: &ServerConfig, in_file: bool, returning: bool) -> Arc<Server> {
         let metrics = self.families.servers.handles(&self.name, &config.name);
-        let server = Arc::new(Server::new(config, in_file, returning, metrics));
+        let server =
+            Arc::new(Server::new(config, in_file, returning, metrics, Arc::clone(&self.room)));
         server.publish(&server.record(), &self.rules(), now());
         self.set_members(|members| members.push(Arc::clone(&server)));
         server
@@ -234,8 +289,15 @@ impl Pool {
         self.tick();
     }
 
+    fn age(&self) -> Duration {
+        now().duration_since(self.made)
+    }
+
     /// Puts new rules in force.
     pub(crate) fn set_rules(&self, rules: PoolRules) {
+        self.connections_max.store(connections_max(&rules), Ordering::Relaxed);
+        self.room.note_change();
+        self.judges_latency.store(rules.algorithm == Algorithm::PeakEwma, Ordering::Relaxed);
         let rules = Arc::new(rules);
         let old = self.rules();
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&rules);
@@ -317,12 +379,22 @@ impl Pool {
             tracing::info!(pool = %self.name, panic, usable, servers = wanted, "panic mode changed");
         }
         self.metrics.panic.set(panic.into());
+        self.room.note_change();
     }
 }
 
 /// A panic while one of these is held leaves plain values, so poison carries no news.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn connections_max(rules: &PoolRules) -> u64 {
+    rules.server_connections_max.map_or(u64::MAX, |max| max.get().into())
+}
+
+/// Two random numbers, read at this edge only.
+fn draws() -> [u64; 2] {
+    [fastrand::u64(..), fastrand::u64(..)]
 }
 
 /// The clock of the pools, read at this edge only.

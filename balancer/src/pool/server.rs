@@ -6,13 +6,14 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::balance::{self, Candidate};
+use super::balance::{self, Candidate, PeakEwma};
+use super::room::Room;
 use super::state::{Health, ServerState};
 use crate::config::{Address, PoolRules, ServerConfig, Weight};
 use crate::metrics::ServerMetrics;
@@ -37,6 +38,9 @@ pub struct Server {
     share_in_panic: AtomicU32,
     /// Whether failures are being counted, so that a success is worth taking the lock.
     failing: AtomicBool,
+    latency: Mutex<PeakEwma>,
+    /// The line for a place here or at another server of the pool.
+    room: Arc<Room>,
     pub(crate) metrics: ServerMetrics,
     /// Wakes the active check early, because traffic has failed.
     pub(crate) check_now: Notify,
@@ -64,6 +68,7 @@ impl Server {
         in_file: bool,
         returning: bool,
         metrics: ServerMetrics,
+        room: Arc<Room>,
     ) -> Self {
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -80,6 +85,8 @@ impl Server {
             share: AtomicU32::new(0),
             share_in_panic: AtomicU32::new(0),
             failing: AtomicBool::new(false),
+            latency: Mutex::default(),
+            room,
             metrics,
             check_now: Notify::new(),
             removed: CancellationToken::new(),
@@ -94,6 +101,26 @@ impl Server {
     /// Name in its pool.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// [`balance::hash`] of its name: the same in every balancer, and says nothing to a client.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// Takes in the latency of a response.
+    pub(crate) fn observe_latency(&self, now: Duration, latency: Duration) {
+        self.latency().observe(now, latency);
+    }
+
+    /// What a further request is expected to cost here.
+    pub(crate) fn cost(&self, now: Duration, candidate: &Candidate) -> f64 {
+        self.latency().cost(now, candidate)
+    }
+
+    fn latency(&self) -> MutexGuard<'_, PeakEwma> {
+        // Two numbers; a panic between their assignments leaves nothing worse than a wrong date.
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where it is.
@@ -183,10 +210,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes a place at `server`.
-    pub(crate) fn new(server: Arc<Server>) -> Self {
+    /// Takes a place at `server`; `None` if it has `max` connections already.
+    pub(crate) fn new(server: Arc<Server>, max: u64) -> Option<Self> {
         server.metrics.active.inc();
-        Self { server }
+        // Counted before it is looked at, so that of two who come at once not both get the last place.
+        let lease = Self { server };
+        (lease.server.active() <= max).then_some(lease)
     }
 }
 
@@ -201,5 +230,6 @@ impl Deref for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.server.metrics.active.dec();
+        self.server.room.note_free();
     }
 }

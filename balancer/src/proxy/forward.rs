@@ -6,19 +6,20 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::buffers::{self, LARGE_BYTES};
 use super::http::Conversation;
 use super::session::Phase;
+use super::stream::Stream;
 use super::transfer::{Broken, End, Transfer};
 use super::upstream;
 use crate::config::PoolRules;
@@ -28,7 +29,8 @@ use crate::message::response::{self, Asked, ResponseHead};
 use crate::metrics::PoolError;
 use crate::pool::balance;
 use crate::pool::server::Lease;
-use crate::pool::{Pool, Tried};
+use crate::pool::{Ask, Pool, Tried};
+use crate::proxy_protocol::Ends;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -37,6 +39,10 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(crate) enum Failure {
     /// No server may take requests.
     NoServer,
+    /// Every server that may take requests has as many as it may, and so has the line for them.
+    QueueFull,
+    /// None of them had room in time.
+    QueueTimeout,
     /// None of those tried could be connected to.
     Connect,
     /// The server closed without a response.
@@ -63,8 +69,8 @@ pub(crate) enum Outcome {
 
 /// How one attempt ended.
 enum Attempt {
-    /// With a head, and the one the client gets.
-    Response(ResponseHead, Vec<u8>),
+    /// With a head, the one the client gets, and the time it took.
+    Response(ResponseHead, Vec<u8>, Duration),
     /// The connection broke, or what came is no response.
     Broken,
     Failed(Failure),
@@ -78,17 +84,29 @@ pub(crate) fn source(client: IpAddr) -> u64 {
     }
 }
 
+/// The ends of a client's connection, for a pool whose servers are told.
+pub(crate) fn ends(rules: &PoolRules, source: SocketAddr, stream: &Stream) -> Option<Ends> {
+    rules.send_proxy?;
+    let destination = stream.socket().local_addr().ok()?;
+    Some(Ends { source, destination })
+}
+
 /// Connects to a server of the pool, to another one if that fails.
 pub(crate) async fn connect(
     pool: &Arc<Pool>,
     rules: &PoolRules,
-    source: u64,
+    ends: Option<Ends>,
+    ask: &Ask,
     tried: &mut Tried,
-) -> Result<(TcpStream, Lease), Failure> {
+) -> Result<(Stream, Lease), Failure> {
     loop {
-        let lease = pick(pool, source, tried)?;
-        match upstream::connect(&lease, rules.connect_timeout).await {
-            Ok(stream) => return Ok((stream, lease)),
+        let lease = pick(pool, rules, ask, tried).await?;
+        let begun = Instant::now();
+        match upstream::connect(&lease, rules, ends).await {
+            Ok(stream) => {
+                pool.handle_success(&lease, begun.elapsed());
+                return Ok((stream, lease));
+            }
             Err(error) => fail(pool, &lease, tried, &error),
         }
     }
@@ -104,6 +122,8 @@ pub(crate) async fn forward(
     let outcome = attempts(conversation, pool, head, out).await;
     match outcome {
         Err(Failure::NoServer) => pool.metrics.error(PoolError::NoServer),
+        Err(Failure::QueueFull) => pool.metrics.error(PoolError::QueueFull),
+        Err(Failure::QueueTimeout) => pool.metrics.error(PoolError::QueueTimeout),
         Err(Failure::Connect) => pool.metrics.error(PoolError::Connect),
         Err(Failure::NoResponse) => pool.metrics.error(PoolError::NoResponse),
         Err(Failure::Timeout) => pool.metrics.error(PoolError::Timeout),
@@ -119,32 +139,38 @@ async fn attempts(
     out: Vec<u8>,
 ) -> Result<Outcome, Failure> {
     let rules = pool.rules();
-    let source = source(head.client);
+    let ask = Ask { source: source(head.client), key: head.key, sticky: head.sticky };
     let mut request = Transfer::new(out, head.framing, false);
     let mut tried = Tried::default();
     // Once a kept connection has failed us, the others of its age are not asked.
     let mut fresh = false;
     let mut continue_due = head.expects_continue && conversation.client.buffer.is_empty();
-    let mut lease = pick(pool, source, &tried)?;
+    conversation.session.enter(Phase::Connecting);
+    let mut lease = pick(pool, &rules, &ask, &tried).await?;
     loop {
         let (stream, reused) = match find_way(conversation, &lease, &rules, fresh).await {
             Ok(way) => way,
             Err(error) => {
                 fail(pool, &lease, &mut tried, &error);
-                lease = pick(pool, source, &tried)?;
+                lease = pick(pool, &rules, &ask, &tried).await?;
                 continue;
             }
         };
         if std::mem::take(&mut continue_due) {
-            let written = conversation.client.stream.write_all(CONTINUE).await;
-            written.map_err(|_| Failure::Client)?;
+            let stream = &mut conversation.client.stream;
+            stream.write_all(CONTINUE).await.map_err(|_| Failure::Client)?;
+            stream.flush().await.map_err(|_| Failure::Client)?;
         }
         let mut server = End::from(stream);
         conversation.session.await_server(rules.response_timeout);
-        match send(conversation, &mut server, &mut request, head, &lease).await {
-            Attempt::Response(response, out) => {
-                pool.handle_success(&lease);
-                let delivery = Delivery { server, request, response, lease };
+        let extra = set_cookie(&rules, head, &lease, conversation.peer.is_secure());
+        match send(conversation, &mut server, &mut request, head, &extra).await {
+            Attempt::Response(response, out, latency) => {
+                pool.handle_success(&lease, latency);
+                lease.metrics.first_byte.observe(latency.as_secs_f64());
+                lease.metrics.response(status(&response));
+                let keep = response.reusable && rules.send_proxy.is_none();
+                let delivery = Delivery { server, request, response, keep, lease };
                 return Ok(delivery.deliver(conversation, out).await);
             }
             Attempt::Broken => {
@@ -157,7 +183,7 @@ async fn attempts(
                 }
                 fresh = true;
                 if !reused {
-                    let next = pick(pool, source, &tried);
+                    let next = pick(pool, &rules, &ask, &tried).await;
                     lease =
                         next.map_err(|failure| if unsent { failure } else { Failure::NoResponse })?;
                 }
@@ -179,12 +205,17 @@ async fn find_way(
     lease: &Lease,
     rules: &PoolRules,
     fresh: bool,
-) -> io::Result<(TcpStream, bool)> {
-    if !fresh && let Some(stream) = conversation.idle.take(lease.id()) {
+) -> io::Result<(Stream, bool)> {
+    // A server that was told of one client is not shown another on the same connection.
+    if !fresh
+        && rules.send_proxy.is_none()
+        && let Some(stream) = conversation.idle.take(lease.id())
+    {
         return Ok((stream, true));
     }
     conversation.session.enter(Phase::Connecting);
-    Ok((upstream::connect(lease, rules.connect_timeout).await?, false))
+    let ends = ends(rules, conversation.address, &conversation.client.stream);
+    Ok((upstream::connect(lease, rules, ends).await?, false))
 }
 
 /// Sends the request until the head of the response is there.
@@ -193,14 +224,14 @@ async fn send(
     server: &mut End,
     request: &mut Transfer,
     head: &RequestHead,
-    lease: &Lease,
+    extra: &str,
 ) -> Attempt {
     let begun = Instant::now();
     let Conversation { client, session, .. } = conversation;
     let mut out = buffers::take_head();
     // A server that takes no more of the request may have answered it already.
     let mut deaf = false;
-    let attempt = poll_fn(|cx| {
+    poll_fn(|cx| {
         if session.is_late() {
             let of_client = session.awaits_client();
             let failure = if of_client { Failure::ClientTimeout } else { Failure::Timeout };
@@ -225,18 +256,26 @@ async fn send(
             upgrade: head.upgrade,
             http10: head.http10,
             keep_alive: head.keep_alive && request.is_done() && !session.is_finishing(),
+            extra,
         };
-        let Some(response) = ready!(poll_response(cx, client, server, asked, &mut out)) else {
+        let Some(response) = ready!(poll_response(cx, client, server, &asked, &mut out)) else {
             return Poll::Ready(Attempt::Broken);
         };
-        Poll::Ready(Attempt::Response(response, std::mem::take(&mut out)))
+        Poll::Ready(Attempt::Response(response, std::mem::take(&mut out), begun.elapsed()))
     })
-    .await;
-    if let Attempt::Response(response, _) = &attempt {
-        lease.metrics.first_byte.observe(begun.elapsed().as_secs_f64());
-        lease.metrics.response(status(response));
+    .await
+}
+
+/// The line that brings the client back to this server, unless its own cookie does.
+fn set_cookie(rules: &PoolRules, head: &RequestHead, lease: &Lease, secure: bool) -> String {
+    match &rules.sticky_cookie {
+        Some(name) if head.sticky != Some(lease.key()) => {
+            let secure = if secure { "; Secure" } else { "" };
+            let key = lease.key();
+            format!("Set-Cookie: {name}={key:016x}; Path=/; HttpOnly; SameSite=Lax{secure}\r\n")
+        }
+        _ => String::new(),
     }
-    attempt
 }
 
 fn status(response: &ResponseHead) -> StatusCode {
@@ -248,7 +287,7 @@ fn poll_response(
     cx: &mut Context<'_>,
     client: &mut End,
     server: &mut End,
-    asked: Asked,
+    asked: &Asked<'_>,
     out: &mut Vec<u8>,
 ) -> Poll<Option<ResponseHead>> {
     loop {
@@ -294,13 +333,15 @@ struct Delivery {
     server: End,
     request: Transfer,
     response: ResponseHead,
+    /// Whether the server's connection may serve another request.
+    keep: bool,
     lease: Lease,
 }
 
 impl Delivery {
     /// Passes it on; the rest of the request goes on meanwhile, as long as the server takes it.
     async fn deliver(self, conversation: &mut Conversation, out: Vec<u8>) -> Outcome {
-        let Self { mut server, mut request, response, lease } = self;
+        let Self { mut server, mut request, response, keep, lease } = self;
         let Conversation { client, session, idle, .. } = conversation;
         let switching = response.status == 101;
         session.enter(Phase::Body);
@@ -328,19 +369,28 @@ impl Delivery {
             return Outcome::Upgraded(Box::new((server, lease)));
         }
         let close = response.close || !request.is_done();
-        if response.reusable && request.is_done() && server.buffer.is_empty() {
+        if keep && request.is_done() && server.buffer.is_empty() {
             idle.give_back(lease.id(), server.stream);
         }
         Outcome::Done { close }
     }
 }
 
-fn pick(pool: &Pool, source: u64, tried: &Tried) -> Result<Lease, Failure> {
+/// Chooses a server that was not tried yet; waits for one if those that would do have no room.
+async fn pick(pool: &Pool, rules: &PoolRules, ask: &Ask, tried: &Tried) -> Result<Lease, Failure> {
     let failure = if tried.is_empty() { Failure::NoServer } else { Failure::Connect };
     if tried.is_full() {
         return Err(failure);
     }
-    let lease = pool.pick(source, tried).ok_or(failure)?;
+    let lease = match pool.pick(ask, tried) {
+        Some(lease) => lease,
+        None if pool.lacks_room(tried) => {
+            let free = pool.room.wait(rules.queue_max, || pool.pick(ask, tried));
+            let waited = timeout(rules.queue_timeout, Box::pin(free)).await;
+            waited.map_err(|_| Failure::QueueTimeout)?.ok_or(Failure::QueueFull)?
+        }
+        None => return Err(failure),
+    };
     if !tried.is_empty() {
         pool.metrics.retries.inc();
     }

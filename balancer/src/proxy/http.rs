@@ -1,10 +1,10 @@
 //! HTTP/1.1 from one client: a head is read, [`forward`] finds it a server and a response, and the next one follows. What is upgraded
 //! goes on in [`relay`] in a task of its own, which is smaller than this one.
 
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::buffers::{self, SMALL_BYTES};
@@ -21,10 +20,11 @@ use super::forward::{self, Failure, Outcome};
 use super::listener::Settings;
 use super::relay::{self, HalfClose};
 use super::session::{Phase, Session};
+use super::stream::Stream;
 use super::transfer::End;
 use super::upstream::Idle;
 use super::worker::SessionGuard;
-use crate::message::request::{self, Peer, Refused, RequestHead};
+use crate::message::request::{self, Peer, Reading, Refused, RequestHead};
 use crate::metrics::{Close, Rejection};
 use crate::pool::server::Lease;
 
@@ -34,12 +34,16 @@ const LINGER: Duration = Duration::from_secs(1);
 /// And this much is thrown away.
 const LINGER_BYTES_MAX: usize = 256 * 1_024;
 
+/// When a client that found no server may come again: servers return within seconds, or not soon.
+const RETRY_SECONDS: RangeInclusive<u32> = 1..=5;
+
 /// One client connection that speaks HTTP.
 pub(crate) struct Conversation {
     pub(crate) client: End,
     pub(crate) session: Rc<Session>,
     pub(crate) idle: Rc<Idle>,
-    peer: Peer,
+    pub(crate) address: SocketAddr,
+    pub(crate) peer: Peer,
 }
 
 /// How a conversation ended.
@@ -59,28 +63,21 @@ enum NoHead {
 }
 
 /// Serves one client until it or we have had enough.
-pub(crate) async fn serve(
-    guard: SessionGuard,
-    idle: Rc<Idle>,
-    stream: TcpStream,
-    peer: SocketAddr,
-) {
+pub(crate) async fn serve(guard: SessionGuard, idle: Rc<Idle>, stream: Stream, peer: SocketAddr) {
     let session = Rc::clone(guard.session());
+    let scheme = if matches!(stream, Stream::Tls(_)) { "https" } else { "http" };
     let mut conversation = Conversation {
         client: stream.into(),
         session: Rc::clone(&session),
         idle,
-        peer: Peer::new(peer.ip(), "http"),
+        address: peer,
+        peer: Peer::new(peer.ip(), scheme),
     };
     let ended = {
-        let mut talk = pin!(conversation.talk());
-        poll_fn(|cx| match session.poll_stop(cx) {
-            Some(close) => Poll::Ready(Ended::Closed(close)),
-            None => talk.as_mut().poll(cx),
-        })
-        .await
+        let talk = pin!(conversation.talk());
+        session.until_stopped(talk).await
     };
-    match ended {
+    match ended.unwrap_or_else(Ended::Closed) {
         Ended::Closed(close) => {
             if close == Close::Timeout && session.phase() == Phase::Head {
                 session.listener.metrics.reject(Rejection::HeaderTimeout);
@@ -167,8 +164,16 @@ impl Conversation {
             if memchr::memchr(b'\n', fresh).is_some() {
                 let settings = listener.settings();
                 limit = settings.config.header_bytes_max;
-                let trusted = &settings.config.trusted_proxies;
-                match request::read(buffer.filled(), &self.peer, trusted, out) {
+                let rules = settings.pool.rules();
+                let reading = Reading {
+                    peer: &self.peer,
+                    trusted: &settings.config.trusted_proxies,
+                    key: rules.key.as_ref(),
+                    sticky_cookie: rules.sticky_cookie.as_deref(),
+                    forwarded: settings.config.forwarded,
+                    request_id: settings.config.request_id.then(|| fastrand::u128(..)),
+                };
+                match request::read(buffer.filled(), &reading, out) {
                     Ok(Some(head)) if head.length > limit => {
                         return Poll::Ready(Err(NoHead::TooLong));
                     }
@@ -215,6 +220,7 @@ impl Conversation {
     async fn fail(&mut self, failure: Failure, head: &RequestHead) -> ControlFlow<Ended> {
         let (status, text) = match failure {
             Failure::NoServer => (503, "no server is available\n"),
+            Failure::QueueFull | Failure::QueueTimeout => (503, "every server is busy\n"),
             Failure::Connect => (502, "no server could be reached\n"),
             Failure::NoResponse => (502, "the server gave no response\n"),
             Failure::Timeout => (504, "the server took too long\n"),
@@ -243,15 +249,24 @@ impl Conversation {
         let reason = code.canonical_reason().unwrap_or_default();
         let date = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
         let connection = if keep { "" } else { "Connection: close\r\n" };
+        // Those who are turned away together shall not come back together.
+        let retry = match status {
+            503 => format!("Retry-After: {}\r\n", fastrand::u32(RETRY_SECONDS)),
+            _ => String::new(),
+        };
         let body = if is_head { "" } else { text };
         let message = format!(
             "HTTP/1.1 {status} {reason}\r\nDate: {date}\r\nContent-Type: text/plain; charset=utf-8\r\n\
-             Content-Length: {}\r\n{connection}\r\n{body}",
+             Content-Length: {}\r\n{retry}{connection}\r\n{body}",
             text.len()
         );
         self.session.enter(Phase::Body);
         self.session.listener.metrics.request(code);
-        let written = self.client.stream.write_all(message.as_bytes()).await;
+        let stream = &mut self.client.stream;
+        let written = match stream.write_all(message.as_bytes()).await {
+            Ok(()) => stream.flush().await,
+            Err(error) => Err(error),
+        };
         if written.is_ok() {
             self.session.note_sent(message.len());
         }

@@ -8,12 +8,15 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ListenerConfig;
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::pool::Pool;
+use crate::tls::{Certificate, ServerTls};
+
+use super::upstream;
 
 /// Connections that may wait to be accepted; a thousand clients of a dead node come back within a second.
 const BACKLOG: i32 = 4_096;
@@ -37,12 +40,35 @@ pub(crate) struct Settings {
     pub(crate) pool: Arc<Pool>,
 }
 
+impl Settings {
+    fn certificates(&self) -> &[Certificate] {
+        self.config.tls.as_ref().map_or(&[], ServerTls::certificates)
+    }
+
+    /// Shows when they expire, in the place of `before` others.
+    pub(crate) fn show_certificates(&self, metrics: &Metrics, before: usize) {
+        let expiry: Vec<_> = self.certificates().iter().map(Certificate::not_after).collect();
+        metrics.listeners.certificates(&self.config.name, before, &expiry);
+    }
+
+    /// Shows them no more.
+    pub(crate) fn forget_certificates(&self, metrics: &Metrics) {
+        metrics.listeners.certificates(&self.config.name, self.certificates().len(), &[]);
+    }
+
+    /// Whether a client has to say something before its first byte.
+    pub(crate) fn has_preface(&self) -> bool {
+        self.config.proxy_protocol || self.config.tls.is_some()
+    }
+}
+
 impl Listener {
     pub(crate) fn new(
         socket: TcpListener,
         settings: Settings,
         metrics: &Metrics,
     ) -> io::Result<Self> {
+        settings.show_certificates(metrics, 0);
         Ok(Self {
             address: socket.local_addr()?,
             socket: Mutex::new(Some(socket)),
@@ -85,7 +111,9 @@ impl Listener {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn set_settings(&self, settings: Settings) {
+    /// Puts other settings in force for what comes.
+    pub(crate) fn set_settings(&self, settings: Settings, metrics: &Metrics) {
+        settings.show_certificates(metrics, self.settings().certificates().len());
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 }
@@ -97,6 +125,8 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    // Accepted sockets inherit it.
+    upstream::tune(&SockRef::from(&socket))?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

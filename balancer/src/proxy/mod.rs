@@ -3,6 +3,7 @@
 //! - [`listener`]: a bound address and its settings.
 //! - [`worker`]: the threads that serve, and how connections are spread over them.
 //! - [`session`]: one client connection: phase, timeouts, stop.
+//! - [`welcome`]: PROXY header and TLS handshake, where a listener wants them; [`stream`] hides the difference from there on.
 //! - [`http`] → [`forward`] → [`upstream`], with [`transfer`]: a request on its way and its response back; [`crate::message`] says what
 //!   the bytes mean.
 //! - [`tcp`]: a connection on its way.
@@ -14,7 +15,9 @@ mod http;
 pub(crate) mod listener;
 mod relay;
 mod session;
+mod stream;
 mod tcp;
 mod transfer;
-mod upstream;
+pub(crate) mod upstream;
+mod welcome;
 pub(crate) mod worker;

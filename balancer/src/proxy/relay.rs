@@ -9,9 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::session::{Phase, Session};
+use super::stream::Stream;
 use super::transfer::End;
 use crate::metrics::Close;
 
@@ -39,7 +39,7 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         from: &mut End,
-        to: &mut TcpStream,
+        to: &mut Stream,
         note: impl Fn(usize),
     ) -> Poll<io::Result<()>> {
         loop {
@@ -58,6 +58,10 @@ impl Direction {
                             0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                             count => from.buffer.consume(count),
                         }
+                    }
+                    // What TLS has kept leaves when the socket takes it; there may be more to read meanwhile.
+                    if let Poll::Ready(Err(error)) = Pin::new(&mut *to).poll_flush(cx) {
+                        return Poll::Ready(Err(error));
                     }
                     match ready!(from.buffer.poll_fill(cx, &mut from.stream, 0))? {
                         0 => *self = Self::Ending,

@@ -5,9 +5,11 @@
 //! timeout may come up to one [`TICK`] late. A session is only ever touched by its worker's thread.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::listener::Listener;
@@ -183,6 +185,18 @@ impl Session {
             *waker = Some(cx.waker().clone());
         }
         None
+    }
+
+    /// Does `work` until it is done or the session has to end.
+    pub(crate) async fn until_stopped<T>(
+        &self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Close> {
+        poll_fn(|cx| match self.poll_stop(cx) {
+            Some(close) => Poll::Ready(Err(close)),
+            None => work.as_mut().poll(cx).map(Ok),
+        })
+        .await
     }
 
     fn wake(&self) {

@@ -4,31 +4,36 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-
 use super::forward::{self, Failure};
 use super::relay::{self, HalfClose};
 use super::session::Phase;
+use super::stream::Stream;
 use super::worker::SessionGuard;
 use crate::metrics::{Close, PoolError};
-use crate::pool::Tried;
+use crate::pool::{Ask, Tried};
 
 /// Serves one client until both sides have ended.
-pub(crate) async fn serve(guard: SessionGuard, stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(guard: SessionGuard, stream: Stream, peer: SocketAddr) {
     let session = Rc::clone(guard.session());
     session.enter(Phase::Connecting);
     let pool = Arc::clone(&session.listener.settings().pool);
+    let rules = pool.rules();
     let source = forward::source(peer.ip().to_canonical());
-    let connected = forward::connect(&pool, &pool.rules(), source, &mut Tried::default()).await;
+    let ends = forward::ends(&rules, peer, &stream);
+    let ask = Ask { source, ..Ask::default() };
+    let connected = forward::connect(&pool, &rules, ends, &ask, &mut Tried::default()).await;
     let (server, lease) = match connected {
         Ok(connected) => connected,
         Err(failure) => {
-            let no_server = failure == Failure::NoServer;
-            pool.metrics.error(if no_server { PoolError::NoServer } else { PoolError::Connect });
+            pool.metrics.error(match failure {
+                Failure::NoServer => PoolError::NoServer,
+                Failure::QueueFull => PoolError::QueueFull,
+                Failure::QueueTimeout => PoolError::QueueTimeout,
+                _ => PoolError::Connect,
+            });
             return guard.end(Close::Error);
         }
     };
-    pool.handle_success(&lease);
     session.bind(lease.id());
     let close = relay::run(&session, stream.into(), server.into(), HalfClose::Kept).await;
     drop(lease);

@@ -5,20 +5,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::buffers::{self, Buffer};
+use super::stream::Stream;
 use crate::message::{Framing, Malformed};
 
 /// One side of an exchange: its socket, and what was read from it and not yet used.
 #[derive(Debug)]
 pub(crate) struct End {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) buffer: Buffer,
 }
 
-impl From<TcpStream> for End {
-    fn from(stream: TcpStream) -> Self {
+impl From<Stream> for End {
+    fn from(stream: Stream) -> Self {
         Self { stream, buffer: Buffer::default() }
     }
 }
@@ -50,17 +50,20 @@ pub(crate) struct Transfer {
     unchunk: bool,
     /// Whether any byte of the body was written.
     begun: bool,
+    /// Whether all that was written has left (TLS keeps what the socket does not take).
+    flushed: bool,
 }
 
 impl Transfer {
     /// A message of `head` and a body that reaches as far as `framing` says.
     pub(crate) fn new(head: Vec<u8>, framing: Framing, unchunk: bool) -> Self {
-        Self { head, written: 0, ready: 0, framing, unchunk, begun: false }
+        Self { head, written: 0, ready: 0, framing, unchunk, begun: false, flushed: true }
     }
 
     /// Whether all of it was written.
     pub(crate) fn is_done(&self) -> bool {
-        self.framing.is_done() && self.ready == 0 && self.written == self.head.len()
+        let written = self.ready == 0 && self.written == self.head.len();
+        self.framing.is_done() && written && self.flushed
     }
 
     /// Whether nothing was written yet.
@@ -70,7 +73,7 @@ impl Transfer {
 
     /// Whether there is nothing to write before the sender sends more.
     pub(crate) fn awaits_sender(&self) -> bool {
-        self.written == self.head.len() && self.ready == 0
+        self.written == self.head.len() && self.ready == 0 && !self.framing.is_done()
     }
 
     /// The same once more from its beginning, unless a part of the body is gone.
@@ -84,7 +87,7 @@ impl Transfer {
         &mut self,
         cx: &mut Context<'_>,
         from: &mut End,
-        to: &mut TcpStream,
+        to: &mut Stream,
         read: impl Fn(usize),
         wrote: impl Fn(usize),
     ) -> Poll<Result<(), Broken>> {
@@ -98,8 +101,12 @@ impl Transfer {
                 self.note_written(count, &mut from.buffer);
                 continue;
             }
+            if !self.flushed {
+                let flushed = Pin::new(&mut *to).poll_flush(cx).map_err(Broken::To)?;
+                self.flushed = flushed.is_ready();
+            }
             if self.framing.is_done() {
-                return Poll::Ready(Ok(()));
+                return if self.flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
             // All that was measured is written, so the buffer is empty.
             let filled = ready!(from.buffer.poll_fill(cx, &mut from.stream, 0));
@@ -136,7 +143,7 @@ impl Transfer {
         &self,
         cx: &mut Context<'_>,
         buffer: &Buffer,
-        to: &mut TcpStream,
+        to: &mut Stream,
     ) -> Poll<io::Result<usize>> {
         let head = &self.head[self.written..];
         let body = &buffer.filled()[..self.ready];
@@ -150,6 +157,7 @@ impl Transfer {
     }
 
     fn note_written(&mut self, count: usize, buffer: &mut Buffer) {
+        self.flushed = false;
         let of_head = count.min(self.head.len() - self.written);
         self.written += of_head;
         let of_body = count - of_head;

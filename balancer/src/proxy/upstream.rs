@@ -11,11 +11,15 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsStream;
 
+use super::stream::Stream;
+use crate::config::{Address, PoolRules};
 use crate::pool::server::Server;
+use crate::proxy_protocol::{self, Ends};
 
 /// Idle connections kept per server and worker.
 const IDLE_MAX: usize = 64;
@@ -29,12 +33,12 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Idle {
-    by_server: RefCell<HashMap<u64, Vec<(TcpStream, Instant)>>>,
+    by_server: RefCell<HashMap<u64, Vec<(Stream, Instant)>>>,
 }
 
 impl Idle {
     /// A connection that is open as far as we know.
-    pub(crate) fn take(&self, server: u64) -> Option<TcpStream> {
+    pub(crate) fn take(&self, server: u64) -> Option<Stream> {
         let mut by_server = self.by_server.borrow_mut();
         let kept = by_server.get_mut(&server)?;
         while let Some((mut stream, _)) = kept.pop() {
@@ -46,7 +50,7 @@ impl Idle {
     }
 
     /// Keeps a connection whose last response was read to its end.
-    pub(crate) fn give_back(&self, server: u64, stream: TcpStream) {
+    pub(crate) fn give_back(&self, server: u64, stream: Stream) {
         let mut by_server = self.by_server.borrow_mut();
         let kept = by_server.entry(server).or_default();
         if kept.len() < IDLE_MAX {
@@ -69,16 +73,15 @@ impl Idle {
     }
 }
 
-/// Connects to `server` and counts the outcome; marking the server is the caller's business.
-pub(crate) async fn connect(server: &Server, limit: Duration) -> io::Result<TcpStream> {
+/// Connects to `server` on behalf of a client between `ends` and counts the outcome; marking the server is the caller's business.
+pub(crate) async fn connect(
+    server: &Server,
+    rules: &PoolRules,
+    ends: Option<Ends>,
+) -> io::Result<Stream> {
     let begun = Instant::now();
-    let attempt = async {
-        match server.address().socket() {
-            Some(address) => TcpStream::connect(address).await,
-            None => TcpStream::connect(server.address().as_str()).await,
-        }
-    };
-    let outcome = match timeout(limit, attempt).await {
+    let attempt = establish(server.address(), rules, ends);
+    let outcome = match timeout(rules.connect_timeout, attempt).await {
         Ok(outcome) => outcome,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
@@ -86,7 +89,6 @@ pub(crate) async fn connect(server: &Server, limit: Duration) -> io::Result<TcpS
         Ok(stream) => {
             server.metrics.connections.inc();
             server.metrics.connect.observe(begun.elapsed().as_secs_f64());
-            tune(&stream);
             Ok(stream)
         }
         Err(error) => {
@@ -96,24 +98,46 @@ pub(crate) async fn connect(server: &Server, limit: Duration) -> io::Result<TcpS
     }
 }
 
+/// A connection on which the server's first byte may be awaited. The caller bounds the time.
+///
+/// # Cancel safety
+/// Dropping it closes the connection; nothing else is affected.
+pub(crate) async fn establish(
+    address: &Address,
+    rules: &PoolRules,
+    ends: Option<Ends>,
+) -> io::Result<Stream> {
+    let mut stream = match address.socket() {
+        Some(socket) => TcpStream::connect(socket).await,
+        None => TcpStream::connect(address.as_str()).await,
+    }?;
+    if let Err(error) = tune(&SockRef::from(&stream)) {
+        // Without any of it the connection works as well.
+        tracing::debug!(%error, "cannot tune a socket");
+    }
+    if let Some(version) = rules.send_proxy {
+        stream.write_all(&proxy_protocol::write(version, ends)).await?;
+    }
+    let Some(tls) = &rules.tls else { return Ok(stream.into()) };
+    let name = tls.name(address.as_str()).map_err(io::Error::other)?;
+    // Apart: a handshake's state is large, and most pools need none.
+    let stream = Box::pin(tls.connector().connect(name, stream)).await?;
+    Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
+}
+
 /// Whether neither an end nor unasked bytes have come. Asks the kernel only if it has reported something.
-fn is_quiet(stream: &mut TcpStream) -> bool {
+fn is_quiet(stream: &mut Stream) -> bool {
     let mut byte = [0];
     let mut context = Context::from_waker(Waker::noop());
     Pin::new(stream).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
 }
 
-/// No delay for small messages, and the kernel watches for peers that are gone. Without any of it the connection works as well.
-pub(crate) fn tune(stream: &TcpStream) {
+/// No delay for small messages, and the kernel watches for peers that are gone.
+pub(crate) fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     let (time, interval, retries) = KEEPALIVE;
     let keepalive =
         TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
-    let socket = SockRef::from(stream);
-    let tuned = stream
-        .set_nodelay(true)
-        .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-        .and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
-    if let Err(error) = tuned {
-        tracing::debug!(%error, "cannot tune a socket");
-    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }

@@ -20,8 +20,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::listener::Listener;
 use super::session::{Session, TICK};
-use super::upstream::{self, Idle};
-use super::{http, tcp};
+use super::upstream::Idle;
+use super::{http, tcp, welcome};
 use crate::config::Mode;
 use crate::metrics::{Close, Metrics, Rejection};
 
@@ -224,16 +224,19 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
-        upstream::tune(&stream);
-        let mode = listener.settings().config.mode;
+        let settings = listener.settings();
         let guard = SessionGuard::new(Rc::clone(self), listener);
         let idle = Rc::clone(&self.idle);
-        match mode {
+        if settings.has_preface() {
+            tokio::task::spawn_local(welcome::serve(guard, idle, stream, peer));
+            return;
+        }
+        match settings.config.mode {
             Mode::Http => {
-                tokio::task::spawn_local(http::serve(guard, idle, stream, peer));
+                tokio::task::spawn_local(http::serve(guard, idle, stream.into(), peer));
             }
             Mode::Tcp => {
-                tokio::task::spawn_local(tcp::serve(guard, stream, peer));
+                tokio::task::spawn_local(tcp::serve(guard, stream.into(), peer));
             }
         }
     }

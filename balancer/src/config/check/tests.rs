@@ -54,6 +54,10 @@ fn the_sample_shows_the_defaults() {
         "rise",
         "fall",
         "weight",
+        "proxy_protocol",
+        "forwarded",
+        "request_id",
+        "queue_",
     ];
     let short: String = text
         .lines()
@@ -87,6 +91,9 @@ fn every_fault_is_named_where_it_is() {
         ("listen = \"0.0.0.0:8000\"", "listen = \"127.0.0.1:9801\"", "listener[0].listen: 127.0."),
         ("slow_start = \"10s\"", "slow_strat = \"10s\"", "pool[0].slow_strat: unknown field"),
         ("connect_timeout = \"1s\"", "connect_timeout = \"0s\"", "pool[0].connect_timeout: exp"),
+        ("queue_max = 1000", "server_max_connections = 0", "pool[0].server_max_connections: exp"),
+        ("queue_max = 1000", "hash_key = \"uri\"", "pool[0].hash_key: has a meaning only with"),
+        ("queue_max = 1000", "sticky_cookie = \"a b\"", "pool[0].sticky_cookie: expected the name"),
         ("interval = \"500ms\"", "interval = \"1ms\"", "pool[0].health_check.interval: expected"),
     ];
     for (right, wrong, expected) in cases {

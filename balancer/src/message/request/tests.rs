@@ -1,10 +1,16 @@
 use super::*;
 
+fn plain(peer: &Peer) -> Reading<'_> {
+    let (key, sticky_cookie, request_id) = (None, None, None);
+    Reading { peer, trusted: &[], key, sticky_cookie, forwarded: false, request_id }
+}
+
 fn read_from(head: &str, peer: &str) -> Result<(RequestHead, String), Refused> {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
     let mut out = b"before".to_vec();
     let peer = Peer::new(peer.parse().unwrap(), "http");
-    let read = read(head.as_bytes(), &peer, &trusted, &mut out)?.expect("a whole head");
+    let reading = Reading { trusted: &trusted, ..plain(&peer) };
+    let read = read(head.as_bytes(), &reading, &mut out)?.expect("a whole head");
     assert_eq!(read.length, head.len());
     let out = String::from_utf8(out).unwrap();
     Ok((read, out.strip_prefix("before").unwrap().to_owned()))
@@ -154,7 +160,58 @@ fn a_head_is_awaited_to_its_last_byte() {
     let peer = Peer::new("203.0.113.7".parse().unwrap(), "http");
     for length in 0..head.len() {
         let mut out = Vec::new();
-        assert_eq!(read(&head.as_bytes()[..length], &peer, &[], &mut out), Ok(None), "{length}");
+        let reading = plain(&peer);
+        assert_eq!(read(&head.as_bytes()[..length], &reading, &mut out), Ok(None), "{length}");
         assert!(out.is_empty());
+    }
+}
+
+#[test]
+fn a_request_names_what_it_is_spread_by() {
+    let text = "GET /rooms/42?page=2 HTTP/1.1\r\nHost: a\r\nX-Room: blue\r\n\
+        Cookie: a=1; room=green; server=00000000000000ff\r\n\r\n";
+    let peer = Peer::new("203.0.113.7".parse().unwrap(), "http");
+    for (key, value) in [
+        (Key::Uri, Some(&b"/rooms/42"[..])),
+        (Key::Header("x-room".into()), Some(b"blue")),
+        (Key::Header("x-other".into()), None),
+        (Key::Cookie("room".into()), Some(b"green")),
+        (Key::Cookie("oom".into()), None),
+    ] {
+        let (key, sticky_cookie) = (Some(&key), Some("server"));
+        let reading = Reading { key, sticky_cookie, ..plain(&peer) };
+        let head = read(text.as_bytes(), &reading, &mut Vec::new()).unwrap().unwrap();
+        assert_eq!((head.key, head.sticky), (value.map(balance::hash), Some(255)), "{key:?}");
+    }
+}
+
+#[test]
+fn a_request_gets_a_number_and_a_standard_trace_of_its_way() {
+    let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+    let text =
+        "GET / HTTP/1.1\r\nHost: a:80\r\nX-Request-Id: theirs\r\nForwarded: for=6.6.6.6\r\n\r\n";
+    for (peer, id, forwarded) in [
+        (
+            "203.0.113.7",
+            "000000000000000000000000000000ff",
+            "for=203.0.113.7;host=\"a:80\";proto=https",
+        ),
+        (
+            "2001:db8::5",
+            "000000000000000000000000000000ff",
+            "for=\"[2001:db8::5]\";host=\"a:80\";proto=https",
+        ),
+        ("10.0.0.1", "theirs", "for=6.6.6.6, for=10.0.0.1;host=\"a:80\";proto=https"),
+    ] {
+        let peer = Peer::new(peer.parse().unwrap(), "https");
+        let reading =
+            Reading { trusted: &trusted, forwarded: true, request_id: Some(255), ..plain(&peer) };
+        let mut out = Vec::new();
+        read(text.as_bytes(), &reading, &mut out).unwrap().unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out.matches("X-Request-Id: ").count(), 1, "{out}");
+        assert!(out.contains(&format!("X-Request-Id: {id}\r\n")), "{out}");
+        assert_eq!(out.matches("Forwarded: ").count(), 1, "{out}");
+        assert!(out.contains(&format!("\r\nForwarded: {forwarded}\r\n")), "{out}");
     }
 }

@@ -19,6 +19,13 @@ fn rules(check: bool) -> PoolRules {
         fail_timeout: MS(2_000),
         slow_start: MS(10_000),
         panic_threshold: 0.0,
+        key: None,
+        sticky_cookie: None,
+        server_connections_max: None,
+        queue_max: 0,
+        queue_timeout: MS(0),
+        send_proxy: None,
+        tls: None,
         check: check.then_some(checks),
     }
 }

@@ -1,0 +1,324 @@
+//! What comes before the first byte of a message: TLS by name, its reload, clients' certificates, TLS to servers, PROXY headers in and out.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use support::{Balancer, DEADLINE, Upstream, raw, request, settings};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// An authority that signs certificates into a folder.
+struct Authority {
+    dir: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Self { dir: tempfile::tempdir().unwrap() };
+        authority.openssl("ca", &["-x509", "-subj", "/CN=authority"]);
+        authority
+    }
+
+    /// Signs a certificate for a name, in place of an older one.
+    fn sign(&self, name: &str) {
+        let (ca, key) = (self.path("ca.pem"), self.path("ca.key"));
+        let alternative = format!("subjectAltName=DNS:{name}");
+        let subject = format!("/CN={name}");
+        self.openssl(
+            name,
+            &[
+                "-CA",
+                ca.to_str().unwrap(),
+                "-CAkey",
+                key.to_str().unwrap(),
+                "-subj",
+                &subject,
+                "-addext",
+                &alternative,
+                "-addext",
+                "basicConstraints=critical,CA:FALSE",
+            ],
+        );
+    }
+
+    fn openssl(&self, name: &str, arguments: &[&str]) {
+        let output = Command::new("openssl")
+            .args(["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-days", "30"])
+            .args(arguments)
+            .arg("-keyout")
+            .arg(self.path(&format!("{name}.key")))
+            .arg("-out")
+            .arg(self.path(&format!("{name}.pem")))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+
+    fn leaf(&self, name: &str) -> CertificateDer<'static> {
+        certificate(&self.path(&format!("{name}.pem")))
+    }
+
+    /// The settings of a listener that shows these certificates.
+    fn listener(&self, names: &[&str], more: &str) -> String {
+        let mut text = format!("pool = \"p\"\n[listener.tls]\n{more}\n");
+        for name in names {
+            let (chain, key) =
+                (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+            let (chain, key) = (chain.display(), key.display());
+            let table = "[[listener.tls.certificate]]";
+            writeln!(text, "{table}\nchain = \"{chain}\"\nkey = \"{key}\"").unwrap();
+        }
+        text
+    }
+
+    /// A connection to `address` by a client that asks for `name`, and shows its own certificate if it has one.
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        identity: Option<&str>,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate(&self.path("ca.pem"))).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let key = PrivateKeyDer::from_pem_file(self.path(&format!("{identity}.key")));
+                builder.with_client_auth_cert(vec![self.leaf(identity)], key.unwrap()).unwrap()
+            }
+        };
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        timeout(DEADLINE, TlsConnector::from(Arc::new(config)).connect(name, stream)).await?
+    }
+}
+
+fn certificate(file: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(file).unwrap()
+}
+
+fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+/// One request on a connection that stays; its answer as text, once it holds `awaited`.
+async fn ask(stream: &mut TlsStream<TcpStream>, awaited: &str) -> io::Result<String> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    timeout(DEADLINE, async {
+        while !String::from_utf8_lossy(&answer).contains(awaited) {
+            if stream.read_buf(&mut answer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok::<_, io::Error>(String::from_utf8_lossy(&answer).into_owned())
+    })
+    .await?
+}
+
+#[tokio::test]
+async fn certificates_are_shown_by_name_and_replaced_without_a_drop() {
+    let authority = Authority::new();
+    for name in ["a.test", "b.test"] {
+        authority.sign(name);
+    }
+    let upstream = Upstream::start("a");
+    let text = settings("", &[("a", upstream.address)]).replacen(
+        "pool = \"p\"",
+        &authority.listener(&["a.test", "b.test"], ""),
+        1,
+    );
+    let balancer = Balancer::start(&text).await;
+    let address = balancer.address("l");
+    let mut old = authority.connect(address, "a.test", None).await.unwrap();
+    let other = authority.connect(address, "b.test", None).await.unwrap();
+    assert!(shown(&old) == authority.leaf("a.test") && shown(&other) == authority.leaf("b.test"));
+    let answer = ask(&mut old, "\"x-real-ip\"").await.unwrap();
+    assert!(answer.contains("\"x-forwarded-proto\":\"https\""), "{answer}");
+    let expiry =
+        "balancer_listener_certificate_expiry_timestamp_seconds{certificate=\"1\",listener=\"l\"}";
+    assert!(balancer.metric(expiry).await > 1.7e9);
+
+    authority.sign("a.test");
+    let (status, answer) = balancer.api("POST", "/reload", "").await;
+    assert_eq!(status, 200, "{answer}");
+    let new = authority.connect(address, "a.test", None).await.unwrap();
+    assert!(shown(&new) == authority.leaf("a.test") && shown(&new) != shown(&old));
+    // What was open before goes on.
+    ask(&mut old, "\"x-real-ip\"").await.unwrap();
+
+    // A file that cannot be used changes nothing.
+    std::fs::write(authority.path("b.test.pem"), "no certificate").unwrap();
+    let (status, answer) = balancer.api("POST", "/reload", "").await;
+    assert_eq!(status, 422, "{answer}");
+    assert!(answer.to_string().contains("listener[0].tls.certificate[1]"), "{answer}");
+    assert!(authority.connect(address, "b.test", None).await.is_ok());
+    balancer.end().await;
+}
+
+#[tokio::test]
+async fn clients_show_who_they_are_where_they_have_to() {
+    let authority = Authority::new();
+    for name in ["a.test", "client.test"] {
+        authority.sign(name);
+    }
+    let upstream = Upstream::start("a");
+    let ca = format!("client_ca = \"{}\"", authority.path("ca.pem").display());
+    let text = settings("", &[("a", upstream.address)]).replacen(
+        "pool = \"p\"",
+        &authority.listener(&["a.test"], &ca),
+        1,
+    );
+    let balancer = Balancer::start(&text).await;
+    let address = balancer.address("l");
+    let mut known = authority.connect(address, "a.test", Some("client.test")).await.unwrap();
+    ask(&mut known, "\"server\":\"a\"").await.unwrap();
+    // In TLS 1.3 a client hears of the refusal with its first read.
+    let served = match authority.connect(address, "a.test", None).await {
+        Ok(mut unknown) => ask(&mut unknown, "200 OK").await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!served);
+    let plain = raw(address, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert!(!plain.starts_with(b"HTTP/"), "{}", String::from_utf8_lossy(&plain));
+    let rejected = "balancer_listener_rejected_total{listener=\"l\",reason=\"tls_handshake\"}";
+    assert!((balancer.metric(rejected).await - 2.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn servers_are_asked_in_tls_for_a_certificate_of_their_name() {
+    let authority = Authority::new();
+    authority.sign("a.test");
+    let upstream = Upstream::start("a");
+    let inner = settings("", &[("a", upstream.address)]).replacen(
+        "pool = \"p\"",
+        &authority.listener(&["a.test"], ""),
+        1,
+    );
+    let inner = Balancer::start(&inner).await;
+    for (name, status) in [("a.test", 200), ("b.test", 502)] {
+        let ca = authority.path("ca.pem");
+        let pool = format!("[pool.tls]\nca = \"{}\"\nserver_name = \"{name}\"", ca.display());
+        let outer = Balancer::start(&settings(&pool, &[("inner", inner.address("l"))])).await;
+        // Twice: on a new connection and on a kept one.
+        for _ in 0..2 {
+            let body = vec![b'x'; 300_000];
+            let response = request(outer.address("l"), "POST", "/upload", &[], &body).await;
+            assert_eq!(response.status, status, "{name}");
+            assert!(status != 200 || response.body == body);
+        }
+        outer.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_says_who_the_client_is() {
+    let upstream = Upstream::start("a");
+    let text = settings("", &[("a", upstream.address)]).replacen(
+        "pool = \"p\"",
+        "pool = \"p\"\nproxy_protocol = true\ntrusted_proxies = [\"127.0.0.1\"]",
+        1,
+    );
+    let balancer = Balancer::start(&text).await;
+    let get = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let headed = format!("PROXY TCP4 203.0.113.7 10.0.0.1 4711 80\r\n{get}");
+    let answer = raw(balancer.address("l"), headed.as_bytes()).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.contains("\"x-forwarded-for\":\"203.0.113.7\""), "{answer}");
+    assert!(answer.contains("\"x-real-ip\":\"203.0.113.7\""), "{answer}");
+    assert!(raw(balancer.address("l"), get.as_bytes()).await.is_empty());
+    let rejected = "balancer_listener_rejected_total{listener=\"l\",reason=\"proxy_header\"}";
+    assert!((balancer.metric(rejected).await - 1.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn servers_are_told_who_the_client_is() {
+    for (version, length) in [("v1", None), ("v2", Some(28))] {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let text = settings(
+            &format!("send_proxy_protocol = \"{version}\""),
+            &[("a", server.local_addr().unwrap())],
+        )
+        .replacen("pool = \"p\"", "pool = \"p\"\nmode = \"tcp\"", 1);
+        let balancer = Balancer::start(&text).await;
+        let address = balancer.address("l");
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let ours = client.local_addr().unwrap();
+        client.write_all(b"!").await.unwrap();
+        let (mut stream, _) = timeout(DEADLINE, server.accept()).await.unwrap().unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"!") {
+            assert!(timeout(DEADLINE, stream.read_buf(&mut seen)).await.unwrap().unwrap() > 0);
+        }
+        match length {
+            None => {
+                let line = format!(
+                    "PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n!",
+                    ours.port(),
+                    address.port()
+                );
+                assert_eq!(String::from_utf8_lossy(&seen), line);
+            }
+            Some(length) => {
+                assert_eq!(seen.len(), length + 1);
+                assert_eq!(&seen[16..24], &[127, 0, 0, 1, 127, 0, 0, 1]);
+                assert_eq!(&seen[24..26], &ours.port().to_be_bytes());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_brings_a_client_back_to_its_server() {
+    let (a, b) = (Upstream::start("a"), Upstream::start("b"));
+    let text = settings(
+        "algorithm = \"random_two\"\nsticky_cookie = \"node\"",
+        &[("a", a.address), ("b", b.address)],
+    );
+    let balancer = Balancer::start(&text).await;
+    let address = balancer.address("l");
+    let first = request(address, "GET", "/", &[], b"").await;
+    let cookie = first.head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    let (pair, rest) = cookie.split_once(';').unwrap();
+    assert!(rest.contains("httponly") && !rest.contains("secure"), "{cookie}");
+    let server: serde_json::Value = serde_json::from_slice(&first.body).unwrap();
+    for _ in 0..20 {
+        let again = request(address, "GET", "/", &[("Cookie", pair)], b"").await;
+        let seen: serde_json::Value = serde_json::from_slice(&again.body).unwrap();
+        assert_eq!(seen["server"], server["server"]);
+        assert!(!again.head.contains("set-cookie"), "{}", again.head);
+    }
+    // Its server goes into drain: another one takes over, and says so.
+    let name = server["server"].as_str().unwrap();
+    let (status, _) =
+        balancer.api("PATCH", &format!("/pools/p/servers/{name}"), "{\"state\":\"drain\"}").await;
+    assert_eq!(status, 200);
+    let moved = request(address, "GET", "/", &[("Cookie", pair)], b"").await;
+    let seen: serde_json::Value = serde_json::from_slice(&moved.body).unwrap();
+    assert_ne!(seen["server"], server["server"]);
+    assert!(moved.head.contains("set-cookie: node="), "{}", moved.head);
+}
