@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How long each proxy waits for bytes that never come; so long do the vectors take that end too early.
-const PATIENCE: &str = "2s";
+const PATIENCE: &str = "4s";
 
 /// Heads and bodies by name. Each asks for `/open`, and what must never be seen by a server asks for `/hidden`.
 fn vectors() -> Vec<(&'static str, String)> {
@@ -291,7 +291,7 @@ async fn clients_that_trickle_are_cut_off_while_others_are_served() {
     let upstream = Upstream::start("a");
     let text = settings("", &[("a", upstream.address)]).replacen(
         "pool = \"p\"",
-        "pool = \"p\"\nheader_timeout = \"1s\"\nidle_timeout = \"2s\"",
+        "pool = \"p\"\nheader_timeout = \"3s\"\nidle_timeout = \"6s\"",
         1,
     );
     let balancer = Balancer::start(&text).await;
