@@ -30,6 +30,9 @@ pub enum ControlError {
     Failed(String),
 }
 
+/// Whether this supervisor leads its group and may act, asked at the moment of acting.
+pub type Leads = std::sync::Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// The answer to a command.
 pub type Reply<T> = oneshot::Sender<Result<T, ControlError>>;
 

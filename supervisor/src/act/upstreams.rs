@@ -1,7 +1,7 @@
 //! Drivers that change the servers of a balancer.
 //!
 //! Holdfast's own balancer is driven through its operator API. A driver lists what is there and sets one server; both are idempotent
-//! and bounded in time. Every change carries the supervisor's epoch: a balancer that has heard of a later supervisor refuses it.
+//! and bounded in time. Every change carries the term its leader acts in: a balancer that has heard of a later one refuses it.
 
 use std::time::Duration;
 
@@ -48,7 +48,6 @@ pub enum UpstreamError {
 #[derive(Debug, Clone)]
 pub struct HoldfastBalancer {
     config: Balancer,
-    epoch: u64,
     client: reqwest::Client,
 }
 
@@ -81,9 +80,9 @@ impl From<Server> for Observed {
 }
 
 impl HoldfastBalancer {
-    /// A driver that acts under `epoch`.
-    pub fn new(config: Balancer, epoch: u64, client: reqwest::Client) -> Self {
-        Self { config, epoch, client }
+    /// A driver of one balancer.
+    pub fn new(config: Balancer, client: reqwest::Client) -> Self {
+        Self { config, client }
     }
 
     /// The servers of the pool.
@@ -97,11 +96,11 @@ impl HoldfastBalancer {
         Ok(pool.servers.into_iter().map(Observed::from).collect())
     }
 
-    /// Makes one change and returns the server as it is then.
+    /// Makes one change under `epoch`, the term this supervisor leads in, and returns the server as it is then.
     ///
     /// # Errors
     /// As [`Self::list`]; also a stale epoch.
-    pub async fn set(&self, change: &Change) -> Result<Observed, UpstreamError> {
+    pub async fn set(&self, change: &Change, epoch: u64) -> Result<Observed, UpstreamError> {
         let Change { server, state, weight, summary, .. } = change;
         let attempt = format!("set {server} to {state}, weight {weight},");
         let url = format!(
@@ -114,7 +113,7 @@ impl HoldfastBalancer {
             "reason": format!("{OURS}{summary}"),
         });
         let request =
-            self.client.patch(url).header("X-Holdfast-Epoch", self.epoch.to_string()).json(&body);
+            self.client.patch(url).header("X-Holdfast-Epoch", epoch.to_string()).json(&body);
         self.call::<Server>(&attempt, request).await.map(Observed::from)
     }
 

@@ -225,6 +225,26 @@ pub(super) enum Command {
             holdfast restore --dir /var/backups/holdfast --backup <ID> --to 127.0.0.1:7000 --overwrite"
     )]
     Restore(Restore),
+    /// Form or change the group of supervisors, or show it
+    #[command(
+        long_about = "Three or five supervisors form a group: one leads and acts, the others watch, agree, and take over within half a \
+            second. Each has a [group] section in its settings. docs/group.md explains how many are needed and what a minority does.",
+        after_help = "Examples:\n  \
+            holdfast group init                             at the first supervisor\n  \
+            holdfast group join 10.0.0.11:9096              at each other one: the address of any member\n  \
+            holdfast group leave supervisor-2               take a member out, also one that is dead"
+    )]
+    Group {
+        #[command(subcommand)]
+        command: super::group::GroupCommand,
+    },
+    /// Keep alerts from being told for a while
+    #[command(after_help = "Examples:\n  \
+            holdfast silence add NodeDown server=chatnode-2 --for 2h --comment \"new disk\"")]
+    Silence {
+        #[command(subcommand)]
+        command: super::group::SilenceCommand,
+    },
     /// Rehearse a disaster
     #[command(
         after_help = "Scenarios: chatnode-crash, redis-primary-crash. docs/drills.md explains what is measured.\n\n\

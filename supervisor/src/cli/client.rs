@@ -163,7 +163,7 @@ impl Client {
         let this = self.clone();
         Ok(lines(response).filter_map(move |line| {
             let event = match line {
-                Ok(line) => line.strip_prefix("data:").map(|data| this.read(data.trim_start())),
+                Ok(line) => line.strip_prefix("data:").map(|data| this.parse(data.trim_start())),
                 Err(cause) => Some(Err(this.unreachable(cause))),
             };
             std::future::ready(event)
@@ -240,7 +240,7 @@ impl Client {
     }
 
     fn backup_step(&self, line: &str) -> Result<BackupStep, ClientError> {
-        let mut step: Value = self.read(line)?;
+        let mut step: Value = self.parse(line)?;
         let mut take = |name: &str| step.get_mut(name).map(Value::take);
         if let Some(progress) = take("progress") {
             return self.convert(progress).map(BackupStep::Progress);
@@ -290,6 +290,22 @@ impl Client {
     pub async fn ready(&self) -> Result<(), String> {
         let url = format!("{}/health/ready", self.base);
         readiness(&self.http, &url).await
+    }
+
+    /// What is at `path` of the operator API.
+    pub async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.get(path, &[]).await
+    }
+
+    /// Has the supervisor do what `path` of the operator API stands for, within `limit`.
+    pub async fn order<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+        limit: Duration,
+    ) -> Result<T, ClientError> {
+        let response = self.send(Method::POST, path, Some(body), Some(limit)).await?;
+        self.body(response).await
     }
 
     async fn get<T: DeserializeOwned>(
@@ -357,10 +373,10 @@ impl Client {
 
     async fn body<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
         let text = response.text().await.map_err(|error| self.unreachable(causes(&error)))?;
-        self.read(&text)
+        self.parse(&text)
     }
 
-    fn read<T: DeserializeOwned>(&self, text: &str) -> Result<T, ClientError> {
+    fn parse<T: DeserializeOwned>(&self, text: &str) -> Result<T, ClientError> {
         serde_json::from_str(text).map_err(|error| self.misunderstood(&error.to_string()))
     }
 

@@ -12,6 +12,7 @@ mod context;
 mod drill;
 mod events;
 mod explain;
+mod group;
 pub(crate) mod http;
 pub mod print;
 mod redis;
@@ -188,6 +189,8 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), CliError> {
         }
         Command::Backup { command } => cluster::backup(&client()?, command, output).await,
         Command::Restore(restore) => restore::run(restore, output).await,
+        Command::Group { command } => group::run(&client()?, command, output).await,
+        Command::Silence { command } => group::silence(&client()?, command, output).await,
         Command::Drill { command } => drill::run(&client()?, command, output).await,
         Command::Token { user, secret_file, lifetime } => {
             chat::token(&user, secret_file, lifetime, output)

@@ -70,7 +70,7 @@ impl Checker<'_> {
         path.map(|path| self.secret(key, path).ok_or(FaultAdded)).transpose()
     }
 
-    fn listen(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
+    pub(super) fn listen(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
         let parsed = SocketAddr::from_str(text);
         if parsed.is_err() {
             self.fault(key, format!("expected ip:port to listen on, found {text:?}"));
@@ -114,6 +114,7 @@ impl Checker<'_> {
         if sentinel.is_some() && no_redis {
             self.fault("sentinel", "expected a [redis] section whose primary it can tell");
         }
+        let group = file.group.map(|group| self.group(group));
         let guards = self.guards(file.guards);
         let canary = file.canary.filter(|c| c.enabled).map(|canary| self.canary(canary));
         if file.backup.is_some() && no_redis {
@@ -136,6 +137,7 @@ impl Checker<'_> {
             balancer: balancer.map_or(Some(None), |inner| inner.map(Some))?,
             redis: redis?,
             sentinel: sentinel.map_or(Some(None), |inner| inner.map(Some))?,
+            group: group.map_or(Some(None), |inner| inner.map(Some))?,
             guards,
             canary: canary.map_or(Some(None), |inner| inner.map(Some))?,
             backup,

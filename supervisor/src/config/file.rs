@@ -45,6 +45,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) redis: super::redis::Sections,
     pub(super) sentinel: Option<Sentinel>,
+    pub(super) group: Option<super::group::Written>,
     #[serde(default)]
     pub(super) guards: Guards,
     pub(super) canary: Option<Canary>,

@@ -6,6 +6,7 @@
 
 mod check;
 mod file;
+mod group;
 mod metrics;
 mod redis;
 mod redis_control;
@@ -25,6 +26,7 @@ use serde::Deserialize;
 
 use crate::cluster::Address;
 
+pub use group::Group;
 pub use metrics::Metrics;
 pub use redis::{Redis, RedisServer, Sentinels};
 pub use redis_control::{Hook, Moment, OnTimeout, Restart, RestartBy, Synchronous};
@@ -60,6 +62,8 @@ pub struct Config {
     pub redis: Vec<Redis>,
     /// Where the Sentinel-compatible endpoint listens.
     pub sentinel: Option<SocketAddr>,
+    /// The supervisors' group; `None`: this one is alone.
+    pub group: Option<Group>,
     /// Limits on what may be done to the cluster.
     pub guards: Guards,
     /// The synthetic chat client; `None`: off.

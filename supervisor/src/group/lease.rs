@@ -45,7 +45,8 @@ impl Timing {
         openraft::Config {
             cluster_name: "holdfast".to_owned(),
             heartbeat_interval: heartbeat,
-            election_timeout_min: (lease / 4).max(heartbeat + 1),
+            // Also how long a vote is waited for, which takes an fsync of the voter's.
+            election_timeout_min: (lease * 3 / 4).max(heartbeat + 1),
             election_timeout_max: lease,
             install_snapshot_timeout: 5_000,
             max_payload_entries: 256,

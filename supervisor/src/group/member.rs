@@ -119,8 +119,10 @@ impl Keeper {
             let Some(store) = self.identified(store, &shutdown).await else { break };
             match self.live(store, &shutdown).await {
                 End::Shutdown => break,
-                End::Failed(why) => self.failed(why),
+                End::Failed(why) => self.failed(&why),
                 End::Forget(reply) => {
+                    self.inner.members.send_replace(Arc::default());
+                    self.inner.reports.send_replace(Arc::default());
                     let moved = put_away(&self.path);
                     // The asker may have gone; the file is away.
                     let _ = reply.send(moved);
@@ -130,7 +132,7 @@ impl Keeper {
         tasks.shutdown().await;
     }
 
-    fn failed(&self, why: String) {
+    fn failed(&self, why: &str) {
         let text = format!("the group's file cannot be written: {why}");
         if !matches!(&*self.inner.seat.borrow(), Seat::Failed { .. }) {
             tracing::error!(why, "the group's file cannot be written; this member steps back");
@@ -146,9 +148,13 @@ impl Keeper {
             return Some(store);
         }
         loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                () = sleep(REOPEN_AFTER) => {}
+            }
             let (path, opener) = (self.path.clone(), Arc::clone(&self.opener));
-            let opened = tokio::task::spawn_blocking(move || Store::open(&path, &opener)).await;
-            let error = match opened {
+            let read = tokio::task::spawn_blocking(move || Store::open(&path, &opener)).await;
+            let error = match read {
                 Ok(Ok(mut store)) => match store.try_writing().await {
                     Ok(()) => return Some(store),
                     Err(error) => Chain(&error).to_string(),
@@ -156,11 +162,7 @@ impl Keeper {
                 Ok(Err(error)) => Chain(&error).to_string(),
                 Err(error) => error.to_string(),
             };
-            self.failed(error);
-            tokio::select! {
-                () = shutdown.cancelled() => return None,
-                () = sleep(REOPEN_AFTER) => {}
-            }
+            self.failed(&error);
         }
     }
 
@@ -170,11 +172,13 @@ impl Keeper {
         mut store: Store,
         shutdown: &CancellationToken,
     ) -> Option<Store> {
-        if store.identity.is_none() && self.inner.settings.credentials.is_none() {
-            if let Err(error) = store.name(founder()).await {
-                self.failed(Chain(&error).to_string());
-                return self.again(shutdown).await;
-            }
+        let is_alone = self.inner.settings.credentials.is_none();
+        if store.identity.is_none()
+            && is_alone
+            && let Err(error) = store.name(founder()).await
+        {
+            self.failed(&Chain(&error).to_string());
+            return self.again(shutdown).await;
         }
         while store.identity.is_none() {
             self.inner.set_seat(Seat::Outside);
@@ -375,21 +379,15 @@ impl Inner {
     fn seat_now(&self, metrics: &RaftMetrics, begun: Instant) -> Seat {
         let timing = self.settings.timing;
         if metrics.state == openraft::ServerState::Leader {
-            return match self.leads_since() {
-                Some((Some(term), since)) if since.elapsed() < timing.lease() => {
-                    Seat::Leading { term }
-                }
-                Some((_, since)) if since.elapsed() >= timing.alone_after() => {
-                    Seat::Minority { since }
-                }
-                Some(_) => Seat::Following { leader: None },
-                None if begun.elapsed() >= timing.alone_after() => {
-                    Seat::Minority { since: begun.into_std() }
-                }
-                None => Seat::Following { leader: None },
+            let (term, since) = self.leads_since().unwrap_or_else(|| (None, begun.into_std()));
+            return match term {
+                Some(term) if since.elapsed() < timing.lease() => Seat::Leading { term },
+                _ if since.elapsed() >= timing.alone_after() => Seat::Minority { since },
+                _ => Seat::Following { leader: None },
             };
         }
-        let since = self.contacts.leader().unwrap_or(begun.into_std()).max(begun.into_std());
+        let begun = begun.into_std();
+        let since = self.contacts.leader().map_or(begun, |leader| leader.max(begun));
         if since.elapsed() >= timing.alone_after() {
             return Seat::Minority { since };
         }

@@ -88,6 +88,7 @@ impl Group {
         self.ask_leader(None, Request::Leave { name }).await?;
         if is_self {
             self.order(Order::Forget).await?;
+            self.wait_for(|seat| matches!(seat, Seat::Outside | Seat::Failed { .. })).await?;
         }
         Ok(())
     }
@@ -118,10 +119,8 @@ impl Group {
     }
 
     async fn wait_for(&self, is_it: impl Fn(&Seat) -> bool) -> Result<(), MembershipError> {
-        match seated(&mut self.seat(), CHANGE_TIMEOUT, is_it).await {
-            true => Ok(()),
-            false => Err(MembershipError::NoLeader),
-        }
+        let is_seated = seated(&mut self.seat(), CHANGE_TIMEOUT, is_it).await;
+        if is_seated { Ok(()) } else { Err(MembershipError::NoLeader) }
     }
 
     /// Asks the leader, beginning at `first` (this member's own leader if `None`) and going where it is sent.

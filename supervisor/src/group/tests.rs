@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Slow enough that a busy machine does not look like a dead leader.
 const CALM: Timing =
-    Timing { heartbeat: Duration::from_millis(100), election: Duration::from_millis(2_000) };
+    Timing { heartbeat: Duration::from_millis(100), election: Duration::from_secs(2) };
 
 struct Kit {
     group: Group,
@@ -39,10 +39,18 @@ fn credentials(secret: &str) -> Credentials {
 }
 
 fn start(
-    settings: Settings,
+    settings: &Settings,
     listener: Option<TcpListener>,
 ) -> (Group, CancellationToken, JoinHandle<()>) {
-    let (group, keeper) = Group::open(settings, &Registry::new(), sink()).unwrap();
+    let begun = Instant::now();
+    let (group, keeper) = loop {
+        match Group::open(settings.clone(), &Registry::new(), sink()) {
+            Ok(opened) => break opened,
+            // The former run's last task may still have the file open.
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::yield_now();
+    };
     let stop = CancellationToken::new();
     let keeper = tokio::spawn(keeper.run(listener, stop.clone()));
     (group, stop, keeper)
@@ -52,7 +60,7 @@ impl Kit {
     fn alone() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings::alone(folder.path().to_owned(), "alone");
-        let (group, stop, keeper) = start(settings, None);
+        let (group, stop, keeper) = start(&settings, None);
         Self { group, address: None, stop, keeper, folder }
     }
 
@@ -71,7 +79,7 @@ impl Kit {
             timing: CALM,
             ..Settings::alone(folder.path().to_owned(), name)
         };
-        let (group, stop, keeper) = start(settings, Some(listener));
+        let (group, stop, keeper) = start(&settings, Some(listener));
         Self { group, address: Some(address), stop, keeper, folder }
     }
 
@@ -153,7 +161,7 @@ async fn one_supervisor_is_a_group_without_settings() {
     let folder = kit.end().await;
 
     let settings = Settings::alone(folder.path().to_owned(), "alone");
-    let (group, stop, keeper) = start(settings, None);
+    let (group, stop, keeper) = start(&settings, None);
     let again = Kit { group, address: None, stop, keeper, folder };
     again.leads().await;
     assert!(again.group.ledger().borrow().circuits.contains_key("n1"), "it is remembered");

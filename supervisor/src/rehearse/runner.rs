@@ -24,7 +24,7 @@ use super::run::{Phase, Verdict};
 use super::scenario::{self, Role, Scenario};
 use crate::cluster::{AlertStatus, CanaryStatus, DrillStatus, Manager, RedisStatus, ServersStatus};
 use crate::config::{Config, SCENARIOS};
-use crate::control::{ControlError, DrillCommand};
+use crate::control::{ControlError, DrillCommand, Leads};
 use crate::observe::canary::CanaryHandle;
 use crate::record::{Draft, Journal, Kind, Severity, Sink};
 
@@ -76,6 +76,7 @@ pub struct DrillRunner {
     metrics: Metrics,
     status: watch::Sender<DrillStatus>,
     sink: Sink,
+    leads: Leads,
 }
 
 impl DrillRunner {
@@ -112,8 +113,15 @@ impl DrillRunner {
             metrics: Metrics::register(registry),
             status,
             sink,
+            leads: Arc::new(|| true),
         };
         (runner, receiver)
+    }
+
+    /// What the schedule starts depends on `leads`: of several supervisors only one rehearses.
+    #[must_use]
+    pub fn scheduled_if(self, leads: Leads) -> Self {
+        Self { leads, ..self }
     }
 
     /// Runs until `shutdown`; a drill that is going on is aborted then.
@@ -179,6 +187,10 @@ impl DrillRunner {
             }
         }
         for name in due {
+            if !(self.leads)() {
+                tracing::debug!(scenario = name, "a scheduled drill is left to the leader");
+                continue;
+            }
             if let Err(error) = self.start(name, "the schedule", now) {
                 tracing::warn!(scenario = name, %error, "scheduled drill not started");
                 let message = format!("the scheduled drill {name} was not started");

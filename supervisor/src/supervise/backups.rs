@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::act::backup::{self, Backup, BackupError, BackupOptions, BackupStore, Progress};
 use crate::cluster::{Address, BackupStatus};
 use crate::config;
-use crate::control::{BackupProgress, BackupReport, ControlError, TakeBackup};
+use crate::control::{BackupProgress, BackupReport, ControlError, Leads, TakeBackup};
 use crate::record::{Draft, Kind, Severity, Sink};
 
 /// Longest sleep towards the next scheduled time: a clock that is set differently is noticed within it.
@@ -79,16 +79,18 @@ pub(super) struct BackupScheduler {
     sink: Sink,
     cron: Option<Cron>,
     failed: Option<String>,
+    leads: Leads,
 }
 
 impl BackupScheduler {
-    /// A scheduler for the servers of `redis`, and where it publishes how backups stand.
+    /// A scheduler for the servers of `redis`, and where it publishes how backups stand. Whoever `leads` keeps to the schedule.
     pub(super) fn new(
         settings: config::Backup,
         redis: &config::Redis,
         commands: mpsc::Receiver<TakeBackup>,
         registry: &Registry,
         sink: Sink,
+        leads: Leads,
     ) -> (Self, watch::Receiver<BackupStatus>) {
         let (status, receiver) = watch::channel(BackupStatus {
             running: false,
@@ -113,6 +115,7 @@ impl BackupScheduler {
             sink,
             cron,
             failed: None,
+            leads,
         };
         (scheduler, receiver)
     }
@@ -136,7 +139,12 @@ impl BackupScheduler {
             let due = next.is_some_and(|next| next <= now);
             let (by, progress, reply) = match command {
                 Some(command) => (command.by, command.progress, Some(command.reply)),
-                None if due => ("the schedule".to_owned(), None, None),
+                None if due && (self.leads)() => ("the schedule".to_owned(), None, None),
+                // Left to the leader.
+                None if due => {
+                    next = self.next_time(now);
+                    continue;
+                }
                 None => continue,
             };
             if due {

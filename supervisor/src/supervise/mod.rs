@@ -1,11 +1,12 @@
 //! The daemon: wires the parts together, runs them, and ends when one of them ends.
 //!
-//! Everything that can fail at the start fails before anything acts: rules are read, the state folder is made, both addresses are
-//! bound, the journal is opened; only then do the loops begin. Afterwards a loop that ends or panics takes the process down, because a
+//! Everything that can fail at the start fails before anything acts: rules are read, the state folder is made, all addresses are
+//! bound, the journal and the group's file are opened; only then do the loops begin. Afterwards a loop that ends or panics takes the process down, because a
 //! supervisor that is half alive is worse than one that is restarted.
 
 mod backups;
-mod epoch;
+mod circuits;
+mod group;
 mod redis;
 mod remote;
 mod rules;
@@ -33,6 +34,7 @@ use crate::act::upstreams::HoldfastBalancer;
 use crate::cluster::{Address, ServersStatus};
 use crate::config::Config;
 use crate::control::{Control, QUEUE_MAX};
+use crate::group::Group;
 use crate::judge::rules::{Identity, RuleSet};
 use crate::observe::canary::Canary;
 use crate::observe::scrape::{
@@ -41,7 +43,7 @@ use crate::observe::scrape::{
 use crate::record::{Draft, Journal, Kind, Retention, Severity, Sink};
 use crate::rehearse::{DrillInputs, DrillRunner};
 use crate::serve::http::{ApiState, StatusSources, router};
-use crate::tell::{Notifier, Sender};
+use crate::tell::{AlertNotice, Notifier, Sender};
 use tasks::Tasks;
 
 pub use rules::read as read_rules;
@@ -113,15 +115,40 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     journal.register(&registry);
     let address = http.local_addr()?;
     announce::listening("http", address);
+    let listener = match &config.group {
+        Some(group) => Some(bind("group.listen", group.listen).await?),
+        None => None,
+    };
+    if let Some(listener) = &listener {
+        announce::listening("group", listener.local_addr()?);
+    }
+    let endpoint = sentinel.as_ref().map(TcpListener::local_addr).transpose()?;
+    let url = external_url(&config, address);
+    let (group, keeper) = group::open(&config, url, endpoint, &registry, sink_of(&journal))?;
     if let Some(listener) = &sentinel {
         announce::listening("sentinel", listener.local_addr()?);
     }
-    let daemon = Daemon { config, journal, disk, registry, address, tasks: Tasks::new() };
+    let mut tasks = Tasks::new();
+    tasks.spawn("group", |stop| keeper.run(listener, stop));
+    let daemon = Daemon { config, journal, disk, registry, address, group, tasks };
     daemon.run(rules, http, sentinel, shutdown).await
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Bind { key, address, source })
+}
+
+fn sink_of(journal: &Arc<Journal>) -> Sink {
+    let journal = Arc::clone(journal);
+    Arc::new(move |draft| {
+        journal.append(draft, chrono::Utc::now());
+    })
+}
+
+/// Where people reach this supervisor.
+fn external_url(config: &Config, address: SocketAddr) -> String {
+    let own = || format!("http://{address}");
+    config.supervisor.external_url.clone().unwrap_or_else(own)
 }
 
 /// The parts while they are put together.
@@ -131,6 +158,7 @@ struct Daemon {
     disk: Arc<Disk>,
     registry: Registry,
     address: SocketAddr,
+    group: Group,
     tasks: Tasks,
 }
 
@@ -161,11 +189,7 @@ impl Daemon {
         let (calls, calls_seen) = watch::channel(rules::Calls::default());
         let (alerts, alerts_seen) = watch::channel(Vec::new());
         let (described, rules_seen) = watch::channel(serde_json::Value::Null);
-        let sender =
-            Sender { name: self.config.supervisor.name.clone(), external_url: self.external_url() };
-        let (notifier, notices) =
-            Notifier::new(&self.config.notify, sender, Arc::clone(&self.journal), &self.registry)?;
-        self.tasks.spawn("notifier", |stop| notifier.run(stop));
+        let notices = self.notifier()?;
 
         let (reload, reloads) = mpsc::channel(QUEUE_MAX);
         let outputs =
@@ -206,6 +230,7 @@ impl Daemon {
             commands,
         };
         let (runner, drill) = DrillRunner::new(inputs, &self.registry, Arc::clone(&sink));
+        let runner = runner.scheduled_if(group::leads(&self.group));
         self.tasks.spawn("drills", |stop| runner.run(stop));
         let targets = self.scrapers(&client, &facts, &redis)?;
         self.tasks.spawn("rules", |stop| rule_loop.run(stop));
@@ -233,6 +258,7 @@ impl Daemon {
             readiness: readiness.clone(),
             backups: backup.map(|(store, _)| backups::lister(store)),
             report_dir: self.config.drills.report_dir.clone(),
+            group: self.group.clone(),
             shutdown: shutdown.clone(),
         };
         let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
@@ -259,6 +285,7 @@ impl Daemon {
             name = self.tasks.first_to_end() => Some(name),
         };
         readiness.begin_shutdown();
+        group::hand_over(&self.group).await;
         let (severity, text) = match ended {
             None => (Severity::Info, "supervisor ends as asked".to_owned()),
             Some(name) => {
@@ -286,16 +313,24 @@ impl Daemon {
         }
     }
 
-    fn sink(&self) -> Sink {
+    /// Telling people; where alerts go.
+    fn notifier(&mut self) -> anyhow::Result<mpsc::Sender<AlertNotice>> {
+        let name = self.config.supervisor.name.clone();
+        let sender = Sender { name, external_url: self.external_url() };
         let journal = Arc::clone(&self.journal);
-        Arc::new(move |draft| {
-            journal.append(draft, chrono::Utc::now());
-        })
+        let (notifier, notices) =
+            Notifier::new(&self.config.notify, sender, journal, &self.registry)?;
+        let notifier = notifier.ruled_by(group::policy(&self.group));
+        self.tasks.spawn("notifier", |stop| notifier.run(stop));
+        Ok(notices)
+    }
+
+    fn sink(&self) -> Sink {
+        sink_of(&self.journal)
     }
 
     fn external_url(&self) -> String {
-        let own = || format!("http://{}", self.address);
-        self.config.supervisor.external_url.clone().unwrap_or_else(own)
+        external_url(&self.config, self.address)
     }
 
     /// Chat nodes and balancer.
@@ -311,11 +346,11 @@ impl Daemon {
             // Nothing to control. The sender may go: the receiver keeps the value.
             return watch::channel(ServersStatus::default()).1;
         };
-        let epoch = epoch::begin(&self.config.supervisor.state_dir, chrono::Utc::now());
-        let driver = HoldfastBalancer::new(balancer.clone(), epoch, client.clone());
+        let driver = HoldfastBalancer::new(balancer.clone(), client.clone());
         let (sender, commands) = mpsc::channel(QUEUE_MAX);
         control.servers = Some(sender);
-        let inputs = servers::Inputs { calls, facts: facts.subscribe(), commands };
+        let group = self.group.clone();
+        let inputs = servers::Inputs { calls, facts: facts.subscribe(), commands, group };
         let (controller, seen) = servers::ServerController::new(
             &self.config,
             balancer,
@@ -344,6 +379,7 @@ impl Daemon {
             commands,
             &self.registry,
             Arc::clone(sink),
+            group::leads(&self.group),
         );
         let store = scheduler.store();
         self.tasks.spawn("backups", |stop| scheduler.run(stop));

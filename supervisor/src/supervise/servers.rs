@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::circuits;
 use super::rules::Calls;
 use crate::act::upstreams::{HoldfastBalancer, UpstreamError};
 use crate::cluster::{
@@ -21,6 +22,7 @@ use crate::cluster::{
 };
 use crate::config::{Balancer, Config, Guards, Node};
 use crate::control::{ControlError, SetServer};
+use crate::group::Group;
 use crate::judge::circuits::{Circuit, Demand};
 use crate::observe::scrape::NodeFacts;
 use crate::plan::servers::{Change, Input, OURS, Observed, Override, plan};
@@ -107,6 +109,8 @@ pub(super) struct Inputs {
     pub(super) facts: watch::Receiver<HashMap<String, NodeFacts>>,
     /// What operators ask for.
     pub(super) commands: mpsc::Receiver<SetServer>,
+    /// Only its leader acts; the circuits are kept in its ledger.
+    pub(super) group: Group,
 }
 
 /// The controller of one pool.
@@ -167,10 +171,13 @@ impl ServerController {
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seat = self.inputs.group.seat();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = tick.tick() => self.step().await,
+                // Whoever becomes the leader acts at once.
+                Ok(()) = seat.changed() => self.act().await,
                 Ok(()) = self.inputs.calls.changed() => {
                     self.observe_circuits();
                     self.act().await;
@@ -205,6 +212,8 @@ impl ServerController {
         }
         self.observe_circuits();
         self.act().await;
+        let (group, guards) = (&self.inputs.group, &self.guards);
+        circuits::keep(group, &self.circuits, guards).await;
     }
 
     fn lost_sight(&mut self, error: &UpstreamError) {
@@ -278,9 +287,12 @@ impl ServerController {
         }
     }
 
-    /// Plans on what was last seen and carries the plan out.
+    /// Plans on what was last seen and carries the plan out, if this supervisor leads.
     async fn act(&mut self) {
         let Some(observed) = self.observed.clone() else { return };
+        if self.inputs.group.leading().is_none() {
+            return;
+        }
         let inputs: Vec<_> = observed
             .iter()
             .map(|server| {
@@ -305,7 +317,9 @@ impl ServerController {
             }
         }
         for change in plan.changes {
-            match self.driver.set(&change).await {
+            // Asked before each: the one before may have taken its time.
+            let Some(term) = self.inputs.group.leading() else { return };
+            match self.driver.set(&change, term).await {
                 Ok(server) => {
                     self.failed.remove(&change.server);
                     self.metrics.count(&change, "taken");
@@ -352,6 +366,12 @@ impl ServerController {
     /// Takes an operator's wish in, acts on it at once and answers with what came of it.
     async fn command(&mut self, command: SetServer) {
         let SetServer { server, state, weight, force, by, reply } = command;
+        if self.inputs.group.leading().is_none() {
+            let why = "this supervisor does not lead the group now, so it changes nothing";
+            // The asker may have gone.
+            let _ = reply.send(Err(ControlError::Refused(why.to_owned())));
+            return;
+        }
         // A stale view would let the guard count wrongly.
         self.step().await;
         let answer = match self.observed.iter().flatten().find(|s| s.status.name == server) {

@@ -8,13 +8,16 @@
 //! Pure: time comes in as an argument, and nothing is told to anyone here. Nothing is kept over a restart: what still fires is then
 //! told once more, which is better than not at all.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{AlertState, AlertStatus};
 
 /// Alerts remembered at once. A cluster of a hundred nodes with ten rules stays below.
 const ALERTS_MAX: usize = 2000;
+
+/// An alert that is silenced is looked at this often: its silence may be over.
+const SILENCE_LOOK: Duration = Duration::from_secs(5);
 
 /// Severities that are told.
 const TOLD: [&str; 2] = ["critical", "warning"];
@@ -38,6 +41,8 @@ struct Group {
     due: Option<Instant>,
     /// Whether something changed since it was told.
     changed: bool,
+    /// When what fires is told again.
+    repeat_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -133,35 +138,83 @@ impl Grouping {
         }
     }
 
-    /// What is to be told by now; it then counts as told.
-    pub(super) fn poll_due(&mut self, now: Instant) -> Vec<Batch> {
+    /// Whatever is due at `now` is due `wait` later.
+    pub(super) fn put_off(&mut self, now: Instant, wait: Duration) {
+        let due = self.groups.values_mut().filter_map(|group| group.due.as_mut());
+        for due in due.filter(|due| **due <= now) {
+            *due = now + wait;
+        }
+    }
+
+    /// What is to be told by now; it then counts as told. An alert that `is_silenced` is not told until it no longer is.
+    pub(super) fn poll_due(
+        &mut self,
+        now: Instant,
+        is_silenced: &dyn Fn(&Labels) -> bool,
+    ) -> Vec<Batch> {
         let mut batches = Vec::new();
         for (name, group) in &mut self.groups {
             if group.due.is_some_and(|due| due <= now) {
-                let batch = group.take(name.clone());
-                self.count -= batch.resolved.len();
-                group.due = (!batch.firing.is_empty()).then(|| now + self.repeat_interval);
+                let before = group.alerts.len();
+                let batch = group.take(name.clone(), now, is_silenced);
+                self.count -= before - group.alerts.len();
+                if !batch.firing.is_empty() {
+                    group.repeat_at = Some(now + self.repeat_interval);
+                }
+                group.due = group.next_due(now, self.repeat_interval);
                 batches.push(batch);
             }
         }
         self.groups.retain(|_, group| !group.alerts.is_empty());
+        batches.retain(|batch| !batch.firing.is_empty() || !batch.resolved.is_empty());
         batches.sort_by(|a, b| a.name.cmp(&b.name));
         batches
     }
 }
 
 impl Group {
-    fn take(&mut self, name: String) -> Batch {
-        let is_repeat = !std::mem::replace(&mut self.changed, false);
-        let mut batch = Batch { name, firing: Vec::new(), resolved: Vec::new(), is_repeat };
-        self.alerts.retain(|_, entry| {
+    /// Everything that fires, if there is something new or it is time to repeat it, and everything newly resolved.
+    fn take(&mut self, name: String, now: Instant, is_silenced: &dyn Fn(&Labels) -> bool) -> Batch {
+        let changed = std::mem::replace(&mut self.changed, false);
+        let repeats = self.repeat_at.is_none_or(|at| at <= now);
+        let silenced: BTreeSet<_> =
+            self.alerts.keys().filter(|labels| is_silenced(labels)).cloned().collect();
+        let is_new = |(labels, entry): (&Labels, &Entry)| {
             let is_firing = entry.alert.state == AlertState::Firing;
-            let list = if is_firing { &mut batch.firing } else { &mut batch.resolved };
-            list.push(entry.alert.clone());
-            entry.is_told = true;
+            is_firing && !entry.is_told && !silenced.contains(labels)
+        };
+        let is_over = |(labels, entry): (&Labels, &Entry)| {
+            entry.alert.state != AlertState::Firing && !silenced.contains(labels)
+        };
+        // What changed under a silence is no news.
+        let is_news = (changed && silenced.is_empty())
+            || self.alerts.iter().any(is_new)
+            || self.alerts.iter().any(is_over);
+        let tells_firing = is_news || repeats;
+        let mut batch =
+            Batch { name, firing: Vec::new(), resolved: Vec::new(), is_repeat: !is_news };
+        self.alerts.retain(|labels, entry| {
+            let is_firing = entry.alert.state == AlertState::Firing;
+            if silenced.contains(labels) {
+                return is_firing;
+            }
+            if is_firing && tells_firing {
+                batch.firing.push(entry.alert.clone());
+                entry.is_told = true;
+            } else if !is_firing {
+                batch.resolved.push(entry.alert.clone());
+            }
             is_firing
         });
         batch
+    }
+
+    /// When it is looked at again: to repeat what fires, or to see whether a silence is over.
+    fn next_due(&self, now: Instant, repeat_interval: Duration) -> Option<Instant> {
+        let has_hidden = self.alerts.values().any(|entry| !entry.is_told);
+        let repeat = self.repeat_at.unwrap_or(now + repeat_interval);
+        let look = if has_hidden { repeat.min(now + SILENCE_LOOK) } else { repeat };
+        (!self.alerts.is_empty()).then_some(look.max(now))
     }
 }
 
@@ -210,6 +263,10 @@ mod tests {
         batches.iter().map(|b| (servers(&b.firing), servers(&b.resolved), b.is_repeat)).collect()
     }
 
+    fn loud(_: &Labels) -> bool {
+        false
+    }
+
     fn expect(firing: &[&str], resolved: &[&str], is_repeat: bool) -> Vec<Told> {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         vec![(owned(firing), owned(resolved), is_repeat)]
@@ -222,9 +279,9 @@ mod tests {
         assert_eq!(grouping.observe(t, firing("b")), Observed::Taken);
         assert_eq!(grouping.observe(t + WAIT / 2, firing("a")), Observed::Taken);
         assert_eq!(grouping.next_due(), Some(t + WAIT));
-        assert_eq!(grouping.poll_due(t + WAIT / 2), []);
-        assert_eq!(told(&grouping.poll_due(t + WAIT)), expect(&["a", "b"], &[], false));
-        assert_eq!(grouping.poll_due(t + WAIT), []);
+        assert_eq!(grouping.poll_due(t + WAIT / 2, &loud), []);
+        assert_eq!(told(&grouping.poll_due(t + WAIT, &loud)), expect(&["a", "b"], &[], false));
+        assert_eq!(grouping.poll_due(t + WAIT, &loud), []);
     }
 
     #[test]
@@ -233,8 +290,8 @@ mod tests {
         grouping.observe(t, firing("a"));
         grouping.observe(t + WAIT / 2, alert("NodeSlow", "a", AlertState::Firing));
         let names = |batches: Vec<Batch>| batches.into_iter().map(|b| b.name).collect::<Vec<_>>();
-        assert_eq!(names(grouping.poll_due(t + WAIT)), ["NodeDown"]);
-        assert_eq!(names(grouping.poll_due(t + WAIT * 2)), ["NodeSlow"]);
+        assert_eq!(names(grouping.poll_due(t + WAIT, &loud)), ["NodeDown"]);
+        assert_eq!(names(grouping.poll_due(t + WAIT * 2, &loud)), ["NodeSlow"]);
     }
 
     #[test]
@@ -242,15 +299,15 @@ mod tests {
         let (mut grouping, t) = start();
         grouping.observe(t, firing("a"));
         let first = t + WAIT;
-        grouping.poll_due(first);
+        grouping.poll_due(first, &loud);
         assert_eq!(grouping.observe(first + WAIT, firing("a")), Observed::Ignored);
         assert_eq!(grouping.next_due(), Some(first + REPEAT));
-        assert_eq!(told(&grouping.poll_due(first + REPEAT)), expect(&["a"], &[], true));
+        assert_eq!(told(&grouping.poll_due(first + REPEAT, &loud)), expect(&["a"], &[], true));
 
         let end = first + REPEAT + WAIT * 9;
         assert_eq!(grouping.observe(end, resolved("a")), Observed::Taken);
         assert_eq!(grouping.next_due(), Some(end + WAIT));
-        assert_eq!(told(&grouping.poll_due(end + WAIT)), expect(&[], &["a"], false));
+        assert_eq!(told(&grouping.poll_due(end + WAIT, &loud)), expect(&[], &["a"], false));
         assert_eq!((grouping.next_due(), grouping.count), (None, 0));
     }
 
@@ -259,10 +316,13 @@ mod tests {
         let (mut grouping, t) = start();
         grouping.observe(t, firing("a"));
         grouping.observe(t, firing("b"));
-        grouping.poll_due(t + WAIT);
+        grouping.poll_due(t + WAIT, &loud);
         grouping.observe(t + WAIT * 5, resolved("a"));
         grouping.observe(t + WAIT * 5, firing("c"));
-        assert_eq!(told(&grouping.poll_due(t + WAIT * 6)), expect(&["b", "c"], &["a"], false));
+        assert_eq!(
+            told(&grouping.poll_due(t + WAIT * 6, &loud)),
+            expect(&["b", "c"], &["a"], false)
+        );
     }
 
     #[test]
@@ -271,7 +331,7 @@ mod tests {
         grouping.observe(t, firing("a"));
         assert_eq!(grouping.observe(t + WAIT / 2, resolved("a")), Observed::Ignored);
         assert_eq!((grouping.next_due(), grouping.count), (None, 0));
-        assert_eq!(grouping.poll_due(t + WAIT), []);
+        assert_eq!(grouping.poll_due(t + WAIT, &loud), []);
         assert_eq!(grouping.observe(t, resolved("never-fired")), Observed::Ignored);
     }
 
@@ -279,10 +339,10 @@ mod tests {
     fn what_fires_again_before_its_end_was_told_just_goes_on() {
         let (mut grouping, t) = start();
         grouping.observe(t, firing("a"));
-        grouping.poll_due(t + WAIT);
+        grouping.poll_due(t + WAIT, &loud);
         grouping.observe(t + WAIT * 2, resolved("a"));
         grouping.observe(t + WAIT * 2, firing("a"));
-        assert_eq!(told(&grouping.poll_due(t + WAIT * 3)), expect(&["a"], &[], false));
+        assert_eq!(told(&grouping.poll_due(t + WAIT * 3, &loud)), expect(&["a"], &[], false));
         assert_eq!(grouping.count, 1);
     }
 
@@ -290,10 +350,10 @@ mod tests {
     fn at_the_end_only_news_is_hastened() {
         let (mut grouping, t) = start();
         grouping.observe(t, alert("NodeSlow", "a", AlertState::Firing));
-        grouping.poll_due(t + WAIT);
+        grouping.poll_due(t + WAIT, &loud);
         grouping.observe(t + WAIT * 2, firing("b"));
         grouping.hasten(t + WAIT * 2);
-        assert_eq!(told(&grouping.poll_due(t + WAIT * 2)), expect(&["b"], &[], false));
+        assert_eq!(told(&grouping.poll_due(t + WAIT * 2, &loud)), expect(&["b"], &[], false));
     }
 
     #[test]
@@ -315,9 +375,38 @@ mod tests {
             assert_eq!(grouping.observe(t, firing(&index.to_string())), Observed::Taken);
         }
         assert_eq!(grouping.observe(t, firing("one more")), Observed::Full);
-        assert_eq!(grouping.poll_due(t + WAIT)[0].firing.len(), ALERTS_MAX);
+        assert_eq!(grouping.poll_due(t + WAIT, &loud)[0].firing.len(), ALERTS_MAX);
         grouping.observe(t + WAIT, resolved("7"));
-        grouping.poll_due(t + WAIT * 2);
+        grouping.poll_due(t + WAIT * 2, &loud);
         assert_eq!(grouping.observe(t + WAIT * 2, firing("one more")), Observed::Taken);
+    }
+
+    #[test]
+    fn what_is_silenced_is_told_once_the_silence_is_over() {
+        let (mut grouping, t) = start();
+        let hush_a = |labels: &Labels| labels["server"] == "a";
+        grouping.observe(t, firing("a"));
+        grouping.observe(t, firing("b"));
+        assert_eq!(told(&grouping.poll_due(t + WAIT, &hush_a)), expect(&["b"], &[], false));
+        let look = grouping.next_due().unwrap();
+        assert_eq!(look, t + WAIT + SILENCE_LOOK);
+        assert_eq!(grouping.poll_due(look, &hush_a), [], "nothing is repeated meanwhile");
+        let later = look + SILENCE_LOOK;
+        assert_eq!(told(&grouping.poll_due(later, &loud)), expect(&["a", "b"], &[], false));
+        assert_eq!(grouping.next_due(), Some(later + REPEAT));
+
+        // One that ends while it is silenced ends in silence.
+        grouping.observe(later, resolved("a"));
+        assert_eq!(grouping.poll_due(later + WAIT, &hush_a), []);
+        assert_eq!(grouping.count, 1);
+    }
+
+    #[test]
+    fn what_is_put_off_is_not_lost() {
+        let (mut grouping, t) = start();
+        grouping.observe(t, firing("a"));
+        grouping.put_off(t + WAIT, WAIT);
+        assert_eq!(grouping.poll_due(t + WAIT, &loud), []);
+        assert_eq!(told(&grouping.poll_due(t + WAIT * 2, &loud)), expect(&["a"], &[], false));
     }
 }

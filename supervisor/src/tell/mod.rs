@@ -17,6 +17,7 @@ mod grouping;
 mod message;
 mod webhook;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdfast_telemetry::metrics;
@@ -38,6 +39,9 @@ pub use webhook::WebhookError;
 
 /// Notices that may wait for the notifier; it takes them in microseconds.
 const NOTICES_MAX: usize = 256;
+
+/// While it is not known whose turn it is, what is due is looked at again after this long: an election takes less.
+const TURN_WAIT: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// How long messages under way may take once the supervisor is ending.
 const SHUTDOWN_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
@@ -96,6 +100,36 @@ pub struct Sender {
     pub external_url: String,
 }
 
+/// Whose turn it is to tell people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Ours.
+    Ours,
+    /// Another supervisor tells them.
+    Others,
+    /// It is being settled; what is due waits.
+    Unknown,
+}
+
+/// Whether an alert with these labels is silenced now.
+pub type IsSilenced = Arc<dyn Fn(&BTreeMap<String, String>) -> bool + Send + Sync>;
+
+/// What limits who is told what.
+#[derive(Clone)]
+pub struct Policy {
+    /// Asked before every message.
+    pub turn: Arc<dyn Fn() -> Turn + Send + Sync>,
+    /// Asked of every alert before it is told.
+    pub is_silenced: IsSilenced,
+}
+
+impl Default for Policy {
+    /// Everything is told.
+    fn default() -> Self {
+        Self { turn: Arc::new(|| Turn::Ours), is_silenced: Arc::new(|_| false) }
+    }
+}
+
 /// Groups alerts and sends them out.
 pub struct Notifier {
     notices: mpsc::Receiver<AlertNotice>,
@@ -105,6 +139,7 @@ pub struct Notifier {
     channels: Vec<Channel>,
     workers: Vec<Worker>,
     metrics: Metrics,
+    policy: Policy,
 }
 
 impl Notifier {
@@ -138,8 +173,16 @@ impl Notifier {
         }
         let (notice, notices) = mpsc::channel(NOTICES_MAX);
         let grouping = Grouping::new(settings.group_wait, settings.repeat_interval);
-        let notifier = Self { notices, grouping, sender, journal, channels, workers, metrics };
+        let policy = Policy::default();
+        let notifier =
+            Self { notices, grouping, sender, journal, channels, workers, metrics, policy };
         Ok((notifier, notice))
+    }
+
+    /// Under a policy; without, everything is told.
+    #[must_use]
+    pub fn ruled_by(self, policy: Policy) -> Self {
+        Self { policy, ..self }
     }
 
     /// Groups and sends until the shutdown, then gives messages under way a few seconds.
@@ -198,7 +241,18 @@ impl Notifier {
     }
 
     async fn send_due(&mut self) {
-        for batch in self.grouping.poll_due(Instant::now().into_std()) {
+        let now = Instant::now().into_std();
+        let turn = (self.policy.turn)();
+        if turn == Turn::Unknown {
+            self.grouping.put_off(now, TURN_WAIT);
+            return;
+        }
+        let is_silenced = Arc::clone(&self.policy.is_silenced);
+        for batch in self.grouping.poll_due(now, &*is_silenced) {
+            if turn == Turn::Others {
+                tracing::debug!(alert = batch.name, "the leader of the group tells this");
+                continue;
+            }
             let (journal, sender) = (Arc::clone(&self.journal), self.sender.clone());
             let composed = tokio::task::spawn_blocking(move || {
                 message::compose(batch, &sender, &journal, chrono::Utc::now())

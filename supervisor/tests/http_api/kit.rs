@@ -15,6 +15,7 @@ use holdfast_supervisor::cluster::{
 use holdfast_supervisor::control::{
     Control, DrillCommand, RedisCommand, Reload, SetServer, TakeBackup,
 };
+use holdfast_supervisor::group::{Group, Settings};
 use holdfast_supervisor::observe::scrape::Targets;
 use holdfast_supervisor::record::{Draft, Journal, Kind, Retention, Severity};
 use holdfast_supervisor::remote::prometheus::Prometheus;
@@ -145,6 +146,9 @@ impl Server {
         let shutdown = CancellationToken::new();
         let registry = metrics::registry("supervisor", "0");
         journal.register(&registry);
+        let settings = Settings::alone(dir.path().to_owned(), "supervisor-1");
+        let (group, keeper) = Group::open(settings, &registry, Arc::new(|_| {})).unwrap();
+        tokio::spawn(keeper.run(None, shutdown.clone()));
         let state = ApiState {
             sources: StatusSources {
                 servers: servers_now,
@@ -178,6 +182,7 @@ impl Server {
             readiness: Readiness::new(),
             backups: Some(Arc::new(|| Ok(json!([{ "id": "b1" }])))),
             report_dir: dir.path().join("drills"),
+            group,
             shutdown: shutdown.clone(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

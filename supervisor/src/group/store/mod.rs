@@ -148,9 +148,9 @@ impl Store {
     pub(super) fn open(path: &Path, opener: &Opener) -> Result<Self, StoreError> {
         let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
         // Redb checks its own invariants by panics, and a damaged file breaks them.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::read(path, opener)));
+        let read = catch_unwind(AssertUnwindSafe(|| Self::read(path, opener)));
         let (database, loaded) =
-            opened.map_err(|_| damaged("it breaks an invariant of its format".to_owned()))??;
+            read.map_err(|_| damaged("it breaks an invariant of its format".to_owned()))??;
         let Loaded { identity, kept, snapshot } = loaded.map_err(damaged)?;
         let kept = Arc::new(Mutex::new(kept));
         Ok(Self { identity, kept, snapshot, writer: Writer::start(database) })
@@ -171,9 +171,10 @@ impl Store {
                 | DatabaseError::RepairAborted => true,
                 _ => false,
             };
-            match is_damage {
-                true => StoreError::Damaged { path: path.to_owned(), what: source.to_string() },
-                false => StoreError::Open { path: path.to_owned(), source: Box::new(source) },
+            if is_damage {
+                StoreError::Damaged { path: path.to_owned(), what: source.to_string() }
+            } else {
+                StoreError::Open { path: path.to_owned(), source: Box::new(source) }
             }
         };
         let mut database = opener().map_err(opening)?;
@@ -241,13 +242,6 @@ fn load(database: &Database) -> Result<Loaded, String> {
         Err(error) => return Err(text(error.into())),
     };
     let bytes = |key: &str| meta.get(key).map_err(|error| text(error.into()));
-    fn value<T: DeserializeOwned>(
-        name: &str,
-        found: Option<redb::AccessGuard<'_, &'static [u8]>>,
-    ) -> Result<Option<T>, String> {
-        let read = |bytes: &[u8]| unsealed(bytes).map_err(|why| format!("{name}: {why}"));
-        found.map(|found| read(found.value())).transpose()
-    }
     if bytes(DAMAGED)?.is_some() {
         return Err("pages did not match their checksums when it was opened before".to_owned());
     }
@@ -277,16 +271,21 @@ fn load(database: &Database) -> Result<Loaded, String> {
     })
 }
 
+fn value<T: DeserializeOwned>(
+    name: &str,
+    found: Option<redb::AccessGuard<'_, &'static [u8]>>,
+) -> Result<Option<T>, String> {
+    let read = |bytes: &[u8]| unsealed(bytes).map_err(|why| format!("{name}: {why}"));
+    found.map(|found| read(found.value())).transpose()
+}
+
 /// A log with a hole is not the log that was written.
 fn check_whole(kept: &Kept) -> Result<(), String> {
-    let mut next = kept.purged.map_or(0, |purged| purged.index + 1);
-    for index in kept.log.keys() {
-        if *index != next {
-            return Err(format!("log entry {next} is missing"));
-        }
-        next += 1;
+    let first = kept.purged.map_or(0, |purged| purged.index + 1);
+    match (first..).zip(kept.log.keys()).find(|(next, index)| next != *index) {
+        Some((next, _)) => Err(format!("log entry {next} is missing")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {

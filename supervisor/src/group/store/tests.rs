@@ -129,10 +129,8 @@ struct Moody {
 
 impl Moody {
     fn check(&self) -> io::Result<()> {
-        match self.is_full.load(Ordering::Relaxed) {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(()),
-        }
+        let is_full = self.is_full.load(Ordering::Relaxed);
+        if is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
 

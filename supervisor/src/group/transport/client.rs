@@ -172,9 +172,10 @@ impl Peers {
             Some(Welcome::Proven { proof }) => {
                 let session = stream.get_ref().1;
                 let is_proven = credentials.is_proven(End::Server, session, &unhex(&proof));
-                match is_proven.map_err(|error| connect(io::Error::other(error)))? {
-                    true => Ok(stream),
-                    false => Err(refused("it does not know the group's secret")),
+                if is_proven.map_err(|error| connect(io::Error::other(error)))? {
+                    Ok(stream)
+                } else {
+                    Err(refused("it does not know the group's secret"))
                 }
             }
             Some(Welcome::Refused(why)) => Err(refused(&why)),

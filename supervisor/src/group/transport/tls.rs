@@ -58,6 +58,12 @@ pub struct Credentials {
     secret: Option<Secret>,
 }
 
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(<redacted>)")
+    }
+}
+
 /// Which end proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {

@@ -9,6 +9,8 @@
 //! Reading is open to whoever reaches the listener, as with Prometheus' own pages; every change needs the bearer token. Handlers hold
 //! no state of their own: they read the `watch` channels of the running parts and the journal, and hand commands to [`Control`].
 
+mod forward;
+mod group;
 mod operator;
 mod page;
 mod prometheus;
@@ -100,6 +102,8 @@ pub struct ApiState {
     pub backups: Option<BackupList>,
     /// Where drills leave `<run>.json`.
     pub report_dir: PathBuf,
+    /// The group this supervisor is of.
+    pub group: crate::group::Group,
     /// Ends the streams, which would otherwise keep the server from ending.
     pub shutdown: CancellationToken,
 }
@@ -109,6 +113,8 @@ struct Shared {
     api: ApiState,
     streams: Arc<Semaphore>,
     queries: Arc<Semaphore>,
+    /// For what the leader is to do; `None` if there is no TLS provider.
+    forward: Option<reqwest::Client>,
 }
 
 type Handle = Arc<Shared>;
@@ -120,10 +126,16 @@ pub fn router(api: ApiState) -> Router {
         api,
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
+        forward: forward::client()
+            .inspect_err(
+                |error| tracing::error!(%error, "requests cannot be passed on to the leader"),
+            )
+            .ok(),
     });
+    let pass_on = axum::middleware::from_fn_with_state(Arc::clone(&shared), forward::to_leader);
     Router::new()
         .merge(page::routes())
-        .merge(operator::routes())
+        .merge(operator::routes().layer(pass_on))
         .merge(prometheus::routes(&shared))
         .fallback(reply::no_such_path)
         .method_not_allowed_fallback(reply::no_such_method)

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::reply::{Body, Failure, Operator, Params};
-use super::{Handle, redis, stream};
+use super::{Handle, group, redis, stream};
 use crate::cluster::{ServerState, ServerStatus, Status};
 use crate::control::{ControlError, DrillCommand, Reload, SetServer, StartDrill, ask};
 use crate::record::{Event, Filter, Incident, LIMIT_MAX};
@@ -41,6 +41,7 @@ pub(super) fn routes() -> Router<Handle> {
         .route("/drills/abort", post(abort_drill))
         .route("/drills/{scenario}", post(start_drill))
         .route("/drills/runs/{id}", get(drill_run))
+        .merge(group::routes())
         .merge(redis::routes());
     Router::new().nest("/operator/v1", api).route("/-/reload", post(reload))
 }

@@ -1,0 +1,93 @@
+//! This supervisor's place in the group, and who is told what because of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_telemetry::Registry;
+use tokio::time::timeout;
+
+use crate::cluster::Address;
+use crate::config::Config;
+use crate::control::Leads;
+use crate::group::{Group, GroupError, Keeper, Member, Seat, Settings};
+use crate::record::Sink;
+use crate::tell::{Policy, Turn};
+
+/// A leader that is stopped hands over first; it does not wait longer than this for it.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Opens this member's file; the network is not touched yet.
+pub(super) fn open(
+    config: &Config,
+    url: String,
+    sentinel: Option<SocketAddr>,
+    registry: &Registry,
+    sink: Sink,
+) -> Result<(Group, Keeper), GroupError> {
+    let alone =
+        Settings::alone(config.supervisor.state_dir.clone(), config.supervisor.name.as_str());
+    let settings = match &config.group {
+        None => Settings { own: Member { url, ..alone.own.clone() }, ..alone },
+        Some(group) => {
+            // An endpoint that listens everywhere is reached where the group's listener is.
+            let endpoint = |bound: SocketAddr| {
+                let ip = bound.ip();
+                let own = (!ip.is_unspecified()).then(|| ip.to_string());
+                let host = own.unwrap_or_else(|| group.advertise.host().to_owned());
+                Address::new(host, bound.port())
+            };
+            let own = Member {
+                address: Some(group.advertise.clone()),
+                url,
+                sentinel: sentinel.map(endpoint),
+                ..alone.own.clone()
+            };
+            Settings {
+                own,
+                credentials: Some(group.credentials.clone()),
+                timing: group.timing,
+                failsafe: group.failsafe,
+                ..alone
+            }
+        }
+    };
+    Group::open(settings, registry, sink)
+}
+
+/// Whether this member may act, asked at the moment of acting.
+pub(super) fn leads(group: &Group) -> Leads {
+    let group = group.clone();
+    Arc::new(move || group.leading().is_some())
+}
+
+/// Who tells people: the leader. Members that know of a leader leave it to it; while none is known they wait; in a minority everybody
+/// tells, because a message that comes twice is better than a disaster that nobody hears of.
+pub(super) fn policy(group: &Group) -> Policy {
+    let (seat, ledger) = (group.seat(), group.ledger());
+    Policy {
+        turn: Arc::new(move || match &*seat.borrow() {
+            Seat::Following { leader: Some(_) } => Turn::Others,
+            Seat::Following { leader: None } => Turn::Unknown,
+            Seat::Leading { .. } | Seat::Minority { .. } | Seat::Outside | Seat::Failed { .. } => {
+                Turn::Ours
+            }
+        }),
+        is_silenced: Arc::new(move |labels| {
+            ledger.borrow().silences.silencing(labels, chrono::Utc::now()).is_some()
+        }),
+    }
+}
+
+/// Has another member lead before this one ends.
+pub(super) async fn hand_over(group: &Group) {
+    let has_others = group.members().borrow().others().next().is_some();
+    if group.leading().is_none() || !has_others {
+        return;
+    }
+    if let Ok(Ok(())) = timeout(HAND_OVER_TIMEOUT, group.hand_over()).await {
+        tracing::info!("another member of the group leads now");
+    } else {
+        tracing::warn!("nobody took over in time; the others will elect");
+    }
+}
