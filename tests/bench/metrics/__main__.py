@@ -32,6 +32,8 @@ TOKEN = "bench-token-of-one-run"
 # Rounds of queries, and the seconds after which no new one begins: the rival may take seconds for one query.
 ROUNDS = 10
 QUERY_SECONDS = 90
+# Long enough for all series to be known.
+WARM_UP_ALONE = 15
 # Share of the scrapes that must have been on time for the figures to mean anything.
 ON_TIME = 0.95
 
@@ -157,7 +159,7 @@ def side(options, directory):
                 break
         for server, figure in zip(servers, figures):
             figure["peak"] = server.peak()
-            figure["rules"] = server.value("sum(prometheus_rule_group_last_duration_seconds)") * 1e3
+            figure["rules"] = server.rules_ms()
         return figures
     finally:
         for process in [*servers, targets]:
@@ -168,8 +170,8 @@ def alone(options, directory, name, targets, series, seconds):
     targets = Targets(targets, series)
     server = holdfast(directory, name, "1s", targets.addresses)
     try:
-        [figures] = observe([server], options.warm_up, seconds, 1)
-        figures["rules"] = server.value("sum(prometheus_rule_group_last_duration_seconds)") * 1e3
+        [figures] = observe([server], min(options.warm_up, WARM_UP_ALONE), seconds, 1)
+        figures["rules"] = server.rules_ms()
         return figures
     finally:
         server.stop()

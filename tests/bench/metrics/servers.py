@@ -61,3 +61,9 @@ class Server:
     def value(self, expression):
         result = self.query(expression)
         return float(result[0]["value"][1]) if result else float("nan")
+
+    def rules_ms(self):
+        """What the last evaluation of all rule groups took."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+        return 1e3 * sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("prometheus_rule_group_last_duration_seconds{"))
