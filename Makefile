@@ -86,6 +86,10 @@ bench-failover: build ## Redis failover beside Redis Sentinel, fault by fault (n
 	python3 -m venv target/bench-python && target/bench-python/bin/pip install --quiet -r tests/bench/failover/requirements.txt
 	target/bench-python/bin/python tests/bench/failover $(BENCH_ARGS)
 
+simulate-failover: ## made-up worlds of supervisors and Redis, invariants checked in each (WORLDS=10000; SEED=17 replays one and tells its story)
+	HOLDFAST_SIMULATE_WORLDS=$(or $(WORLDS),10000) $(if $(SEED),HOLDFAST_SIMULATE_SEED=$(SEED)) \
+		cargo test -p holdfast-supervisor --lib -- --nocapture no_world_has_two_primaries
+
 partitions: build ## what each cut through the network does to Redis and its clients, as a table (needs root; BENCH_ARGS=--check)
 	@tests/scripts/install-packages bench
 	python3 tests/bench/partitions $(BENCH_ARGS)

@@ -14,6 +14,8 @@ use std::time::Duration;
 use cluster::{Cluster, Server, servers, until};
 use holdfast_supervisor::cluster::{Address, Appointment, Pause, RedisRole, RedisState};
 use holdfast_supervisor::control::RedisCommand;
+use holdfast_supervisor::judge::redis::Lineage;
+use holdfast_supervisor::plan::failover::{Fork, RedisEntry};
 use tokio::time::{Instant, sleep};
 
 /// Where a server stands in the list.
@@ -250,10 +252,6 @@ async fn a_death_while_we_were_away_is_found_from_the_saved_state() {
     let cluster = Cluster::start(servers().await, |_| {}).await;
     let old = cluster.primary().address();
     cluster.primary().confirmed_write("key", "value").await;
-    until("the state is on disk", || async {
-        std::fs::exists(cluster.state_dir.path().join("redis.json")).unwrap()
-    })
-    .await;
     let index = position(&cluster, &old);
     let cluster = cluster.restart(|servers| drop(servers[index].take())).await;
     cluster.until_healthy(1).await;
@@ -279,13 +277,24 @@ async fn what_a_cut_off_primary_wrote_is_saved_before_it_is_made_a_replica() {
         let (key, value) = (format!("only:{number}"), format!("value {number}"));
         writer.command(&["SET", key.as_str(), value.as_str()]).await.unwrap();
     }
-    let state = serde_json::json!({
-        "name": "main", "epoch": 7, "reserved": 8, "primary": new.address(),
-        "replid": new.info("master_replid").await, "replid2": replid,
-        "offset": new.info("master_repl_offset").await.parse::<u64>().unwrap(),
-        "fork": {"replid": replid, "offset": offset.parse::<u64>().unwrap()},
-    });
-    let cluster = Cluster::with_state(servers, &state, |_| {}).await;
+    let lineage = |replid: String, replid2: Option<String>| Lineage {
+        run_id: None,
+        replid,
+        replid2,
+        forked_at: None,
+        offset: offset.parse().unwrap(),
+    };
+    let (from, to) = (old.address(), new.address());
+    let at = chrono::DateTime::UNIX_EPOCH;
+    let before = lineage(replid.clone(), None);
+    let after = lineage(new.info("master_replid").await, Some(replid.clone()));
+    let fork = Fork { replid: replid.clone(), offset: offset.parse().unwrap() };
+    let entries = vec![
+        RedisEntry::Adopt { primary: from.clone(), lineage: Some(before) },
+        RedisEntry::Begin { epoch: 2, from, to: to.clone() },
+        RedisEntry::Done { epoch: 2, to, lineage: after, fork: Some(fork), at },
+    ];
+    let cluster = Cluster::with_agreed(servers, entries, |_| {}).await;
     let primary = cluster.primary();
     until_all_follow(&cluster, &primary.address()).await;
     until("the salvage is recorded", || async { cluster.recorded("can be replayed") }).await;

@@ -273,6 +273,7 @@ mod tests {
             run_id: format!("run{port}"),
             replid: "history".to_owned(),
             replid2: None,
+            forked_at: None,
             offset: 5_000_000,
             link_up: (port != 1).then_some(true),
             syncing: false,

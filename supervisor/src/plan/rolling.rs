@@ -238,6 +238,7 @@ mod tests {
             run_id: run.to_owned(),
             replid: "a".to_owned(),
             replid2: None,
+            forked_at: None,
             offset,
             link_up: (!is_primary).then_some(true),
             syncing: false,

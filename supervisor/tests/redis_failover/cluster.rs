@@ -11,7 +11,7 @@ use holdfast_supervisor::act::redis::{Families, Handles, RedisController};
 use holdfast_supervisor::cluster::{Address, Manager, RedisState, RedisStatus};
 use holdfast_supervisor::config;
 use holdfast_supervisor::control::{ControlError, Failover, FailoverReport, RedisCommand, Reply};
-use holdfast_supervisor::plan::failover::Standing;
+use holdfast_supervisor::plan::failover::{RedisEntry, Register, Standing};
 use holdfast_supervisor::record::Sink;
 use holdfast_telemetry::Registry;
 use tempfile::TempDir;
@@ -187,14 +187,19 @@ impl Cluster {
         cluster
     }
 
-    /// As [`Cluster::start`], with what an earlier run has left.
-    pub(crate) async fn with_state(
+    /// As [`Cluster::start`], with what was agreed on in earlier runs.
+    pub(crate) async fn with_agreed(
         servers: Vec<Option<Server>>,
-        state: &serde_json::Value,
+        entries: Vec<RedisEntry>,
         change: impl FnOnce(&mut config::Redis),
     ) -> Self {
         let state_dir = tempfile::tempdir().unwrap();
-        std::fs::write(state_dir.path().join("redis.json"), state.to_string()).unwrap();
+        let mut register = Register::default();
+        for entry in entries {
+            register.apply(1, entry).unwrap();
+        }
+        let text = serde_json::to_string(&register).unwrap();
+        std::fs::write(state_dir.path().join("redis.json"), text).unwrap();
         let settings = settings_of(&servers, change);
         let cluster = Self::control(servers, settings, state_dir);
         cluster.until_healthy(0).await;

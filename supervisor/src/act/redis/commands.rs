@@ -7,22 +7,17 @@ use holdfast_psync::resp::Reply;
 use holdfast_psync::{Connection, Credentials, Endpoint};
 use tokio::time::{Instant, sleep};
 
+use super::agreement::AgreeError;
 use crate::cluster::{Address, RedisRole};
 use crate::judge::redis::Sample;
 use crate::observe::redis::{AskError, Command, Login, Watch, command};
+use crate::plan::failover::{Barrier, DRAIN_LIMIT, Drain};
 
 /// Pause between two looks at a replica that drains or catches up: a look costs it 0.05 ms.
 pub(super) const POLL_EVERY: Duration = Duration::from_millis(1);
 
-/// A replica whose offset has not moved for this long has applied what it received: many times the time between two reads of its event
-/// loop, and short against a failover.
-const STABLE_FOR: Duration = Duration::from_millis(10);
-
 /// An operation that only changes a role in memory; it takes well under a millisecond on a server that is well.
 pub(super) const ORDER_LIMIT: Duration = Duration::from_millis(500);
-
-/// How long the drain barrier waits before it says that the replicas still hear their primary.
-pub(super) const DRAIN_LIMIT: Duration = Duration::from_millis(300);
 
 /// How long the new primary may take to accept its first write.
 const WRITE_LIMIT: Duration = Duration::from_secs(3);
@@ -40,9 +35,15 @@ pub(super) enum ActError {
         #[source]
         source: AskError,
     },
+    /// The group does not agree.
+    #[error("cannot agree on it")]
+    Agree(#[source] AgreeError),
     /// It was asked, and is not what it should be now.
     #[error("{0} is still a replica after its promotion")]
     StillReplica(Address),
+    /// It began to copy other data before it was promoted.
+    #[error("{0} has not kept the data it was chosen for")]
+    Changed(Address),
     /// A write did not get through.
     #[error("{address} takes no writes within {} ms: {last}", after.as_millis())]
     NoWrite { address: Address, after: Duration, last: String },
@@ -70,37 +71,18 @@ pub(super) struct Drained {
 ///
 /// `until_link_lost`: the primary is said to be dead, so its replicas must notice; if none does until the limit, it is not.
 pub(super) async fn drain(watches: &[Watch], from: &Address, until_link_lost: bool) -> Drained {
-    let deadline = Instant::now() + DRAIN_LIMIT;
+    let mut barrier = Barrier::new(Instant::now().into_std(), until_link_lost);
     let mut open: Vec<&Watch> = watches.iter().filter(|watch| watch.address() != from).collect();
-    let mut moved: Vec<(Address, u64, Instant)> = Vec::new();
     loop {
         let looks = join_all(open.iter().map(|watch| watch.sample(DRAIN_LIMIT / 3))).await;
-        let now = Instant::now();
         let mut samples = Vec::new();
-        let mut calm = true;
         for (watch, look) in std::mem::take(&mut open).into_iter().zip(looks) {
             // One that cannot be asked now cannot be promoted either.
             let Ok(sample) = look else { continue };
-            let address = watch.address().clone();
-            let known = moved.iter_mut().find(|(known, ..)| *known == address);
-            let since = if let Some((_, offset, since)) = known {
-                if *offset != sample.offset {
-                    (*offset, *since) = (sample.offset, now);
-                }
-                *since
-            } else {
-                moved.push((address.clone(), sample.offset, now));
-                now
-            };
-            let is_down = sample.link_up != Some(true);
-            calm &= is_down || now.duration_since(since) >= STABLE_FOR;
+            samples.push((watch.address().clone(), sample));
             open.push(watch);
-            samples.push((address, sample));
         }
-        let replicas = || samples.iter().filter(|(_, sample)| sample.role == RedisRole::Replica);
-        let link_lost =
-            replicas().next().is_none() || replicas().any(|(_, s)| s.link_up == Some(false));
-        if (calm && (link_lost || !until_link_lost)) || now >= deadline {
+        if let Drain::Shut { link_lost } = barrier.look(Instant::now().into_std(), &samples) {
             return Drained { samples, link_lost };
         }
         sleep(POLL_EVERY).await;

@@ -1,29 +1,30 @@
 //! The controller of one Redis primary and its replicas: looks, decides, acts, and says what it knows.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use holdfast_telemetry::errors::Chain;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::agreement::Agreement;
 use super::explain::Story;
 use super::metrics::{Families, Metrics};
 use super::repair::Aside;
 use super::sentinel::Sentinels;
 use super::sync::Synchronous;
-use super::{SentinelEvent, Topology, orders, saved};
+use super::{SentinelEvent, Topology};
 use crate::cluster::{Address, Managed, RedisServerStatus, RedisState, RedisStatus};
 use crate::config;
 use crate::control::RedisCommand;
-use crate::judge::redis::{ServerView, Verdict};
+use crate::judge::redis::{Place, ServerView, Verdict};
 use crate::observe::redis::{Login, RedisSamples, Settings as WatchSettings, Watch};
-use crate::plan::failover::{Action, Choice, Event, Orders, Planner, Readiness, Settings, next};
+use crate::plan::failover::{Action, Choice, Event, Planner, Readiness, Settings, next};
 use crate::plan::rolling::Rolling;
 use crate::record::{Draft, Kind, Severity, Sink};
 
@@ -38,6 +39,9 @@ const SAMPLES_EVERY: Duration = Duration::from_secs(1);
 
 /// Messages a subscriber may be behind before it is cut off.
 const EVENTS_MAX: usize = 1024;
+
+/// A supervisor that has not had a majority's answer for this long keeps the primary beside it from taking writes.
+pub(super) const LEASE: Duration = Duration::from_millis(300);
 
 /// The cause under which an incident about a missing primary is open.
 pub(super) const CAUSE: &str = "redis-primary-down";
@@ -58,7 +62,10 @@ pub struct Handles {
 /// Watches one primary and its replicas and fails over.
 pub struct RedisController {
     pub(super) config: config::Redis,
-    pub(super) state_file: PathBuf,
+    /// Where what is saved of former primaries is kept.
+    pub(super) state_dir: PathBuf,
+    /// What is agreed on, and the way to agree on more.
+    pub(super) agreement: Agreement,
     pub(super) planner: Planner,
     pub(super) watches: Vec<Watch>,
     pub(super) login: Option<Login>,
@@ -73,13 +80,11 @@ pub struct RedisController {
     pub(super) reason: Option<String>,
     pub(super) last_failover: Option<DateTime<Utc>>,
     pub(super) commands: mpsc::Receiver<RedisCommand>,
-    /// What operators have ordered.
-    pub(super) orders: Orders,
     /// Where somebody else changes roles.
     pub(super) sentinels: Sentinels,
     pub(super) is_incident_open: bool,
-    /// The state being written.
-    saving: Option<JoinHandle<()>>,
+    /// The epoch of the run of ours that was begun last: what comes of it is recorded there.
+    pub(super) attempting: Option<u64>,
     candidate: Option<Choice>,
     /// What was recorded last, so that nothing is recorded twice.
     pub(super) verdict: Option<Verdict>,
@@ -103,7 +108,7 @@ pub struct RedisController {
 }
 
 impl RedisController {
-    /// A controller for the servers of `config`. Epoch and primary are kept in `state_file`, orders beside it; `commands` are operators'.
+    /// A controller for the servers of `config`. What is agreed on is kept in `state_file`; `commands` are operators'.
     pub fn new(
         config: config::Redis,
         observe_only: bool,
@@ -113,32 +118,23 @@ impl RedisController {
         commands: mpsc::Receiver<RedisCommand>,
     ) -> (Self, Handles) {
         let now = Instant::now();
-        let kept = saved::read(&state_file, &config.name).unwrap_or_else(|error| {
+        let agreement = Agreement::open(&state_file).unwrap_or_else(|error| {
             let text = Chain(&error).to_string();
             tracing::error!(error = text, "saved state of Redis is not used");
-            let message = "the saved primary and epoch are not used";
+            let message = "the saved primary, epoch and orders are not used";
             let subject = format!("redis/{}", config.name);
             sink(Draft::new(Kind::ActionFailed, Severity::Warning, subject, message).because(text));
-            None
+            Agreement::empty(&state_file)
         });
         let settings = settings_of(&config, observe_only);
-        let mut planner = Planner::new(settings, kept, now.into_std());
-        let orders = orders::read(&state_file).unwrap_or_else(|error| {
-            let text = Chain(&error).to_string();
-            tracing::error!(error = text, "saved orders for Redis are not used");
-            let message = "a pause or a switchover that was set is not known any more";
-            let subject = format!("redis/{}", config.name);
-            sink(Draft::new(Kind::ActionFailed, Severity::Warning, subject, message).because(text));
-            Orders::default()
-        });
-        planner.set_pause(orders.pause.as_ref());
+        let mut planner = Planner::new(settings, now.into_std());
+        planner.follow(now.into_std(), Utc::now(), agreement.register(), &[]);
         let views: Vec<_> = config
             .servers
             .iter()
             .map(|server| ServerView::new(server.address.clone(), now.into_std()))
             .collect();
         let metrics = families.of(&config);
-        let sentinels = Sentinels::new(families.managers.of(&config));
         let empty = RedisStatus {
             name: config.name.clone(),
             state: RedisState::Unknown,
@@ -149,8 +145,8 @@ impl RedisController {
             candidate: None,
             loss_estimate_bytes: None,
             last_failover: None,
-            pause: orders.pause.clone(),
-            switchover: orders.appointment.clone(),
+            pause: planner.register().orders.pause.clone(),
+            switchover: planner.register().orders.appointment.clone(),
             awaits_approval: false,
             managed: Managed { by: config.manager, ..Managed::default() },
             has_majority: true,
@@ -174,9 +170,11 @@ impl RedisController {
             events: events.clone(),
         };
         let synchronous = config.synchronous.clone().map(Synchronous::new);
+        let sentinels = Sentinels::new(families.managers.of(&config));
         let controller = Self {
             config,
-            state_file,
+            state_dir: state_file.parent().map(Path::to_owned).unwrap_or_default(),
+            agreement,
             planner,
             watches: Vec::new(),
             login,
@@ -189,10 +187,9 @@ impl RedisController {
             reason: None,
             last_failover: None,
             commands,
-            orders,
             sentinels,
             is_incident_open: false,
-            saving: None,
+            attempting: None,
             candidate: None,
             verdict: None,
             withheld: None,
@@ -257,36 +254,39 @@ impl RedisController {
                 }
             }
         }
-        if let Some(saving) = self.saving {
-            // It has told of its own failure.
-            saving.await.ok();
-        }
     }
 
     /// One full round: look, decide, act, publish.
     pub(super) async fn round(&mut self) {
-        self.forgive_own_lateness();
+        let late = self.forgive_own_lateness();
         let views = self.views();
-        self.follow_sentinels(&views);
+        self.follow(&views);
+        self.follow_sentinels(&views).await;
         let before = self.planner.lineage().cloned();
-        let decision = self.planner.decide(Instant::now().into_std(), &views);
+        let council = self.agreement.council();
+        let decision = self.planner.decide(Instant::now().into_std(), &views, &council);
+        self.share(&decision, &views, late);
         self.note(&decision, before.as_ref());
         self.candidate.clone_from(&decision.candidate);
         self.note_servers(&views);
         self.enter(decision.event, decision.summary.clone());
         match &decision.action {
             Action::Nothing => {}
-            Action::Adopt { primary, why } => self.adopt(primary, why, &views),
+            Action::Adopt { primary, why } => self.adopt(primary, why, &views).await,
             Action::FailOver => {
                 // Its end has been recorded and published.
                 let _ = self.fail_over(&decision, &views, false, None).await;
             }
+            Action::Resume(resume) => self.resume(resume).await,
             Action::Repair(repairs) => self.repair(repairs).await,
             Action::HandOver(choice) => self.hand_back(choice.clone()).await,
         }
-        self.keep_appointments().await;
-        self.keep_synchronous(&views);
-        self.roll(&views).await;
+        if council.place == Place::Leads {
+            self.keep_appointments().await;
+            self.keep_agreement_true().await;
+            self.keep_synchronous(&views);
+            self.roll(&views).await;
+        }
         self.publish(&self.views());
         self.last_round = Instant::now();
     }
@@ -303,7 +303,8 @@ impl RedisController {
         views
     }
 
-    fn forgive_own_lateness(&mut self) {
+    /// How late this round is.
+    fn forgive_own_lateness(&mut self) -> Duration {
         let now = Instant::now();
         let gap = now - self.last_round;
         if gap >= TICK + LATE {
@@ -311,6 +312,7 @@ impl RedisController {
             self.metrics.add_late();
             self.forgiven = Some(now);
         }
+        gap.saturating_sub(TICK)
     }
 
     pub(super) fn watch(&self, address: &Address) -> Option<&Watch> {
@@ -341,54 +343,9 @@ impl RedisController {
         }
     }
 
-    pub(super) fn adopt(&mut self, primary: &Address, why: &str, views: &[ServerView]) {
-        let before = self.planner.primary().cloned();
-        self.planner.adopted(primary.clone(), views);
-        let draft =
-            self.draft(Kind::RedisVerdict, Severity::Info, format!("{primary} is the primary"));
-        (self.sink)(draft.because(why).detail(serde_json::json!({"epoch": self.planner.epoch()})));
-        // A run of ours that ended between fence and promotion has left it fenced.
-        if self.planner.forbidden().is_none() {
-            self.unfence(primary);
-        }
-        self.save();
-        if let Some(before) = before {
-            self.note_switch(&before, primary);
-        }
-        self.reason = None;
-        self.publish(views);
-        // Judge it at once rather than at the next news.
-        self.changed.notify_one();
-    }
-
-    /// Has epoch and primary kept on disk, one state after the other, while we go on: a down primary is worse than a state that is some
-    /// milliseconds old, and the epoch in use was reserved before. A failure is counted and told.
-    pub(super) fn save(&mut self) {
-        let Some(state) = self.planner.to_save(&self.config.name) else { return };
-        let before = self.saving.take();
-        let path = self.state_file.clone();
-        let failures = self.metrics.save_failures();
-        self.saving = Some(tokio::spawn(async move {
-            if let Some(before) = before {
-                // It has told of its own failure.
-                before.await.ok();
-            }
-            let written =
-                tokio::task::spawn_blocking(move || saved::write_json(&path, &state)).await;
-            let error = match written {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => Chain(&error).to_string(),
-                Err(error) => error.to_string(),
-            };
-            tracing::error!(error, "cannot keep epoch and primary");
-            failures.inc();
-        }));
-    }
-
     /// Whether enough supervisors hear each other to decide anything. One alone always does.
-    #[expect(clippy::unused_self, reason = "asks the supervisors' group")]
     fn has_majority(&self) -> bool {
-        true
+        self.agreement.council().place != Place::Minority
     }
 
     /// Publishes what is known now.
@@ -440,8 +397,8 @@ impl RedisController {
             candidate: readiness.candidate,
             loss_estimate_bytes: readiness.loss_bytes,
             last_failover: self.last_failover,
-            pause: self.orders.pause.clone(),
-            switchover: self.orders.appointment.clone(),
+            pause: self.planner.register().orders.pause.clone(),
+            switchover: self.planner.register().orders.appointment.clone(),
             awaits_approval: self.planner.awaits_approval(),
             managed: self.managed(),
             has_majority: readiness.majority,
@@ -469,6 +426,7 @@ fn settings_of(config: &config::Redis, observe_only: bool) -> Settings {
         failover_cooldown: config.failover_cooldown,
         loss_bytes_max: config.loss_bytes_max,
         approval: config.approval,
+        lease: LEASE,
         standings: config
             .servers
             .iter()

@@ -4,6 +4,8 @@
 //! decided: step by step, each bounded in time, each recorded with its duration. Steps go over the connections that are open anyway
 //! (`observe::redis`), so nothing waits for a handshake.
 
+mod agree;
+mod agreement;
 mod commands;
 mod controller;
 mod explain;

@@ -1,13 +1,13 @@
-//! Operators' orders: taken, kept on disk, carried out when they are due.
-
-use std::path::PathBuf;
+//! Operators' orders: taken, agreed on by the group, carried out when they are due.
 
 use chrono::{DateTime, Utc};
 
-use super::{RedisController, saved};
+use holdfast_telemetry::errors::Chain;
+
+use super::RedisController;
 use crate::cluster::{Appointment, Pause};
 use crate::control::{ControlError, RedisCommand};
-use crate::plan::failover::{Due, Orders};
+use crate::plan::failover::{Due, RedisEntry};
 use crate::record::{Kind, Severity};
 
 impl RedisController {
@@ -23,50 +23,55 @@ impl RedisController {
                 let _ = reply.send(answer);
                 return;
             }
-            RedisCommand::Pause { pause, reply } => (self.pause(pause), reply),
-            RedisCommand::Resume { by, reply } => (self.resume(&by), reply),
-            RedisCommand::Approve { by, reply } => (self.approve(&by), reply),
-            RedisCommand::Acknowledge { by, reply } => (self.acknowledge(&by), reply),
-            RedisCommand::Appoint { appointment, reply } => (self.appoint(appointment), reply),
-            RedisCommand::Cancel { by, reply } => (self.cancel(&by), reply),
+            RedisCommand::Pause { pause, reply } => (self.pause(pause).await, reply),
+            RedisCommand::Resume { by, reply } => (self.end_pause(&by).await, reply),
+            RedisCommand::Approve { by, reply } => (self.approve(&by).await, reply),
+            RedisCommand::Acknowledge { by, reply } => (self.acknowledge(&by).await, reply),
+            RedisCommand::Appoint { appointment, reply } => {
+                (self.appoint(appointment).await, reply)
+            }
+            RedisCommand::Cancel { by, reply } => (self.cancel(&by).await, reply),
         };
         self.publish(&self.views());
         // The asker may have gone; what was done stays done.
         let _ = reply.send(answer);
     }
 
-    fn pause(&mut self, pause: Pause) -> Result<(), ControlError> {
+    async fn pause(&mut self, pause: Pause) -> Result<(), ControlError> {
         if pause.until.is_some_and(|until| until <= Utc::now()) {
             return Err(ControlError::Refused("the pause would be over already".to_owned()));
         }
         let until = pause.until.map_or_else(|| "until it is resumed".to_owned(), until_words);
         let text = format!("{} paused automatic changes {until}: {}", pause.by, pause.reason);
-        self.orders.pause = Some(pause);
-        self.keep_orders(text)
+        self.order(RedisEntry::Pause(Some(pause)), text).await
     }
 
-    fn resume(&mut self, by: &str) -> Result<(), ControlError> {
-        if self.orders.pause.take().is_none() {
+    async fn end_pause(&mut self, by: &str) -> Result<(), ControlError> {
+        if self.planner.register().orders.pause.is_none() {
             return Err(ControlError::Refused("nothing is paused".to_owned()));
         }
-        self.keep_orders(format!("{by} resumed automatic changes"))
+        self.order(RedisEntry::Pause(None), format!("{by} resumed automatic changes")).await
     }
 
-    fn approve(&mut self, by: &str) -> Result<(), ControlError> {
-        self.planner.approve().map_err(|why| ControlError::Refused(why.to_owned()))?;
-        self.note_order(format!("{by} approved the failover"));
+    async fn approve(&mut self, by: &str) -> Result<(), ControlError> {
+        if !self.planner.awaits_approval() {
+            return Err(ControlError::Refused("no failover waits for approval".to_owned()));
+        }
+        self.order(RedisEntry::Approve(true), format!("{by} approved the failover")).await?;
         // Act on it at once rather than at the next news.
         self.changed.notify_one();
         Ok(())
     }
 
-    fn acknowledge(&mut self, by: &str) -> Result<(), ControlError> {
-        self.planner.acknowledge().map_err(|why| ControlError::Refused(why.to_owned()))?;
-        self.note_order(format!("{by} acknowledged the last failover: the cool-down is over"));
-        Ok(())
+    async fn acknowledge(&mut self, by: &str) -> Result<(), ControlError> {
+        if self.planner.register().changed_at.is_none() {
+            return Err(ControlError::Refused("there is no failover to acknowledge".to_owned()));
+        }
+        let text = format!("{by} acknowledged the last failover: the cool-down is over");
+        self.order(RedisEntry::Acknowledge, text).await
     }
 
-    fn appoint(&mut self, appointment: Appointment) -> Result<(), ControlError> {
+    async fn appoint(&mut self, appointment: Appointment) -> Result<(), ControlError> {
         if appointment.at <= Utc::now() {
             return Err(ControlError::Refused("that time is past".to_owned()));
         }
@@ -82,77 +87,58 @@ impl RedisController {
             appointment.by,
             appointment.at.format("%Y-%m-%d %H:%M:%S UTC")
         );
-        self.orders.appointment = Some(appointment);
-        self.keep_orders(text)
+        self.order(RedisEntry::Appoint(Some(appointment)), text).await
     }
 
-    fn cancel(&mut self, by: &str) -> Result<(), ControlError> {
-        if self.orders.appointment.take().is_none() {
+    async fn cancel(&mut self, by: &str) -> Result<(), ControlError> {
+        if self.planner.register().orders.appointment.is_none() {
             return Err(ControlError::Refused("no switchover is set".to_owned()));
         }
-        self.keep_orders(format!("{by} cancelled the switchover that was set"))
+        let text = format!("{by} cancelled the switchover that was set");
+        self.order(RedisEntry::Appoint(None), text).await
     }
 
-    /// Carries out what is due.
+    /// Carries out what is due, once it is agreed that it is: no other member does it again.
     pub(super) async fn keep_appointments(&mut self) {
-        match self.orders.due(Utc::now()) {
-            None => {}
-            Some(Due::PauseEnded(pause)) => {
-                let text = format!("the pause of automatic changes is over ({})", pause.reason);
-                self.told_or_logged(text);
+        let Some(due) = self.planner.register().orders.clone().due(Utc::now()) else { return };
+        let entry = match &due {
+            Due::PauseEnded(_) => RedisEntry::Pause(None),
+            Due::Missed(_) | Due::SwitchOver(_) => RedisEntry::Appoint(None),
+        };
+        if !self.agree_or_tell(entry).await {
+            return;
+        }
+        match due {
+            Due::PauseEnded(pause) => {
+                self.note_order(format!(
+                    "the pause of automatic changes is over ({})",
+                    pause.reason
+                ));
             }
-            Some(Due::Missed(appointment)) => {
-                let text =
-                    "the switchover that was set was missed: this supervisor was not running";
+            Due::Missed(appointment) => {
+                let text = "the switchover that was set was missed: no supervisor was running";
                 let draft = self.draft(Kind::ActionWithheld, Severity::Warning, text);
                 (self.sink)(draft.because(format!("{} had set it", appointment.by)));
-                self.told_or_logged("the appointment is struck off".to_owned());
             }
-            Some(Due::SwitchOver(appointment)) => {
-                self.told_or_logged("it is time for the switchover that was set".to_owned());
-                let Appointment { target, by, .. } = appointment;
+            Due::SwitchOver(Appointment { target, by, .. }) => {
+                self.note_order("it is time for the switchover that was set".to_owned());
                 // Its end has been recorded.
                 let _ = self.asked_for(target.as_ref(), &by).await;
             }
         }
     }
 
-    fn told_or_logged(&mut self, text: String) {
-        if let Err(error) = self.keep_orders(text) {
-            tracing::error!(%error, "cannot keep the orders");
-        }
+    /// Has an order agreed on before it counts: one that is forgotten at a restart is worse than one that is refused.
+    async fn order(&mut self, entry: RedisEntry, text: String) -> Result<(), ControlError> {
+        let agreed = self.agree(entry).await;
+        agreed.map_err(|error| ControlError::Failed(Chain(&error).to_string()))?;
+        self.note_order(text);
+        Ok(())
     }
 
     fn note_order(&self, text: String) {
         (self.sink)(self.draft(Kind::ActionTaken, Severity::Info, text));
     }
-
-    /// Writes the orders down before they count: one that is forgotten at a restart is worse than one that is refused.
-    fn keep_orders(&mut self, text: String) -> Result<(), ControlError> {
-        self.planner.set_pause(self.orders.pause.as_ref());
-        saved::write_json(&self.orders_file(), &self.orders)
-            .map_err(|error| ControlError::Failed(chain(&error)))?;
-        self.note_order(text);
-        Ok(())
-    }
-
-    fn orders_file(&self) -> PathBuf {
-        orders_file(&self.state_file)
-    }
-}
-
-/// Beside the state.
-pub(super) fn orders_file(state_file: &std::path::Path) -> PathBuf {
-    state_file.with_extension("orders.json")
-}
-
-/// What an earlier run was told.
-pub(super) fn read(state_file: &std::path::Path) -> Result<Orders, saved::SavedError> {
-    Ok(saved::read_json(&orders_file(state_file))?.unwrap_or_default())
-}
-
-fn chain(error: &saved::SavedError) -> String {
-    holdfast_telemetry::errors::Chain(error).to_string()
 }
 
 fn until_words(until: DateTime<Utc>) -> String {

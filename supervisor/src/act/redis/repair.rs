@@ -3,8 +3,6 @@
 //! A former primary that wrote something nobody else has is fenced, relieved of it ([`super::salvage`]) and only then made a replica. That
 //! can take a second or two, so it happens beside the loop, which goes on watching the present primary.
 
-use std::path::Path;
-
 use futures_util::future::join_all;
 use holdfast_psync::Endpoint;
 use holdfast_telemetry::errors::Chain;
@@ -124,7 +122,7 @@ impl RedisController {
     }
 
     pub(super) fn salvage_store(&self) -> Store {
-        Store::new(self.state_file.parent().unwrap_or_else(|| Path::new(".")).join(FOLDER))
+        Store::new(self.state_dir.join(FOLDER))
     }
 
     pub(super) fn note_aside(&mut self, aside: Aside) {

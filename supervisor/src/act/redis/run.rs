@@ -15,7 +15,7 @@ use crate::cluster::Address;
 use crate::config::Moment;
 use crate::control::{ControlError, FailoverReport};
 use crate::judge::redis::{Lineage, Sample, ServerView, Verdict};
-use crate::plan::failover::{Choice, Decision, Event, Fork};
+use crate::plan::failover::{Choice, Decision, Event, Fork, RedisEntry};
 use crate::record::{Account, Kind, Reason, Severity, Step};
 
 /// Replacing a primary that does not serve, as opposed to a switchover.
@@ -26,6 +26,8 @@ pub(super) struct Attempt {
     pub(super) run: Account,
     started: Instant,
     step_started: Instant,
+    /// Its server has been made the primary.
+    pub(super) promoted: bool,
 }
 
 impl RedisController {
@@ -39,7 +41,7 @@ impl RedisController {
                 what: what.to_owned(),
                 from: from.clone(),
                 to: None,
-                epoch: self.planner.next_epoch(),
+                epoch: self.planner.register().next_epoch(),
                 decided: chrono::Utc::now(),
                 seconds: None,
                 seen,
@@ -50,7 +52,9 @@ impl RedisController {
             },
             started: now,
             step_started: now,
+            promoted: false,
         };
+        self.attempting = Some(attempt.run.epoch);
         if what == FAILOVER {
             attempt.step_started = self.story.began(decided, from, views).into();
             let outcome = self.verdict.map_or_else(String::new, |verdict| verdict.to_string());
@@ -119,9 +123,40 @@ impl RedisController {
                 let lost = choice.lacks_bytes.filter(|bytes| *bytes > 0);
                 Ok(self.finish(attempt, confirmed, reasons, lost))
             }
-            Err(Stop::Withheld(why)) => Err(self.withhold(attempt, why, &decision.reasons)),
-            Err(Stop::Failed(error)) => Err(self.fail(attempt, Chain(&error).to_string())),
+            Err(stop) => {
+                self.call_off(&attempt).await;
+                Err(match stop {
+                    Stop::Withheld(why) => self.withhold(attempt, why, &decision.reasons),
+                    Stop::Failed(error) => self.fail(attempt, Chain(&error).to_string()),
+                })
+            }
         }
+    }
+
+    /// Ends a change that came to nothing, unless its server was promoted: then it is finished as one that was left behind.
+    pub(super) async fn call_off(&mut self, attempt: &Attempt) {
+        let change = self.planner.register().change.as_ref();
+        if attempt.promoted || change.is_none_or(|change| change.epoch != attempt.run.epoch) {
+            return;
+        }
+        self.agree_or_tell(RedisEntry::Aborted { epoch: attempt.run.epoch }).await;
+        // It may have been fenced for it.
+        self.unfence(&attempt.run.from);
+    }
+
+    /// Has the group agree on where a change goes.
+    pub(super) async fn agree_on_target(
+        &mut self,
+        attempt: &mut Attempt,
+        to: &Address,
+    ) -> Result<(), Stop> {
+        if attempt.run.to.as_ref() == Some(to) {
+            return Ok(());
+        }
+        let begin = begin_entry(attempt, to);
+        self.agree(begin).await.map_err(|error| Stop::Failed(ActError::Agree(error)))?;
+        attempt.run.to = Some(to.clone());
+        Ok(())
     }
 
     async fn steps(
@@ -135,7 +170,19 @@ impl RedisController {
         // Refused connections alone may be a matter of the path: a replica must have noticed too. A process seen to end needs no witness.
         let refused = decision.verdict == Some(Verdict::PrimaryDead);
         let dead = refused || decision.verdict == Some(Verdict::PrimaryExiting);
-        let drained = drain(&self.watches, &from, refused).await;
+        // A primary that hangs may run again at any moment: what it takes before it is fenced must reach the replicas before they are
+        // compared, and nothing may come after.
+        let queued = if dead { None } else { self.queue_fence(&from) };
+        // The group agrees on the change while the replicas come to rest: usually it is the first choice in the end.
+        let first = wanted.or(decision.candidate.as_ref().map(|choice| &choice.address)).cloned();
+        let (agreed, drained) = {
+            let begin = first.as_ref().map(|to| begin_entry(attempt, to));
+            let agreed = self.agreement.propose_some(begin);
+            tokio::join!(agreed, drain(&self.watches, &from, refused))
+        };
+        agreed.map_err(|error| Stop::Failed(ActError::Agree(error)))?;
+        self.follow(&self.views());
+        attempt.run.to = first;
         if refused && !drained.link_lost {
             let why = format!("{from} refuses us, but its replicas still hear it");
             return Err(Stop::Withheld(why));
@@ -161,19 +208,26 @@ impl RedisController {
         if !asked && let Some(why) = self.planner.too_much_lost(&choice) {
             return Err(Stop::Withheld(why));
         }
-        attempt.run.to = Some(choice.address.clone());
+        self.agree_on_target(attempt, &choice.address).await?;
+        self.mark(attempt, "committed", Instant::now(), format!("epoch {}", attempt.run.epoch));
         self.tell_election(attempt, &choice);
         self.step(attempt, Event::Elected, choice.reasons[0].text.clone());
         let reason = decision.verdict.map_or_else(String::new, |verdict| verdict.to_string());
         self.vet(attempt, &reason).await?;
 
-        let outcome = self.fence(&from, &choice.address, dead).await;
+        let outcome = match queued {
+            Some(outcome) => outcome,
+            None => self.fence(&from, &choice.address, dead).await,
+        };
         self.step(attempt, Event::Fenced, outcome);
 
         let target = self.watch(&choice.address).cloned();
         let Some(target) = target else { return Err(Stop::Withheld("it is gone".to_owned())) };
         let sample = promote(&target).await.map_err(Stop::Failed)?;
-        self.take_over(attempt, &choice, &sample);
+        if !choice.is_kept_by(&sample) {
+            return Err(Stop::Failed(ActError::Changed(choice.address)));
+        }
+        self.take_over(attempt, &choice, &sample).await?;
 
         let confirmed = self.repoint_and_verify(attempt, None).await?;
         Ok((confirmed, choice))
@@ -193,36 +247,51 @@ impl RedisController {
                 Err(error) => Chain(&error).to_string(),
             };
         }
-        let answers = match watch.send(fence()) {
-            Ok(answers) => answers,
-            Err(error) => return format!("not possible: {error}"),
-        };
-        self.await_fence(from.clone(), answers);
-        format!("{from} does not answer; the first thing it will do is to stop taking writes")
+        match self.queue_fence(from) {
+            Some(outcome) => outcome,
+            None => format!("{from} cannot be told"),
+        }
     }
 
-    /// From here on the promoted server is the primary, and everybody is told.
-    pub(super) fn take_over(&mut self, attempt: &mut Attempt, choice: &Choice, sample: &Sample) {
+    /// Writes a fence into the open connection of a primary that does not answer; `None` if it answers, or has no connection.
+    fn queue_fence(&mut self, from: &Address) -> Option<String> {
+        let watch = self.watch(from).cloned()?;
+        let now = Instant::now().into_std();
+        if watch.view().is_reachable(now, self.config.probe_timeout) {
+            return None;
+        }
+        let answers = watch.send(fence()).ok()?;
+        self.await_fence(from.clone(), answers);
+        Some(format!("{from} does not answer; the first thing it will do is to stop taking writes"))
+    }
+
+    /// Has the group agree that the promoted server is the primary; from then on everybody is told.
+    pub(super) async fn take_over(
+        &mut self,
+        attempt: &mut Attempt,
+        choice: &Choice,
+        sample: &Sample,
+    ) -> Result<(), Stop> {
+        attempt.promoted = true;
         let from = attempt.run.from.clone();
         let fork = Fork { replid: choice.replid.clone(), offset: choice.offset };
         let to = choice.address.clone();
-        let lineage = Lineage::of(sample);
-        self.planner.promoted(to.clone(), attempt.run.epoch, lineage, fork);
-        self.save();
-        self.forget_verdict();
+        let done = RedisEntry::Done {
+            epoch: attempt.run.epoch,
+            to: to.clone(),
+            lineage: Lineage::of(sample),
+            fork: Some(fork),
+            at: chrono::Utc::now(),
+        };
+        let agreed = self.agreement.propose(done).await;
+        agreed.map_err(|error| Stop::Failed(ActError::Agree(error)))?;
         self.step(attempt, Event::Promoted, format!("{to} is the primary"));
         self.tell("+failover-end", self.primary_words(&from));
-        let name = &self.config.name;
-        self.tell(
-            "+switch-master",
-            format!("{name} {} {} {} {}", from.host(), from.port(), to.host(), to.port()),
-        );
-        for server in self.config.servers.iter().filter(|server| server.address != to) {
-            self.tell("+slave", self.replica_words(&server.address));
-        }
+        self.follow(&self.views());
         let outcome = format!("{} clients of the endpoint listen", self.events.receiver_count());
         self.mark(attempt, "told", Instant::now(), outcome);
         self.tell_hooks(Moment::AfterPromote, &Tidings::of(&attempt.run, ""));
+        Ok(())
     }
 
     pub(super) fn tell_election(&self, attempt: &Attempt, choice: &Choice) {
@@ -282,7 +351,6 @@ impl RedisController {
         }
         self.enter(Event::Verified, None);
         self.publish(&self.views());
-        self.planner.succeeded(Instant::now().into_std());
         self.metrics.ended(Some(verified.written - attempt.started));
         Ok(verified.confirmed)
     }
@@ -363,6 +431,11 @@ impl RedisController {
         self.publish(&self.views());
         ControlError::Failed(error)
     }
+}
+
+fn begin_entry(attempt: &Attempt, to: &Address) -> RedisEntry {
+    let (epoch, from) = (attempt.run.epoch, attempt.run.from.clone());
+    RedisEntry::Begin { epoch, from, to: to.clone() }
 }
 
 /// Why a run ends early.

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::plan::failover::Saved;
-
 /// Why the state could not be kept or read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SavedError {
@@ -31,9 +29,11 @@ pub(super) enum SavedError {
     },
 }
 
-/// What was kept; `None` if nothing was yet, or it belongs to another primary.
-pub(super) fn read(path: &Path, name: &str) -> Result<Option<Saved>, SavedError> {
-    Ok(read_json(path)?.filter(|saved: &Saved| saved.name == name))
+impl SavedError {
+    /// The task that wrote ended before it was done.
+    pub(super) fn ended(path: &Path, error: tokio::task::JoinError) -> Self {
+        Self::Write { path: path.to_owned(), source: io::Error::other(error) }
+    }
 }
 
 /// A file of ours; `None` if there is none.
@@ -57,31 +57,4 @@ pub(super) fn write_json(path: &Path, content: &impl Serialize) -> Result<(), Sa
     file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
     file.persist(path).map_err(|error| fail(error.error))?;
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_is_read_back_and_another_name_is_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("redis.json");
-        assert!(read(&path, "main").unwrap().is_none());
-        let saved = Saved {
-            name: "main".to_owned(),
-            epoch: 3,
-            reserved: 4,
-            primary: "127.0.0.1:1".parse().unwrap(),
-            replid: "a".to_owned(),
-            replid2: None,
-            offset: 9,
-            fork: None,
-        };
-        write_json(&path, &saved).unwrap();
-        assert_eq!(read(&path, "main").unwrap(), Some(saved));
-        assert_eq!(read(&path, "other").unwrap(), None);
-        std::fs::write(&path, "{").unwrap();
-        assert!(read(&path, "main").is_err());
-    }
 }

@@ -89,7 +89,8 @@ impl RedisController {
             }
         }
         let views = self.views();
-        let mut decision = self.planner.decide(Instant::now().into_std(), &views);
+        let council = self.agreement.council();
+        let mut decision = self.planner.decide(Instant::now().into_std(), &views, &council);
         let asked = Reason { favours: true, text: format!("{by} asked for it") };
         decision.reasons.insert(0, asked);
         match decision.verdict {
@@ -126,10 +127,10 @@ impl RedisController {
             return Err(ControlError::Failed("a server is gone".to_owned()));
         };
         let mut attempt = self.begin("switchover", primary, &self.views());
-        attempt.run.to = Some(choice.address.clone());
         match self.hand_over(&mut attempt, &old, &new, choice).await {
             Ok(confirmed) => Ok(self.finish(attempt, confirmed, reasons, Some(0))),
             Err(stop) => {
+                self.call_off(&attempt).await;
                 // The target may have been promoted: then the old primary must not take writes again, and has been told so.
                 if self.planner.primary() == Some(primary) {
                     let undo = old.order(command(["CLIENT", "UNPAUSE"]), ORDER_LIMIT).await;
@@ -154,6 +155,7 @@ impl RedisController {
     ) -> Result<Option<bool>, Stop> {
         // A replica that has just been loaded gets the stream only after its next acknowledgement, up to a second later. That is waited
         // for before the pause, not in it.
+        self.agree_on_target(attempt, &choice.address).await?;
         let present = offset(old, "see how far the primary is").await.map_err(Stop::Failed)?;
         catch_up(new, present, PREPARE_LIMIT).await.map_err(Stop::Failed)?;
         self.vet(attempt, "an operator or a preference moves the primary").await?;
@@ -170,7 +172,7 @@ impl RedisController {
         let sample = promote(new).await.map_err(Stop::Failed)?;
         // Its clients are closed before the pause ends: none of their waiting writes is carried out.
         let demoted = old.send(demotion(new.address()));
-        self.take_over(attempt, &choice, &sample);
+        self.take_over(attempt, &choice, &sample).await?;
         match demoted {
             // Its view is new when this has been answered.
             Ok(_) => match old.sample(ORDER_LIMIT).await {

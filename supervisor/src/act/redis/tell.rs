@@ -98,7 +98,7 @@ impl RedisController {
         let reason = verdict.to_string();
         let tidings = Tidings {
             what: "failover",
-            epoch: self.planner.next_epoch(),
+            epoch: self.planner.register().next_epoch(),
             from: &primary,
             to: None,
             reason: &reason,
@@ -147,6 +147,16 @@ impl RedisController {
             let draft = self.draft(Kind::RedisVerdict, severity, message);
             let fault = view.fault().unwrap_or_else(|| "its last probe is unanswered".to_owned());
             (self.sink)(if up { draft } else { draft.because(fault) });
+        }
+    }
+
+    /// Tells clients that another server is the primary.
+    pub(super) fn tell_switch(&self, from: &Address, to: &Address) {
+        let name = &self.config.name;
+        let (old, new) = (from.host(), to.host());
+        self.tell("+switch-master", format!("{name} {old} {} {new} {}", from.port(), to.port()));
+        for server in self.config.servers.iter().filter(|server| server.address != *to) {
+            self.tell("+slave", self.replica_words(&server.address));
         }
     }
 

@@ -10,6 +10,7 @@
 //! Rejected: a plain time-out as Redis Sentinel uses. Below a second it fires on forks and slow commands; above, it wastes the time in
 //! which a crash is already proven.
 
+mod council;
 mod view;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use council::{Client, Council, Fenced, Matter, Opinion, Place, Witness, confer};
 pub use view::{Fresh, Lineage, Link, Process, ProcessState, Sample, ServerView};
 
 use crate::cluster::{Address, RedisRole};
@@ -57,8 +59,10 @@ pub enum Verdict {
     PrimaryExiting,
     /// Connected or connectable, but silent, and its replicas hear nothing either.
     PrimaryHung,
-    /// Silent to us only: its replicas still hear it.
+    /// Silent to us only: its replicas or other supervisors still hear it.
     PrimaryUnreachableFromHere,
+    /// Down as far as we see, and too few supervisors are heard to be sure.
+    QuorumLost,
     /// It was restarted and does not have the data its replicas have.
     EmptyRestart,
     /// It answers as a replica: somebody else changed its role.
@@ -81,6 +85,7 @@ impl Verdict {
             Self::PrimaryExiting => "primary_exiting",
             Self::PrimaryHung => "primary_hung",
             Self::PrimaryUnreachableFromHere => "primary_unreachable_from_here",
+            Self::QuorumLost => "quorum_lost",
             Self::EmptyRestart => "empty_restart",
             Self::PrimaryDemoted => "primary_demoted",
             Self::TwoPrimaries => "two_primaries",
@@ -125,6 +130,9 @@ impl fmt::Display for Verdict {
             Self::PrimaryExiting => "the primary's process is ending",
             Self::PrimaryHung => "the primary hangs",
             Self::PrimaryUnreachableFromHere => "the primary cannot be reached from here",
+            Self::QuorumLost => {
+                "the primary seems down, and a majority of the supervisors is not heard"
+            }
             Self::EmptyRestart => "the primary was restarted without its data",
             Self::PrimaryDemoted => "the primary has become a replica",
             Self::TwoPrimaries => "two servers say they are the primary",
@@ -157,6 +165,8 @@ pub struct Context<'a> {
     pub probe_timeout: Duration,
     /// Silence counts from here on.
     pub hang_after: Duration,
+    /// No other supervisor sees what we see.
+    pub alone: bool,
 }
 
 /// Judges the primary.
@@ -280,6 +290,16 @@ fn silent(
     if primary.link == Link::Open && fresh.is_none() {
         case.against("a fresh connection is still being tried");
         return case.conclude(Verdict::PrimarySuspect);
+    }
+    // Whoever is cut off together with a replica sees the same as when the primary's host is gone.
+    let answering = present(others, context).count();
+    let path_is_gone = !accepts && (primary.link != Link::Open || fresh.is_some());
+    if context.alone && path_is_gone && answering * 2 <= others.len() + 1 {
+        case.against(format!(
+            "no path to it, and only {answering} of {} servers answer: we may be the one that is cut off",
+            others.len() + 1
+        ));
+        return case.conclude(Verdict::PrimaryUnreachableFromHere);
     }
     let mut heard = false;
     let mut asked = false;

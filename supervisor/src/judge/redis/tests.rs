@@ -19,6 +19,7 @@ fn sample(at: Instant, role: RedisRole) -> Sample {
         run_id: "run".to_owned(),
         replid: "history".to_owned(),
         replid2: None,
+        forked_at: None,
         offset: 100,
         link_up: is_replica.then_some(true),
         syncing: false,
@@ -37,6 +38,7 @@ struct World {
     views: Vec<ServerView>,
     lineage: Lineage,
     confirmed: bool,
+    alone: bool,
 }
 
 impl World {
@@ -56,7 +58,7 @@ impl World {
             view(3, RedisRole::Replica),
         ];
         let lineage = Lineage::of(views[0].sample.as_ref().unwrap());
-        Self { now, views, lineage, confirmed: true }
+        Self { now, views, lineage, confirmed: true, alone: true }
     }
 
     fn sample(&mut self, index: usize) -> &mut Sample {
@@ -109,6 +111,7 @@ impl World {
                 confirmed: self.confirmed,
                 probe_timeout: Duration::from_millis(500),
                 hang_after: Duration::from_secs(1),
+                alone: self.alone,
             },
         )
     }
@@ -201,6 +204,22 @@ fn without_answers() -> Vec<(&'static str, World, Verdict)> {
         (
             "no connection, replicas lost it too",
             World::new().link(unreachable(), 1500).with(silent_replicas),
+            V::PrimaryHung,
+        ),
+        (
+            "cut off together with a replica",
+            World::new()
+                .link(unreachable(), 1500)
+                .with(silent_replicas)
+                .with(|w| w.views[2].link = unreachable()),
+            V::PrimaryUnreachableFromHere,
+        ),
+        (
+            "the same as one of several, whom the others have to confirm",
+            World::new().link(unreachable(), 1500).with(silent_replicas).with(|w| {
+                w.views[2].link = unreachable();
+                w.alone = false;
+            }),
             V::PrimaryHung,
         ),
         ("no connection for a moment", World::new().link(unreachable(), 300), V::PrimarySuspect),

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::cluster::{Address, RedisRole};
 
 /// State of the one connection kept open to a server.
@@ -33,7 +35,8 @@ pub enum Fresh {
 }
 
 /// What the kernel of its host says about a server's process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ProcessState {
     /// It runs, or would if it were given a processor.
     Runnable,
@@ -77,6 +80,8 @@ pub struct Sample {
     pub replid: String,
     /// The history it continued, if it was promoted or restarted.
     pub replid2: Option<String>,
+    /// How much of the history it continued it had then.
+    pub forked_at: Option<u64>,
     /// Bytes of that history it has applied.
     pub offset: u64,
     /// Replicas: whether the link to the primary is up.
@@ -169,7 +174,8 @@ impl ServerView {
 }
 
 /// The history of the primary clients were told about: what a successor must continue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lineage {
     /// The process that wrote it; `None` if only its saved state is known.
     pub run_id: Option<String>,
@@ -177,6 +183,8 @@ pub struct Lineage {
     pub replid: String,
     /// The id before the last promotion or restart: replicas that have not reconnected since still carry it.
     pub replid2: Option<String>,
+    /// How far that went in it.
+    pub forked_at: Option<u64>,
     /// How far it had come when last seen.
     pub offset: u64,
 }
@@ -188,6 +196,7 @@ impl Lineage {
             run_id: Some(sample.run_id.clone()),
             replid: sample.replid.clone(),
             replid2: sample.replid2.clone(),
+            forked_at: sample.forked_at,
             offset: sample.offset,
         }
     }

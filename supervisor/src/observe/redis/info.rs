@@ -37,6 +37,8 @@ pub(crate) fn sample(replication: &Info, full: &Info, at: Instant) -> Option<Sam
     // `0…0` and -1 say that there was none.
     let replid2 = text("master_replid2").filter(|id| id.bytes().any(|byte| byte != b'0'));
     let replid2 = replid2.filter(|_| text("second_repl_offset").is_none_or(|o| o != "-1"));
+    // The first byte that the two do not share.
+    let forked_at = number("second_repl_offset").filter(|_| replid2.is_some());
     let general = |name: &str| full.get(name).cloned();
     Some(Sample {
         at,
@@ -44,6 +46,7 @@ pub(crate) fn sample(replication: &Info, full: &Info, at: Instant) -> Option<Sam
         run_id: general("run_id")?,
         replid: text("master_replid")?.to_owned(),
         replid2: replid2.map(str::to_owned),
+        forked_at: forked_at.map(|offset| offset.saturating_sub(1)),
         offset,
         link_up: is_replica.then(|| text("master_link_status") == Some("up")),
         syncing: text("master_sync_in_progress") == Some("1"),

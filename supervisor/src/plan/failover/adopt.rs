@@ -1,11 +1,11 @@
 //! Which server is the primary when we start?
 //!
-//! We do not change anything to find out. What we saved last time counts most, as long as the servers do not contradict it; without it,
+//! We do not change anything to find out. What was agreed on last counts most, as long as the servers do not contradict it; without it,
 //! the one primary that has replicas is the primary. If that leaves doubt, a person has to say so: the wrong answer here costs data.
 
 use std::time::Instant;
 
-use super::{Saved, Settings};
+use super::{Register, Settings};
 use crate::cluster::{Address, RedisRole};
 use crate::judge::redis::{Lineage, Link, Sample, ServerView};
 
@@ -30,7 +30,7 @@ pub enum Found {
 /// Looks for the present primary.
 pub fn find(
     views: &[ServerView],
-    saved: Option<&Saved>,
+    register: &Register,
     settings: &Settings,
     started: Instant,
     now: Instant,
@@ -45,10 +45,10 @@ pub fn find(
         .collect();
     let primaries: Vec<_> =
         present.iter().filter(|(_, sample)| sample.role == RedisRole::Primary).collect();
-    if let Some(saved) = saved
-        && views.iter().any(|view| view.address == saved.primary)
+    if let Some(agreed) = &register.primary
+        && views.iter().any(|view| view.address == *agreed)
     {
-        return known(saved, &primaries);
+        return known(agreed, register.lineage.as_ref(), &primaries);
     }
     let found = |address: &Address, sample: &Sample, why: &str| Found::Primary {
         address: address.clone(),
@@ -71,25 +71,21 @@ pub fn find(
 }
 
 /// We were here before: the server we left as the primary is it, unless another one carries its history on.
-fn known(saved: &Saved, primaries: &[&(&Address, &Sample)]) -> Found {
+fn known(agreed: &Address, lineage: Option<&Lineage>, primaries: &[&(&Address, &Sample)]) -> Found {
     let heir = primaries.iter().find(|(address, sample)| {
-        **address != saved.primary && sample.replid2.as_ref() == Some(&saved.replid)
+        let former = sample.replid2.as_ref();
+        *address != agreed && former.is_some() && former == lineage.map(|lineage| &lineage.replid)
     });
-    let still = primaries.iter().any(|(address, _)| **address == saved.primary);
+    let still = primaries.iter().any(|(address, _)| *address == agreed);
     match heir {
         Some((address, sample)) if !still => Found::Primary {
             address: (*address).clone(),
             lineage: Some(Lineage::of(sample)),
-            why: format!("it carries on what {} had when we last ran", saved.primary),
+            why: format!("it carries on what {agreed} had when we last ran"),
         },
         _ => Found::Primary {
-            address: saved.primary.clone(),
-            lineage: (!saved.replid.is_empty()).then(|| Lineage {
-                run_id: None,
-                replid: saved.replid.clone(),
-                replid2: saved.replid2.clone(),
-                offset: saved.offset,
-            }),
+            address: agreed.clone(),
+            lineage: lineage.cloned(),
             why: "it was the primary when we last ran".to_owned(),
         },
     }

@@ -1,6 +1,6 @@
 //! Who follows the primary: the replica with the most of its history.
 //!
-//! Only offsets of the same replication id can be compared. Among those the highest wins. Between equals decide, in this order, the
+//! Only offsets of the same replication id can be compared, and those of the one before up to the fork. Among those the highest wins. Between equals decide, in this order, the
 //! operator's promotion rule, `replica-priority`, the former primary's zone (its clients are near) and the older version (an older replica
 //! cannot read what a newer primary sends); run id and address make the choice the same wherever it is made. The rule `never` and
 //! `replica-priority 0` bar a server altogether. Rejected: priority before offset, as Redis Sentinel has it, which promotes a stale
@@ -52,6 +52,15 @@ pub struct Choice {
     pub reasons: Vec<Reason>,
 }
 
+impl Choice {
+    /// Whether the server still had what it was chosen for when it was promoted: a replica may have begun to copy other data meanwhile.
+    pub fn is_kept_by(&self, promoted: &Sample) -> bool {
+        let same =
+            promoted.replid == self.replid || promoted.replid2.as_ref() == Some(&self.replid);
+        same && promoted.offset >= self.offset
+    }
+}
+
 /// What the choice depends on beside the views.
 #[derive(Debug, Clone, Copy)]
 pub struct Search<'a> {
@@ -65,6 +74,8 @@ pub struct Search<'a> {
     pub lineage: Option<&'a Lineage>,
     /// The operator's wish.
     pub wanted: Option<&'a Address>,
+    /// The primary has come back without its data: a former primary with the history before the last change is better than nothing.
+    pub last_resort: bool,
     /// The operator's settings for each server; one that is missing has the default.
     pub standings: &'a HashMap<Address, Standing>,
 }
@@ -80,6 +91,15 @@ pub fn choose(views: &[ServerView], search: &Search<'_>) -> Result<Choice, Vec<R
         match fitness(view, search) {
             Ok((distance, sample)) => fit.push(Fit::new(distance, &view.address, sample, search)),
             Err(why) => reasons.push(against(format!("{} {why}", view.address))),
+        }
+    }
+    if !search.last_resort {
+        // A former primary may have gone its own way since: it is taken only for what the replicas lack.
+        let most = fit.iter().filter(|fit| fit.distance < 2).map(|fit| fit.shares).max();
+        let is_needless =
+            |fit: &mut Fit<'_>| fit.distance == 2 && most.is_none_or(|most| fit.shares <= most);
+        for fit in fit.extract_if(.., is_needless) {
+            reasons.push(against(format!("{} is a primary of its own", fit.address)));
         }
     }
     if search.lineage.is_none()
@@ -106,22 +126,24 @@ pub fn choose(views: &[ServerView], search: &Search<'_>) -> Result<Choice, Vec<R
         address: best.address.clone(),
         replid: best.sample.replid.clone(),
         offset: best.sample.offset,
-        lacks_bytes: search
-            .lineage
-            .map(|lineage| lineage.offset.saturating_sub(best.sample.offset)),
+        lacks_bytes: search.lineage.map(|lineage| {
+            lineage.offset.saturating_sub(best.shares.unwrap_or(best.sample.offset))
+        }),
         reasons,
     })
 }
 
 /// A server that may be promoted.
 struct Fit<'a> {
-    /// From the history to continue.
+    /// From the history to continue; 2: the one before, and it has gone its own way since.
     distance: u8,
     address: &'a Address,
     sample: &'a Sample,
     promotion: Promotion,
     is_far: bool,
     version: Vec<u32>,
+    /// How much it has of the history to continue; `None` if it is on the one before and the fork is not known.
+    shares: Option<u64>,
 }
 
 impl<'a> Fit<'a> {
@@ -136,13 +158,19 @@ impl<'a> Fit<'a> {
             promotion: standing.map(|standing| standing.promotion).unwrap_or_default(),
             is_far: home.is_some() && zone_of(address) != home,
             version: sample.version.split('.').map_while(|part| part.parse().ok()).collect(),
+            shares: match (distance, search.lineage.and_then(|lineage| lineage.forked_at)) {
+                (0, _) => Some(sample.offset),
+                // Whoever is still before the fork may lack what one that stayed behind has.
+                (_, Some(forked_at)) => Some(sample.offset.min(forked_at)),
+                _ => None,
+            },
         }
     }
 
     /// The smallest is the best.
     fn rank(&self) -> impl Ord {
         (
-            (self.distance, Reverse(self.sample.offset)),
+            (Reverse(self.shares), self.distance, Reverse(self.sample.offset)),
             (self.promotion, self.sample.priority, self.is_far, self.version.as_slice()),
             (self.sample.run_id.as_str(), self.address),
         )
@@ -151,11 +179,12 @@ impl<'a> Fit<'a> {
     /// What puts it behind the best.
     fn behind(&self, best: &Self) -> String {
         let Self { address, sample, .. } = self;
-        if self.distance > best.distance {
+        if self.shares.is_some() && self.shares < best.shares {
+            let lacks = best.shares.unwrap_or_default() - self.shares.unwrap_or_default();
+            format!("{address} lacks {lacks} bytes more")
+        } else if self.distance > best.distance {
             let offset = sample.offset;
             format!("{address} is still on the history before the last change, at offset {offset}")
-        } else if sample.offset < best.sample.offset {
-            format!("{address} lacks {} bytes more", best.sample.offset - sample.offset)
         } else if self.promotion > best.promotion {
             format!("{address} has as much, but its promotion rule puts it behind")
         } else if sample.priority > best.sample.priority {
@@ -198,7 +227,7 @@ fn fitness<'v>(view: &'v ServerView, search: &Search<'_>) -> Result<(u8, &'v Sam
         None => Err("has another history".to_owned()),
         // A replica promoted by a run of ours that did not get further continues the history itself.
         Some(_) if sample.replid2.as_ref() == Some(&lineage.replid) => Ok((0, sample)),
-        Some(_) if sample.role == RedisRole::Primary => Err("is a primary of its own".to_owned()),
+        Some(_) if sample.role == RedisRole::Primary => Ok((2, sample)),
         Some(distance) => Ok((distance, sample)),
     }
 }

@@ -1,17 +1,26 @@
 //! What to do about Redis: nothing, repair a straggler, fail over, or hold back and say why.
 //!
-//! The [`Planner`] is the memory behind that decision: which server clients are told is the primary, under which epoch, what history it
-//! wrote, and what was tried last. [`Planner::decide`] looks at all views afresh each time; nothing depends on how often or why it is
-//! called. It changes nothing outside itself: the controller carries the decision out and reports back.
+//! What the supervisors have agreed on (which server clients are told, under which epoch) is the [`Register`]. The [`Planner`] is the rest
+//! of the memory behind a decision: what history the primary wrote, since when it is down, what was tried last. [`Planner::decide`] looks
+//! at all views and at the words of the other supervisors afresh each time; nothing depends on how often or why it is called. It changes
+//! nothing outside itself: the controller carries the decision out, has it agreed on, and hands the new register back. Every member of a
+//! group decides all the time, so that whoever leads next knows as much; only who leads gets anything to do.
 //!
 //! Guards: a primary that is merely silent is not replaced twice within the cool-down (a proven death is); a failed attempt is repeated
 //! with growing pauses; another manager and observe-only hold everything back. Whatever is held back has a reason.
 
 mod adopt;
+mod barrier;
 mod candidate;
+mod guards;
+pub mod lease;
+mod memory;
 mod orders;
 mod others;
 mod readiness;
+mod register;
+mod repairs;
+mod resume;
 mod steps;
 
 use std::collections::HashMap;
@@ -20,15 +29,20 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use adopt::{Found, find};
+pub use barrier::{Barrier, DRAIN_LIMIT, Drain};
 pub use candidate::{Choice, Promotion, Search, Standing, choose};
 pub use orders::{Due, Orders};
 pub use readiness::{Readiness, healthy_replicas};
+pub use register::{Change, RedisEntry, Refused, Register};
+pub use resume::{Resume, resume};
 pub use steps::{Event, next};
 
 use orders::Approval;
 
-use crate::cluster::{Address, Manager, Pause, RedisRole};
-use crate::judge::redis::{Context, Judgement, Lineage, ServerView, Verdict, judge};
+use crate::cluster::{Address, Manager};
+use crate::judge::redis::{
+    Context, Council, Judgement, Lineage, Matter, Place, ServerView, Verdict, confer, judge,
+};
 use crate::record::Reason;
 
 /// The same server is not repaired again within this time: a replica needs some of it to reconnect.
@@ -55,31 +69,10 @@ pub struct Settings {
     pub loss_bytes_max: Option<u64>,
     /// A failover by ourselves waits for an operator's approval, at most this long.
     pub approval: Option<Duration>,
+    /// A supervisor that has not had a majority's answer for this long takes writes away from the primary on its host.
+    pub lease: Duration,
     /// Who may be promoted, and how gladly.
     pub standings: HashMap<Address, Standing>,
-}
-
-/// What survives our own restart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Saved {
-    /// Name of the primary.
-    pub name: String,
-    /// The epoch the primary is told under.
-    pub epoch: u64,
-    /// The epoch the next change will be made under. Kept beforehand, so that no change has to wait for the disk, and no epoch is used
-    /// twice: after a restart this one counts as used.
-    pub reserved: u64,
-    /// The primary under it.
-    pub primary: Address,
-    /// Its replication id when last seen; empty if never.
-    pub replid: String,
-    /// The id it continued.
-    pub replid2: Option<String>,
-    /// Its offset when saved.
-    pub offset: u64,
-    /// Where it left the history of its predecessor.
-    pub fork: Option<Fork>,
 }
 
 /// The point at which a promoted server left its predecessor's history. Whatever that history holds beyond it is lost to clients.
@@ -128,6 +121,8 @@ pub enum Action {
     },
     /// Replace the primary.
     FailOver,
+    /// End a change that was begun and left behind.
+    Resume(Resume),
     /// Hand over to a server that is preferred and has caught up.
     HandOver(Choice),
     /// Bring stragglers in line.
@@ -141,6 +136,8 @@ pub struct Decision {
     pub event: Event,
     /// The verdict behind it; `None` before a primary is known.
     pub verdict: Option<Verdict>,
+    /// What we see ourselves, without the words of others.
+    pub own: Option<Judgement>,
     /// In one line, when things are not simply well.
     pub summary: Option<String>,
     /// Everything for and against.
@@ -158,62 +155,67 @@ pub struct Decision {
 pub struct Planner {
     settings: Settings,
     started: Instant,
-    saved: Option<Saved>,
-    primary: Option<Address>,
-    epoch: u64,
-    /// The highest epoch that may have been used.
-    spent: u64,
+    /// What the group has agreed on.
+    register: Register,
+    /// What was agreed on before we started has been taken over.
+    is_loaded: bool,
+    /// The agreed primary was compared with the servers since we started.
+    found: bool,
     lineage: Option<Lineage>,
-    fork: Option<Fork>,
     /// The primary has answered since it became the primary.
     confirmed: bool,
+    /// It has come back without its data.
+    is_empty: bool,
+    /// When we learned that it is the primary.
+    changed_at: Option<Instant>,
+    /// Since when our own verdict calls for another primary.
+    down_since: Option<Instant>,
     last_failover: Option<Instant>,
     last_failure: Option<Instant>,
     failures: u32,
     /// When the next attempt may be made, and why the last one failed.
     retry: Option<(Instant, String)>,
     repaired: HashMap<Address, Instant>,
-    /// Automatic changes are paused, for this reason.
-    pause: Option<String>,
-    approval: Option<Approval>,
+    /// An operator was asked to approve a failover.
+    asked: Option<Approval>,
 }
 
 impl Planner {
-    /// A planner that remembers what was `saved`.
-    pub fn new(settings: Settings, saved: Option<Saved>, now: Instant) -> Self {
+    /// A planner that knows nothing yet.
+    pub fn new(settings: Settings, now: Instant) -> Self {
         Self {
             settings,
             started: now,
-            primary: None,
-            epoch: saved.as_ref().map_or(0, |saved| saved.epoch),
-            spent: saved.as_ref().map_or(0, |saved| saved.reserved),
+            register: Register::default(),
+            is_loaded: false,
+            found: false,
             lineage: None,
-            fork: saved.as_ref().and_then(|saved| saved.fork.clone()),
             confirmed: false,
+            is_empty: false,
+            changed_at: None,
+            down_since: None,
             last_failover: None,
             last_failure: None,
             failures: 0,
             retry: None,
             repaired: HashMap::new(),
-            pause: None,
-            approval: None,
-            saved,
+            asked: None,
         }
+    }
+
+    /// What the group has agreed on.
+    pub fn register(&self) -> &Register {
+        &self.register
     }
 
     /// The server clients are told.
     pub fn primary(&self) -> Option<&Address> {
-        self.primary.as_ref()
+        self.register.primary.as_ref()
     }
 
     /// The epoch it is told under.
     pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// The epoch of the next change.
-    pub fn next_epoch(&self) -> u64 {
-        self.epoch.max(self.spent) + 1
+        self.register.epoch
     }
 
     /// Its history.
@@ -222,38 +224,61 @@ impl Planner {
     }
 
     /// Looks at everything and decides.
-    pub fn decide(&mut self, now: Instant, views: &[ServerView]) -> Decision {
-        let Some(primary) = self.primary.clone() else { return self.look_for_primary(now, views) };
-        let context = Context {
-            now,
-            primary: &primary,
-            lineage: self.lineage.as_ref(),
-            confirmed: self.confirmed,
-            probe_timeout: self.settings.probe_timeout,
-            hang_after: self.settings.hang_after,
+    pub fn decide(&mut self, now: Instant, views: &[ServerView], council: &Council) -> Decision {
+        if !self.found
+            && let Some(decision) = self.look_for_primary(now, views, council)
+        {
+            return decision;
+        }
+        let Some(primary) = self.register.primary.clone() else {
+            return Decision::nothing(Event::Lost, None);
         };
-        let Judgement { verdict, mut reasons } = judge(views, &context);
+        let own = self.judge(now, &primary, views, council.size <= 1);
+        let Judgement { verdict, mut reasons } =
+            self.confer(now, &primary, views, own.clone(), council);
+        self.is_empty = verdict == Verdict::EmptyRestart;
         let candidate = self.candidate(now, views, Some(&primary), None);
+        let leads = council.place == Place::Leads;
+        if leads && self.forbidden().is_none() {
+            let present = |view| self.present(now, view);
+            if let Some(resume) = resume(&self.register, views, present) {
+                let action = Action::Resume(resume);
+                let event = Event::Doubted;
+                let (verdict, own) = (Some(verdict), Some(own));
+                return Decision { action, verdict, own, ..Decision::nothing(event, None) };
+            }
+        }
         if verdict.calls_for_failover() && self.settings.manager != Manager::Holdfast {
-            return self.left_to_others(now, views, Judgement { verdict, reasons }, candidate.ok());
+            let judgement = Judgement { verdict, reasons };
+            let decision = self.left_to_others(now, views, judgement, candidate.ok());
+            let action = if leads { decision.action } else { Action::Nothing };
+            return Decision { own: Some(own), action, ..decision };
         }
         if verdict.calls_for_failover() {
-            let withheld = self.hold(now, verdict, &candidate).or_else(|| self.unapproved(now));
+            let others = guards::not_ours(council);
+            let follows = matches!(council.place, Place::Follows(_));
+            let withheld = others
+                .or_else(|| self.hold(now, verdict, &candidate, council))
+                .or_else(|| self.unapproved(now));
             reasons.extend(match &candidate {
                 Ok(choice) => choice.reasons.clone(),
                 Err(reasons) => reasons.clone(),
             });
+            let act = withheld.is_none();
+            let summary = Some(match &withheld {
+                Some(why) => format!("{verdict}, but {why}"),
+                None => verdict.to_string(),
+            });
+            // That another member decides is how it should be.
+            let withheld = withheld.filter(|_| !follows);
             if let Some(text) = &withheld {
                 reasons.push(Reason { favours: false, text: text.clone() });
             }
-            let act = withheld.is_none();
             return Decision {
-                event: if act { Event::Down } else { Event::Withheld },
+                event: if act || follows { Event::Down } else { Event::Withheld },
                 verdict: Some(verdict),
-                summary: Some(match &withheld {
-                    Some(why) => format!("{verdict}, but {why}"),
-                    None => verdict.to_string(),
-                }),
+                own: Some(own),
+                summary,
                 reasons,
                 action: if act { Action::FailOver } else { Action::Nothing },
                 withheld,
@@ -261,29 +286,23 @@ impl Planner {
             };
         }
         let mut action = Action::Nothing;
-        let mut withheld = None;
+        let mut withheld = (verdict == Verdict::QuorumLost).then(|| verdict.to_string());
         if verdict.serves() {
-            self.approval = None;
+            self.asked = None;
             self.primary_answers(&primary, views);
-            let repairs = self.repairs(now, &primary, views);
-            if !repairs.is_empty() {
-                match self.forbidden().or_else(|| self.paused()) {
-                    Some(why) => withheld = Some(format!("{}; {why}", repairs[0].reason)),
-                    None => action = Action::Repair(repairs),
-                }
-            } else if verdict == Verdict::PrimaryHealthy
-                && let Some(choice) = self.preferred(now, &primary, views)
-            {
-                action = Action::HandOver(choice);
+            if leads {
+                (action, withheld) = self.upkeep(now, verdict, &primary, views);
             }
         }
         Decision {
             event: match verdict {
                 Verdict::Unknown => Event::Lost,
+                Verdict::QuorumLost => Event::Withheld,
                 verdict if verdict.serves() => Event::Answered,
                 _ => Event::Doubted,
             },
             verdict: Some(verdict),
+            own: Some(own),
             summary: (verdict != Verdict::PrimaryHealthy).then(|| verdict.to_string()),
             reasons,
             action,
@@ -303,280 +322,130 @@ impl Planner {
         from: Option<&Address>,
         wanted: Option<&Address>,
     ) -> Result<Choice, Vec<Reason>> {
-        let patience = self.settings.probe_timeout.min(self.settings.hang_after / 2);
         choose(
             views,
             &Search {
                 now,
-                patience,
+                patience: self.patience(),
                 from,
                 lineage: self.lineage.as_ref(),
+                last_resort: self.is_empty,
                 wanted,
                 standings: &self.settings.standings,
             },
         )
     }
 
-    /// What must not be changed now, in words.
-    pub fn forbidden(&self) -> Option<String> {
-        self.observes_only().or_else(|| self.settings.manager.forbids().map(str::to_owned))
-    }
-
-    /// Why this supervisor changes nothing at all, in words.
-    pub fn observes_only(&self) -> Option<String> {
-        self.settings.observe_only.then(|| "this supervisor is set to observe only".to_owned())
-    }
-
-    /// Why nothing is done by ourselves for now, in words.
-    fn paused(&self) -> Option<String> {
-        self.pause.as_ref().map(|why| format!("automatic changes are paused ({why})"))
-    }
-
-    /// Operators paused automatic changes, or not any more.
-    pub fn set_pause(&mut self, pause: Option<&Pause>) {
-        self.pause = pause.map(|pause| format!("{}, by {}", pause.reason, pause.by));
-    }
-
-    /// An operator agrees to the failover that waits.
-    ///
-    /// # Errors
-    /// None waits.
-    pub fn approve(&mut self) -> Result<(), &'static str> {
-        let approval = self.approval.as_mut().filter(|approval| approval.is_pending());
-        approval.ok_or("no failover waits for approval")?.grant();
-        Ok(())
-    }
-
-    /// Whether a failover waits for an operator.
-    pub fn awaits_approval(&self) -> bool {
-        self.approval.is_some_and(|approval| approval.is_pending())
-    }
-
-    /// An operator has looked at the last failover: the cool-down after it ends.
-    ///
-    /// # Errors
-    /// There was none.
-    pub fn acknowledge(&mut self) -> Result<(), &'static str> {
-        self.last_failover.take().map(drop).ok_or("there is no failover to acknowledge")
-    }
-
-    /// Why this server is not promoted without an operator: more would be lost than the settings allow.
-    pub fn too_much_lost(&self, choice: &Choice) -> Option<String> {
-        let max = self.settings.loss_bytes_max?;
-        match choice.lacks_bytes {
-            Some(bytes) if bytes <= max => None,
-            Some(bytes) => Some(format!(
-                "{} lacks {bytes} bytes of what the primary had, and `redis.loss_bytes_max` is {max}",
-                choice.address
-            )),
-            None => Some(format!("how much {} lacks is not known", choice.address)),
-        }
-    }
-
-    /// Takes `primary` as the primary, under a new epoch if that is a change.
-    pub fn adopted(&mut self, primary: Address, views: &[ServerView]) {
-        // What was saved is about the start: a primary that is adopted later is a change, even back to that one.
-        let saved = self.saved.take();
-        let unchanged = saved.as_ref().is_some_and(|saved| saved.primary == primary);
-        if !unchanged || self.epoch == 0 {
-            self.epoch = self.next_epoch();
-        }
-        let sample = views.iter().find(|v| v.address == primary).and_then(|v| v.sample.as_ref());
-        self.lineage = match &saved {
-            Some(saved) if saved.primary == primary && !saved.replid.is_empty() => Some(Lineage {
-                run_id: None,
-                replid: saved.replid.clone(),
-                replid2: saved.replid2.clone(),
-                offset: saved.offset,
-            }),
-            _ => sample.map(Lineage::of),
+    fn judge(
+        &mut self,
+        now: Instant,
+        primary: &Address,
+        views: &[ServerView],
+        alone: bool,
+    ) -> Judgement {
+        let context = Context {
+            now,
+            primary,
+            lineage: self.lineage.as_ref(),
+            confirmed: self.confirmed,
+            probe_timeout: self.settings.probe_timeout,
+            hang_after: self.settings.hang_after,
+            alone,
         };
-        self.primary = Some(primary);
-        // It was the primary before we came: its silence counts as soon as it has answered us once.
-        self.confirmed = sample.is_some();
+        let mut own = judge(views, &context);
+        let view = views.iter().find(|view| view.address == *primary);
+        let said_at = view.and_then(|view| view.sample.as_ref()).map(|sample| sample.at);
+        if own.verdict == Verdict::PrimaryDemoted && said_at < self.changed_at {
+            // That is what it was before it became the primary.
+            own.verdict = Verdict::PrimarySuspect;
+            let text = "it has not said so since it became the primary".to_owned();
+            own.reasons.push(Reason { favours: false, text });
+        }
+        let since = self.down_since.unwrap_or(now);
+        self.down_since = own.verdict.calls_for_failover().then_some(since);
+        own
     }
 
-    /// `primary` was promoted under `epoch`; it left its predecessor's history at `fork`.
-    pub fn promoted(&mut self, primary: Address, epoch: u64, lineage: Lineage, fork: Fork) {
-        self.primary = Some(primary);
-        self.epoch = epoch;
-        self.lineage = Some(lineage);
-        self.fork = Some(fork);
-        self.confirmed = false;
-        self.repaired.clear();
+    fn confer(
+        &self,
+        now: Instant,
+        primary: &Address,
+        views: &[ServerView],
+        own: Judgement,
+        council: &Council,
+    ) -> Judgement {
+        let Some(primary) = views.iter().find(|view| view.address == *primary) else { return own };
+        let down_for = self.down_since.map_or(Duration::ZERO, |since| now - since);
+        let epoch = self.register.epoch;
+        let mut judgement = confer(own, &Matter { now, primary, epoch, down_for }, council);
+        if council.place == Place::Minority
+            && judgement.verdict.calls_for_failover()
+            && let Some(text) = guards::not_ours(council)
+        {
+            judgement.verdict = Verdict::QuorumLost;
+            judgement.reasons.push(Reason { favours: false, text });
+        }
+        judgement
     }
 
-    /// A failover or switchover ended well.
-    pub fn succeeded(&mut self, now: Instant) {
-        self.last_failover = Some(now);
-        self.approval = None;
-        self.failures = 0;
-        self.retry = None;
+    /// What to do while the primary serves, and why something is not done.
+    fn upkeep(
+        &mut self,
+        now: Instant,
+        verdict: Verdict,
+        primary: &Address,
+        views: &[ServerView],
+    ) -> (Action, Option<String>) {
+        let repairs = self.repairs(now, primary, views);
+        if !repairs.is_empty() {
+            return match self.forbidden().or_else(|| self.paused()) {
+                Some(why) => (Action::Nothing, Some(format!("{}; {why}", repairs[0].reason))),
+                None => (Action::Repair(repairs), None),
+            };
+        }
+        let choice = (verdict == Verdict::PrimaryHealthy)
+            .then(|| self.preferred(now, primary, views))
+            .flatten();
+        (choice.map_or(Action::Nothing, Action::HandOver), None)
     }
 
-    /// It did not; the next attempt waits.
-    pub fn failed(&mut self, now: Instant, error: String) {
-        let pause = RETRY_AFTER * 2_u32.saturating_pow(self.failures.min(10));
-        self.failures += 1;
-        self.last_failure = Some(now);
-        self.retry = Some((now + pause.min(RETRY_AFTER_MAX), error));
-    }
-
-    /// What to keep on disk.
-    pub fn to_save(&self, name: &str) -> Option<Saved> {
-        let lineage = self.lineage.as_ref();
-        Some(Saved {
-            name: name.to_owned(),
-            epoch: self.epoch,
-            reserved: self.next_epoch(),
-            primary: self.primary.clone()?,
-            replid: lineage.map(|lineage| lineage.replid.clone()).unwrap_or_default(),
-            replid2: lineage.and_then(|lineage| lineage.replid2.clone()),
-            offset: lineage.map_or(0, |lineage| lineage.offset),
-            fork: self.fork.clone(),
-        })
-    }
-
-    /// What a server at `offset` of the history `replid` has that the present primary never had; `None` if that cannot be told.
-    pub fn diverged(&self, replid: &str, offset: u64) -> Option<Diverged> {
-        let fork = self.fork.clone().filter(|fork| fork.replid == replid)?;
-        let bytes = offset.saturating_sub(fork.offset);
-        Some(Diverged { fork, bytes })
-    }
-
-    fn look_for_primary(&self, now: Instant, views: &[ServerView]) -> Decision {
-        let found = find(views, self.saved.as_ref(), &self.settings, self.started, now);
-        let (event, summary, action) = match found {
-            Found::Primary { address, why, .. } => {
-                (Event::Lost, None, Action::Adopt { primary: address, why })
-            }
-            Found::Waiting => (Event::Lost, None, Action::Nothing),
+    /// Compares what was agreed on with the servers, once; `None` when that is done.
+    fn look_for_primary(
+        &mut self,
+        now: Instant,
+        views: &[ServerView],
+        council: &Council,
+    ) -> Option<Decision> {
+        let (primary, why) = match find(views, &self.register, &self.settings, self.started, now) {
+            Found::Primary { address, why, .. } => (address, why),
+            Found::Waiting => return Some(Decision::nothing(Event::Lost, None)),
             Found::Doubt(why) => {
-                (Event::Withheld, Some(format!("the primary is not known: {why}")), Action::Nothing)
+                let why = format!("the primary is not known: {why}");
+                return Some(Decision::nothing(Event::Withheld, Some(why)));
             }
         };
-        let withheld = summary.clone();
-        Decision {
+        if self.register.primary.as_ref() == Some(&primary) {
+            self.found = true;
+            return None;
+        }
+        let leads = council.place == Place::Leads;
+        let action = if leads { Action::Adopt { primary, why } } else { Action::Nothing };
+        Some(Decision { action, ..Decision::nothing(Event::Lost, None) })
+    }
+}
+
+impl Decision {
+    fn nothing(event: Event, withheld: Option<String>) -> Self {
+        Self {
             event,
             verdict: None,
-            summary,
+            own: None,
+            summary: withheld.clone(),
             reasons: Vec::new(),
-            action,
+            action: Action::Nothing,
             withheld,
             candidate: None,
         }
-    }
-
-    /// Why a failover that is called for does not happen now.
-    fn hold(
-        &self,
-        now: Instant,
-        verdict: Verdict,
-        candidate: &Result<Choice, Vec<Reason>>,
-    ) -> Option<String> {
-        if let Some(why) = self.forbidden().or_else(|| self.paused()) {
-            return Some(why);
-        }
-        let Ok(choice) = candidate else {
-            return Some("no server can take its place".to_owned());
-        };
-        if let Some(why) = self.too_much_lost(choice) {
-            return Some(why);
-        }
-        if let Some((_, error)) = self.retry.as_ref().filter(|(at, _)| now < *at) {
-            return Some(format!("the last attempt failed and is repeated soon ({error})"));
-        }
-        let cooldown = self.settings.failover_cooldown;
-        let end = self.last_failover.map(|at| at + cooldown);
-        end.filter(|end| now < *end && !verdict.is_proven()).map(|_| {
-            format!(
-                "the last failover is less than {} s ago, and within that time only proof counts",
-                cooldown.as_secs()
-            )
-        })
-    }
-
-    /// Why a failover that nothing else holds back waits for an operator.
-    fn unapproved(&mut self, now: Instant) -> Option<String> {
-        let limit = self.settings.approval?;
-        let (granted, count) = Approval::ask(&mut self.approval, now, limit);
-        let asked = if count > 1 { format!(", asked {count} times") } else { String::new() };
-        (!granted).then(|| format!("it waits for an operator's approval{asked}"))
-    }
-
-    /// A server that is preferred to the present primary and has caught up with it.
-    fn preferred(&self, now: Instant, primary: &Address, views: &[ServerView]) -> Option<Choice> {
-        let rule = |address| self.settings.standings.get(address).map(|s| s.promotion);
-        let own = rule(primary).unwrap_or_default();
-        let cooldown = self.settings.failover_cooldown;
-        let settled = self.confirmed
-            && self.last_failover.is_none_or(|at| at + cooldown <= now)
-            && self.last_failure.is_none_or(|at| at + cooldown <= now)
-            && self.started + cooldown <= now;
-        if !settled || self.forbidden().is_some() || self.paused().is_some() {
-            return None;
-        }
-        let mut better: Vec<_> = views
-            .iter()
-            .map(|view| (rule(&view.address).unwrap_or_default(), view))
-            .filter(|(promotion, view)| {
-                let linked = view.sample.as_ref().is_some_and(|s| s.link_up == Some(true));
-                *promotion < own && linked && !view.sample.as_ref().is_some_and(|s| s.syncing)
-            })
-            .collect();
-        better.sort_by_key(|(promotion, _)| *promotion);
-        better.into_iter().find_map(|(_, view)| {
-            self.candidate(now, views, Some(primary), Some(&view.address)).ok()
-        })
-    }
-
-    /// Keeps the history of a primary that answers.
-    fn primary_answers(&mut self, primary: &Address, views: &[ServerView]) {
-        let view = views.iter().find(|view| view.address == *primary);
-        if let Some(sample) = view.and_then(|view| view.sample.as_ref()) {
-            self.lineage = Some(Lineage::of(sample));
-            self.confirmed = true;
-            self.retry = None;
-            self.failures = 0;
-        }
-    }
-
-    fn repairs(&mut self, now: Instant, primary: &Address, views: &[ServerView]) -> Vec<Repair> {
-        let patience = self.settings.probe_timeout;
-        let replid = self.lineage.as_ref().map(|lineage| lineage.replid.clone());
-        let mut repairs = Vec::new();
-        for view in views.iter().filter(|view| view.address != *primary) {
-            let Some(sample) = view.present(now, patience).filter(|sample| !sample.loading) else {
-                continue;
-            };
-            let server = &view.address;
-            let recent = self.repaired.get(server).is_some_and(|at| now < *at + REPAIR_EVERY);
-            // A replica that is fed by a server we do not know follows the primary under another name. A chain among our own is
-            // straightened: it stems from a change that somebody could not be told of.
-            let is_chained =
-                views.iter().any(|other| Some(&other.address) == sample.follows.as_ref());
-            let is_fed = sample.link_up == Some(true)
-                && Some(&sample.replid) == replid.as_ref()
-                && !is_chained;
-            let (demote, reason) = match sample.role {
-                RedisRole::Primary => {
-                    (true, format!("{server} says it is a primary, {primary} is"))
-                }
-                RedisRole::Replica if sample.follows.as_ref() != Some(primary) && !is_fed => {
-                    (false, format!("{server} follows another server than {primary}"))
-                }
-                RedisRole::Replica => continue,
-            };
-            if !recent {
-                let diverged =
-                    if demote { self.diverged(&sample.replid, sample.offset) } else { None };
-                repairs.push(Repair { server: server.clone(), demote, diverged, reason });
-            }
-        }
-        for repair in &repairs {
-            self.repaired.insert(repair.server.clone(), now);
-        }
-        repairs
     }
 }
 

@@ -56,25 +56,16 @@ pub(super) struct Approval {
     asked: Instant,
     /// How often, in this matter.
     count: u32,
-    granted: bool,
 }
 
 impl Approval {
-    /// Asks, or asks anew when nobody has answered within `limit`; says whether it was granted.
-    pub(super) fn ask(approval: &mut Option<Self>, now: Instant, limit: Duration) -> (bool, u32) {
-        let open = approval.filter(|a| a.granted || now < a.asked + limit);
+    /// Asks, or asks anew when nobody has answered within `limit`; says how often that was.
+    pub(super) fn ask(approval: &mut Option<Self>, now: Instant, limit: Duration) -> u32 {
+        let open = approval.filter(|approval| now < approval.asked + limit);
         let count = approval.map_or(0, |approval| approval.count);
-        let current = open.unwrap_or(Self { asked: now, count: count + 1, granted: false });
+        let current = open.unwrap_or(Self { asked: now, count: count + 1 });
         *approval = Some(current);
-        (current.granted, current.count)
-    }
-
-    pub(super) fn grant(&mut self) {
-        self.granted = true;
-    }
-
-    pub(super) fn is_pending(&self) -> bool {
-        !self.granted
+        current.count
     }
 }
 

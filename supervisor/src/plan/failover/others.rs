@@ -35,6 +35,7 @@ impl Planner {
         Decision {
             event,
             verdict: Some(verdict),
+            own: None,
             summary: Some(summary),
             reasons,
             action,
@@ -49,7 +50,8 @@ impl Planner {
         let continues = |replid2: Option<&String>| {
             lineage.is_some_and(|lineage| replid2 == Some(&lineage.replid))
         };
-        let mut heirs = views.iter().filter(|view| Some(&view.address) != self.primary.as_ref());
+        let mut heirs =
+            views.iter().filter(|view| Some(&view.address) != self.register.primary.as_ref());
         let mut heirs = heirs.by_ref().filter(|view| {
             view.present(now, self.settings.probe_timeout).is_some_and(|sample| {
                 sample.role == RedisRole::Primary

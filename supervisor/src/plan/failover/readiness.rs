@@ -88,6 +88,7 @@ mod tests {
             run_id: String::new(),
             replid: "a".to_owned(),
             replid2: None,
+            forked_at: None,
             offset: 1,
             link_up: Some(link_up),
             syncing: false,

@@ -122,7 +122,7 @@ impl RedisController {
             // News or none, both are looked at.
             let _ = timeout(LOOK_EVERY, self.changed.notified()).await;
             let views = self.views();
-            self.follow_sentinels(&views);
+            self.follow_sentinels(&views).await;
             self.publish(&views);
             self.last_round = Instant::now();
             if let Some(to) = self.planner.primary().filter(|to| *to != from) {

@@ -94,7 +94,7 @@ impl RedisController {
     }
 
     /// Takes over what the Sentinels say, and looks for what would go wrong.
-    pub(super) fn follow_sentinels(&mut self, views: &[ServerView]) {
+    pub(super) async fn follow_sentinels(&mut self, views: &[ServerView]) {
         self.look_back(views);
         if self.sentinels.watches.is_empty() {
             return;
@@ -123,7 +123,7 @@ impl RedisController {
             let known = self.watch(&named).is_some();
             let found = if known { Some(named) } else { self.planner.heir(now, views) };
             if let Some(found) = found {
-                self.adopt(&found, "Redis Sentinel names it", views);
+                self.adopt(&found, "Redis Sentinel names it", views).await;
             }
         }
         self.sentinels.assessment = assessment;
@@ -163,16 +163,7 @@ impl RedisController {
     }
 
     /// Another manager has changed the primary.
-    pub(super) fn note_switch(&mut self, from: &Address, to: &Address) {
-        let name = &self.config.name;
-        self.tell(
-            "+switch-master",
-            format!("{name} {} {} {} {}", from.host(), from.port(), to.host(), to.port()),
-        );
-        for server in self.config.servers.iter().filter(|server| server.address != *to) {
-            self.tell("+slave", self.replica_words(&server.address));
-        }
-        self.forget_verdict();
+    pub(super) fn remember_former(&mut self, from: &Address, to: &Address) {
         self.last_failover = Some(chrono::Utc::now());
         let view = self.watch(from).map(Watch::view);
         self.sentinels.former = view.and_then(|view| view.sample).map(|sample| Former {

@@ -22,6 +22,7 @@ fn view(port: u16, run_id: &str, role: RedisRole, now: Instant) -> ServerView {
             run_id: run_id.to_owned(),
             replid: "a".repeat(40),
             replid2: None,
+            forked_at: None,
             offset: 582,
             link_up: is_replica.then_some(true),
             syncing: false,
