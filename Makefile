@@ -98,6 +98,12 @@ quiet-failover: build ## a slow primary is left alone: busy processors, forks, l
 	@tests/scripts/install-packages bench
 	python3 tests/bench/quiet --seconds $(or $(DURATION),1800) $(BENCH_ARGS)
 
+clients-failover: dev ## Redis clients for other languages, unmodified, through failovers (BENCH_ARGS=--runs 5)
+	tests/scripts/clients-failover $(BENCH_ARGS)
+
+redis-versions: ## the failover tests against Redis 6.2 and 8.2
+	tests/scripts/redis-versions
+
 clean: ## remove what was built
 	$(CARGO) clean
 	rm -rf console/node_modules console/dist/chat/* .holdfast

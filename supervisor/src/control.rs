@@ -4,6 +4,7 @@
 //! [`Control`]. A full channel is an answer too (`Busy`): nothing waits without a bound.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -117,6 +118,15 @@ pub enum RedisCommand {
     },
     /// Forget that.
     Cancel {
+        /// Who asked, for the journal.
+        by: String,
+        /// Done.
+        reply: Reply<()>,
+    },
+    /// Silence counts after another time, until the next start.
+    SetHangAfter {
+        /// That time.
+        hang_after: Duration,
         /// Who asked, for the journal.
         by: String,
         /// Done.

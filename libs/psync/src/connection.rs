@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::Reply;
+use crate::Tls;
 use crate::resp::{LINE_BYTES_MAX, encode_command, parse_reply};
 
 /// One read from the socket; large enough that a fast link needs few system calls.
@@ -75,12 +76,14 @@ impl fmt::Debug for Credentials {
 }
 
 /// A server and how to get to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Endpoint {
     /// Where it listens.
     pub address: Address,
     /// How to log in, if it asks for that.
     pub credentials: Option<Credentials>,
+    /// How to encrypt on TCP; `None`: not at all.
+    pub tls: Option<Tls>,
     /// Longest wait for the connection itself.
     pub connect_timeout: Duration,
     /// Longest wait for a reply to a command.
@@ -93,6 +96,7 @@ impl Endpoint {
         Self {
             address,
             credentials: None,
+            tls: None,
             connect_timeout: CONNECT_TIMEOUT,
             command_timeout: COMMAND_TIMEOUT,
         }
@@ -169,6 +173,12 @@ pub enum Error {
     },
 }
 
+/// The host of `host:port`, without brackets.
+fn host(target: &str) -> &str {
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
@@ -201,7 +211,11 @@ impl Connection {
                     let stream = TcpStream::connect(target).await?;
                     stream.set_nodelay(true)?;
                     let ips = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
-                    (Box::new(stream) as Box<dyn Io>, Some(ips.0), Some(ips.1))
+                    let stream: Box<dyn Io> = match &endpoint.tls {
+                        Some(tls) => Box::new(tls.connect(host(target), stream).await?),
+                        None => Box::new(stream),
+                    };
+                    (stream, Some(ips.0), Some(ips.1))
                 }
                 Address::Unix(path) => {
                     (Box::new(UnixStream::connect(path).await?) as Box<dyn Io>, None, None)
@@ -313,7 +327,11 @@ impl Connection {
         during: &str,
     ) -> Result<(), Error> {
         let bytes = encode_command(arguments);
-        match timeout(self.command_timeout, self.stream.write_all(&bytes)).await {
+        let write = async {
+            self.stream.write_all(&bytes).await?;
+            self.stream.flush().await
+        };
+        match timeout(self.command_timeout, write).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(source)) => {
                 Err(Error::Io { address: self.address.clone(), during: during.to_owned(), source })

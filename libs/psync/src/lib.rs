@@ -6,6 +6,7 @@
 //! unknown, and a server with `appendonly yes` ignores one that is put back).
 //!
 //! - [`Connection`], [`Endpoint`]: a RESP2 connection with time-outs on every step, for the few plain commands around replication.
+//! - [`Tls`]: how such a connection is encrypted.
 //! - [`Snapshot`]: `PSYNC ? -1`, then the RDB payload in chunks.
 //! - [`CommandStream`]: the commands after a snapshot or after an offset, each with the offset at which it ends.
 //! - [`serve_snapshot`]: one RDB payload, offered as a primary to one server.
@@ -22,6 +23,7 @@ pub mod rdb;
 pub mod resp;
 mod server;
 mod snapshot;
+mod tls;
 
 pub use commands::{Command, CommandStream, Resumed};
 pub use connection::{Address, Connection, Credentials, Endpoint, Error};
@@ -29,3 +31,4 @@ pub use crc64::Crc64;
 pub use resp::Reply;
 pub use server::{Offer, ServeError, Served, serve_snapshot};
 pub use snapshot::{Snapshot, SyncOptions};
+pub use tls::Tls;

@@ -110,7 +110,7 @@ impl Checker<'_> {
         let redis = self.all_redis(file.redis);
         let names: Vec<_> = redis.iter().flatten().map(|redis| redis.name.clone()).collect();
         let no_redis = redis.as_ref().is_some_and(Vec::is_empty);
-        let sentinel = file.sentinel.map(|s| self.listen("sentinel.listen", &s.listen));
+        let sentinel = file.sentinel.map(|sentinel| self.sentinel(sentinel));
         if sentinel.is_some() && no_redis {
             self.fault("sentinel", "expected a [redis] section whose primary it can tell");
         }

@@ -44,7 +44,7 @@ pub(super) struct File {
     pub(super) balancer: Option<Balancer>,
     #[serde(default)]
     pub(super) redis: super::redis::Sections,
-    pub(super) sentinel: Option<Sentinel>,
+    pub(super) sentinel: Option<super::sentinel::Written>,
     pub(super) group: Option<super::group::Written>,
     #[serde(default)]
     pub(super) guards: Guards,
@@ -104,12 +104,6 @@ pub(super) struct Balancer {
 
 fn yes() -> bool {
     true
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Sentinel {
-    pub(super) listen: String,
 }
 
 #[derive(Debug, Deserialize)]

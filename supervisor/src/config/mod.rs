@@ -15,6 +15,8 @@ mod remote;
 mod rules;
 mod scrape;
 mod scrape_job;
+mod sentinel;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,6 +35,7 @@ pub use redis_control::{Hook, Moment, OnTimeout, Restart, RestartBy, Synchronous
 pub use rules::Rules;
 pub use scrape::Scrape;
 pub use scrape_job::ScrapeJob;
+pub use sentinel::Sentinel;
 
 /// Names of the drills that exist.
 pub const SCENARIOS: [&str; 2] = ["chatnode-crash", "redis-primary-crash"];
@@ -60,8 +63,8 @@ pub struct Config {
     pub balancer: Option<Balancer>,
     /// Each Redis primary with its replicas; names and addresses are there once.
     pub redis: Vec<Redis>,
-    /// Where the Sentinel-compatible endpoint listens.
-    pub sentinel: Option<SocketAddr>,
+    /// The Sentinel-compatible endpoint.
+    pub sentinel: Option<Sentinel>,
     /// The supervisors' group; `None`: this one is alone.
     pub group: Option<Group>,
     /// Limits on what may be done to the cluster.

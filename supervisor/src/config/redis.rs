@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_psync::{Credentials, Endpoint, Tls};
 use holdfast_settings::{Secret, duration};
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -16,7 +17,9 @@ use super::check::Checker;
 use super::redis_control::{
     Hook, Restart, Synchronous, WrittenHook, WrittenRestart, WrittenSynchronous,
 };
+use super::tls;
 use crate::cluster::{Address, Manager};
+use crate::observe::redis::Login;
 use crate::plan::failover::{self, Standing};
 
 pub use manager::Sentinels;
@@ -26,6 +29,9 @@ const SERVERS_MAX: usize = 16;
 
 /// Primaries that one supervisor looks after; each has its own controller and its own connections.
 const PRIMARIES_MAX: usize = 32;
+
+/// Longest silence that a running supervisor can be told to bear: whoever wants more pauses it.
+const HANG_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// A Redis primary with its replicas.
 #[derive(Debug, Clone)]
@@ -42,6 +48,8 @@ pub struct Redis {
     pub manager: Manager,
     /// The Sentinels, if they do; never empty then.
     pub sentinels: Option<Sentinels>,
+    /// How to encrypt; `None`: not at all.
+    pub tls: Option<Tls>,
     /// Time between two probes of a server.
     pub probe_interval: Duration,
     /// A probe without an answer for this long has failed.
@@ -60,6 +68,45 @@ pub struct Redis {
     pub synchronous: Option<Synchronous>,
     /// How servers are restarted on order; `None`: not at all.
     pub restart: Option<Restart>,
+}
+
+/// What is expected of a limit for silence.
+const LONG_ENOUGH: &str = "expected at least probe_timeout and twice probe_interval";
+
+fn is_long_enough(hang_after: Duration, probe_timeout: Duration, probe_interval: Duration) -> bool {
+    hang_after >= probe_timeout && hang_after >= 2 * probe_interval
+}
+
+impl Redis {
+    /// Has silence count after another time.
+    ///
+    /// # Errors
+    /// What is expected of it, as a sentence.
+    pub fn set_hang_after(&mut self, to: Duration) -> Result<(), String> {
+        if !is_long_enough(to, self.probe_timeout, self.probe_interval) || to > HANG_AFTER_MAX {
+            let milliseconds = to.as_millis();
+            return Err(format!("{LONG_ENOUGH}, and at most an hour; found {milliseconds} ms"));
+        }
+        self.hang_after = to;
+        Ok(())
+    }
+
+    /// How to log in, if that is asked for.
+    pub fn login(&self) -> Option<Login> {
+        let login = |password| Login { username: self.username.clone(), password };
+        self.password.clone().map(login)
+    }
+
+    /// A server for a connection of its own, as whom and how the settings say.
+    pub fn endpoint(&self, address: &Address) -> Endpoint {
+        let credentials = self.password.as_ref().map(|password| Credentials {
+            username: self.username.clone(),
+            password: password.expose().to_owned(),
+        });
+        let mut endpoint = Endpoint::new(holdfast_psync::Address::Tcp(address.to_string()));
+        endpoint.tls.clone_from(&self.tls);
+        endpoint.with_credentials(credentials)
+    }
 }
 
 /// One Redis server.
@@ -114,6 +161,7 @@ struct Written {
     servers: Vec<Address>,
     username: Option<String>,
     password_file: Option<PathBuf>,
+    tls: Option<tls::WrittenClient>,
     #[serde(default)]
     pid_files: Vec<PathBuf>,
     #[serde(default)]
@@ -216,7 +264,7 @@ impl Checker<'_> {
         all.into_iter().collect()
     }
 
-    fn redis(&mut self, section: &str, written: Written) -> Option<Redis> {
+    fn redis(&mut self, section: &str, mut written: Written) -> Option<Redis> {
         let key = |name: &str| format!("{section}.{name}");
         self.name(&key("name"), &written.name);
         let count = written.servers.len();
@@ -237,10 +285,9 @@ impl Checker<'_> {
             "expected at least 10ms",
         );
         self.require(
-            written.hang_after >= written.probe_timeout
-                && written.hang_after >= 2 * written.probe_interval,
+            is_long_enough(written.hang_after, written.probe_timeout, written.probe_interval),
             &key("hang_after"),
-            "expected at least probe_timeout and twice probe_interval",
+            LONG_ENOUGH,
         );
         if written.username.is_some() && written.password_file.is_none() {
             self.fault(key("username"), "expected password_file beside it");
@@ -248,6 +295,7 @@ impl Checker<'_> {
         self.policy(section, &written);
         let sentinels = self.sentinels(section, &written).ok()?;
         let password = self.optional_secret(&key("password_file"), written.password_file.clone());
+        let tls = written.tls.take().map(|tls| self.client_tls(&key("tls"), tls));
         let standings: Vec<_> =
             written.servers.iter().map(|address| standing(&written, address)).collect();
         let hooks = self.hooks(section, written.hook);
@@ -273,6 +321,7 @@ impl Checker<'_> {
             password,
             manager: written.manager,
             sentinels,
+            tls: tls.map_or(Some(None), |inner| inner.map(Some))?,
             probe_interval: written.probe_interval,
             probe_timeout: written.probe_timeout,
             hang_after: written.hang_after,

@@ -107,7 +107,7 @@ impl BackupScheduler {
         });
         let scheduler = Self {
             store: BackupStore::new(&settings.dir, &redis.name),
-            sources: redis.servers.iter().map(|server| endpoint(redis, &server.address)).collect(),
+            sources: redis.servers.iter().map(|server| redis.endpoint(&server.address)).collect(),
             settings,
             commands,
             metrics: Metrics::register(registry),
@@ -294,15 +294,6 @@ impl BackupScheduler {
             next_at,
         });
     }
-}
-
-/// How to reach a server of `redis`.
-pub(super) fn endpoint(redis: &config::Redis, address: &Address) -> Endpoint {
-    let credentials = redis.password.as_ref().map(|password| holdfast_psync::Credentials {
-        username: redis.username.clone(),
-        password: password.expose().to_owned(),
-    });
-    Endpoint::new(holdfast_psync::Address::Tcp(address.to_string())).with_credentials(credentials)
 }
 
 fn to_progress(step: Progress) -> BackupProgress {

@@ -37,10 +37,11 @@ pub(super) fn open(
                 let host = own.unwrap_or_else(|| group.advertise.host().to_owned());
                 Address::new(host, bound.port())
             };
+            let announced = config.sentinel.as_ref().and_then(|it| it.announce.clone());
             let own = Member {
                 address: Some(group.advertise.clone()),
                 url,
-                sentinel: sentinel.map(endpoint),
+                sentinel: announced.or_else(|| sentinel.map(endpoint)),
                 ..alone.own.clone()
             };
             Settings {

@@ -10,6 +10,7 @@ mod group;
 mod redis;
 mod remote;
 mod rules;
+mod sentinels;
 mod servers;
 mod store;
 mod tasks;
@@ -101,8 +102,8 @@ pub async fn rules_of(config: &Config) -> Result<RuleSet, StartError> {
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let rules = rules_of(&config).await?;
     let http = bind("supervisor.listen", config.supervisor.listen).await?;
-    let sentinel = match config.sentinel {
-        Some(address) => Some(bind("sentinel.listen", address).await?),
+    let sentinel = match &config.sentinel {
+        Some(sentinel) => Some(bind("sentinel.listen", sentinel.listen).await?),
         None => None,
     };
     let state_dir = config.supervisor.state_dir.clone();
@@ -211,7 +212,7 @@ impl Daemon {
         self.tasks.spawn("hang-ups", |stop| rules::reload_on(hangups, reload.clone(), stop));
         let mut control = Control { reload: Some(reload), ..Control::default() };
         let servers = self.servers(&client, calls_seen, &facts, &mut control, &sink);
-        let redis = self.redis(sentinel, &mut control, &sink);
+        let redis = self.redis(sentinel, &mut control, &sink)?;
         let backup = self.backups(&mut control, &sink);
         let canary = self.config.canary.clone().map(|settings| {
             let (canary, handle, seen) = Canary::new(settings, &self.registry, Arc::clone(&sink));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::Daemon;
+use super::{Daemon, sentinels};
 use crate::act::redis::{Families, RedisController};
 use crate::cluster::RedisStatus;
 use crate::config::Redis;
@@ -15,6 +15,7 @@ use crate::observe::redis::RedisSamples;
 use crate::observe::scrape::Source;
 use crate::record::Sink;
 use crate::serve::sentinel;
+use crate::serve::tls::Renewal;
 
 impl Daemon {
     /// Starts them all, in the order of the settings.
@@ -23,7 +24,7 @@ impl Daemon {
         sentinel: Option<TcpListener>,
         control: &mut Control,
         sink: &Sink,
-    ) -> Vec<Parts> {
+    ) -> anyhow::Result<Vec<Parts>> {
         let families = Families::register(&self.registry);
         let mut all = Vec::new();
         let mut primaries = Vec::new();
@@ -40,21 +41,39 @@ impl Daemon {
             self.tasks.spawn("redis", |stop| controller.run(stop));
             primaries.push(sentinel::Primary {
                 topology: handles.topology,
+                samples: handles.samples.clone(),
                 events: handles.events,
-                failover: sender.clone(),
-                down_after: settings.hang_after,
+                orders: sender.clone(),
+                login: settings.login(),
             });
             control.redis.insert(settings.name.clone(), sender);
             all.push(Parts { settings, status: handles.status, samples: handles.samples });
         }
-        if let Some(listener) = sentinel {
+        if let Some((listener, settings)) = sentinel.zip(self.config.sentinel.clone()) {
+            let tls = match settings.tls {
+                None => None,
+                Some(files) => {
+                    let (renewal, acceptor) = Renewal::new(files, &self.registry)?;
+                    self.tasks.spawn("certificate", |stop| renewal.run(stop));
+                    Some(acceptor)
+                }
+            };
+            let endpoint = sentinel::Endpoint {
+                primaries,
+                name: self.config.supervisor.name.clone(),
+                login: settings.login,
+                tls,
+                sentinels: sentinels::of(&self.group),
+                sink: Arc::clone(sink),
+            };
+            let registry = self.registry.clone();
             self.tasks.spawn("sentinel", |stop| async move {
-                if let Err(error) = sentinel::run(listener, primaries, stop).await {
+                if let Err(error) = sentinel::run(listener, endpoint, &registry, stop).await {
                     tracing::error!(%error, "the Sentinel-compatible endpoint ended");
                 }
             });
         }
-        all
+        Ok(all)
     }
 }
 

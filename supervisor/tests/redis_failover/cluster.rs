@@ -69,6 +69,8 @@ impl Drop for Process {
 pub(crate) struct Server {
     pub(crate) port: u16,
     pub(crate) process: Process,
+    /// How tests talk to it.
+    endpoint: Endpoint,
     /// Goes when the server has gone.
     dir: TempDir,
 }
@@ -76,16 +78,29 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server without persistence and waits until it answers.
     pub(crate) async fn start(port: u16, options: &[&str]) -> Self {
+        let address = RedisAddress::Tcp(format!("127.0.0.1:{port}"));
+        Self::reached_by(Endpoint::new(address), port, options).await
+    }
+
+    /// One that tests reach by `endpoint`.
+    pub(crate) async fn reached_by(mut endpoint: Endpoint, port: u16, options: &[&str]) -> Self {
+        endpoint.connect_timeout = Duration::from_secs(1);
+        endpoint.command_timeout = Duration::from_secs(1);
         let dir = tempfile::tempdir().unwrap();
-        let fixed = "--save  --appendonly no --bind 127.0.0.1 \
-                     --repl-diskless-sync-delay 0 --enable-debug-command yes --logfile log";
+        let program = program();
+        let fixed =
+            "--save  --appendonly no --bind 127.0.0.1 --repl-diskless-sync-delay 0 --logfile log";
         let mut arguments: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+        // Before 7.0 it was always on.
+        if version(&program).await >= 7 {
+            arguments.extend(["--enable-debug-command", "yes"].map(str::to_owned));
+        }
         let dir_path = dir.path().display().to_string();
         let port_text = port.to_string();
         arguments.extend(["--port", &port_text, "--dir", &dir_path].map(str::to_owned));
         arguments.extend(options.iter().map(|option| (*option).to_owned()));
-        let process = Process::start("redis-server", arguments);
-        let server = Self { port, process, dir };
+        let process = Process::start(&program, arguments);
+        let server = Self { port, process, endpoint, dir };
         until("a server answers", || async { server.try_run("PING").await.is_some() }).await;
         server
     }
@@ -102,10 +117,7 @@ impl Server {
     }
 
     pub(crate) async fn open(&self) -> Option<Connection> {
-        let mut endpoint = Endpoint::new(RedisAddress::Tcp(self.address().to_string()));
-        endpoint.connect_timeout = Duration::from_secs(1);
-        endpoint.command_timeout = Duration::from_secs(1);
-        Connection::open(&endpoint).await.ok()
+        Connection::open(&self.endpoint).await.ok()
     }
 
     /// One command, its reply as text; `None` if it does not answer or refuses.
@@ -133,6 +145,23 @@ impl Server {
     pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
     }
+}
+
+/// The server under test: that of the system, or another version of it.
+fn program() -> String {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "`make redis-versions` runs these tests on others"
+    )]
+    std::env::var("HOLDFAST_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
+/// Its major version.
+async fn version(program: &str) -> u32 {
+    let output = tokio::process::Command::new(program).arg("--version").output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let version = text.split("v=").nth(1).and_then(|rest| rest.split('.').next()).unwrap();
+    version.parse().unwrap()
 }
 
 pub(crate) fn free_port() -> u16 {
@@ -182,6 +211,14 @@ impl Cluster {
         change: impl FnOnce(&mut config::Redis),
     ) -> Self {
         let settings = settings_of(&servers, change);
+        Self::with_settings(servers, settings).await
+    }
+
+    /// As [`Cluster::start`], with settings of the test's own.
+    pub(crate) async fn with_settings(
+        servers: Vec<Option<Server>>,
+        settings: config::Redis,
+    ) -> Self {
         let cluster = Self::control(servers, settings, tempfile::tempdir().unwrap());
         cluster.until_healthy(0).await;
         cluster
@@ -310,6 +347,7 @@ fn settings_of(
             .collect(),
         username: None,
         password: None,
+        tls: None,
         manager: Manager::Holdfast,
         sentinels: None,
         probe_interval: Duration::from_millis(100),

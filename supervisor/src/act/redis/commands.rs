@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use holdfast_psync::resp::Reply;
-use holdfast_psync::{Connection, Credentials, Endpoint};
+use holdfast_psync::{Connection, Endpoint};
 use tokio::time::{Instant, sleep};
 
 use super::agreement::AgreeError;
 use crate::cluster::{Address, RedisRole};
 use crate::judge::redis::Sample;
-use crate::observe::redis::{AskError, Command, Login, Watch, command};
+use crate::observe::redis::{AskError, Command, Watch, command};
 use crate::plan::failover::{Barrier, DRAIN_LIMIT, Drain};
 
 /// Pause between two looks at a replica that drains or catches up: a look costs it 0.05 ms.
@@ -186,15 +186,11 @@ pub(super) fn keep_roles(watches: &[Watch]) {
     }
 }
 
-/// A server for a connection of its own, beside the kept one.
-pub(super) fn endpoint(address: &Address, login: Option<&Login>) -> Endpoint {
-    let mut endpoint = Endpoint::new(holdfast_psync::Address::Tcp(address.to_string()));
+/// For a connection of its own, beside the kept one, to a server that is in use.
+pub(super) fn brisk(mut endpoint: Endpoint) -> Endpoint {
     endpoint.connect_timeout = ORDER_LIMIT;
     endpoint.command_timeout = ORDER_LIMIT;
-    endpoint.with_credentials(login.map(|login| Credentials {
-        username: login.username.clone(),
-        password: login.password.expose().to_owned(),
-    }))
+    endpoint
 }
 
 /// Proof that a primary takes writes.
@@ -208,12 +204,12 @@ pub(super) struct Verified {
 /// Writes to the new primary as a client would, and has a replica confirm it.
 pub(super) async fn verify(
     address: &Address,
-    login: Option<&Login>,
+    endpoint: Endpoint,
     epoch: u64,
     replicas: bool,
 ) -> Result<Verified, ActError> {
     let start = Instant::now();
-    let endpoint = endpoint(address, login);
+    let endpoint = brisk(endpoint);
     let key = format!("holdfast:failover-check:{epoch}");
     let (mut connection, written) = loop {
         let error = match Connection::open(&endpoint).await {

@@ -23,7 +23,7 @@ use crate::cluster::{Address, Managed, RedisServerStatus, RedisState, RedisStatu
 use crate::config;
 use crate::control::RedisCommand;
 use crate::judge::redis::{Place, ServerView, Verdict};
-use crate::observe::redis::{Login, RedisSamples, Settings as WatchSettings, Watch};
+use crate::observe::redis::{RedisSamples, Settings as WatchSettings, Watch};
 use crate::plan::failover::{Action, Choice, Event, Planner, Readiness, Settings, next};
 use crate::plan::rolling::Rolling;
 use crate::record::{Draft, Kind, Severity, Sink};
@@ -68,7 +68,6 @@ pub struct RedisController {
     pub(super) agreement: Agreement,
     pub(super) planner: Planner,
     pub(super) watches: Vec<Watch>,
-    pub(super) login: Option<Login>,
     pub(super) metrics: Metrics,
     pub(super) sink: Sink,
     pub(super) events: broadcast::Sender<SentinelEvent>,
@@ -79,6 +78,8 @@ pub struct RedisController {
     pub(super) state: RedisState,
     pub(super) reason: Option<String>,
     pub(super) last_failover: Option<DateTime<Utc>>,
+    /// A planned switchover is going on.
+    pub(super) is_planned: bool,
     pub(super) commands: mpsc::Receiver<RedisCommand>,
     /// Where somebody else changes roles.
     pub(super) sentinels: Sentinels,
@@ -154,13 +155,13 @@ impl RedisController {
             wait_safe_replicas: 0,
             restart: None,
         };
-        let login = config
-            .password
-            .clone()
-            .map(|password| Login { username: config.username.clone(), password });
         let (status, status_receiver) = watch::channel(empty.clone());
-        let (topology, topology_receiver) =
-            watch::channel(Arc::new(Topology { status: empty, views: views.clone() }));
+        let (topology, topology_receiver) = watch::channel(Arc::new(Topology {
+            status: empty,
+            views: views.clone(),
+            hang_after: config.hang_after,
+            is_planned: false,
+        }));
         let (samples, samples_receiver) = watch::channel(Vec::new());
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let handles = Handles {
@@ -177,7 +178,6 @@ impl RedisController {
             agreement,
             planner,
             watches: Vec::new(),
-            login,
             metrics,
             sink,
             events,
@@ -186,6 +186,7 @@ impl RedisController {
             state: RedisState::Unknown,
             reason: None,
             last_failover: None,
+            is_planned: false,
             commands,
             sentinels,
             is_incident_open: false,
@@ -212,7 +213,8 @@ impl RedisController {
     /// Runs until `shutdown`; a failover that has begun is finished first. The servers stay as they are then.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let settings = WatchSettings {
-            login: self.login.clone(),
+            login: self.config.login(),
+            tls: self.config.tls.clone(),
             probe_interval: self.config.probe_interval,
             probe_timeout: self.config.probe_timeout,
         };
@@ -406,8 +408,12 @@ impl RedisController {
             wait_safe_replicas: readiness.wait_safe,
             restart: self.rolling.as_ref().map(|rolling| rolling.status.clone()),
         };
-        self.topology
-            .send_replace(Arc::new(Topology { status: status.clone(), views: views.to_vec() }));
+        self.topology.send_replace(Arc::new(Topology {
+            status: status.clone(),
+            views: views.to_vec(),
+            hang_after: self.config.hang_after,
+            is_planned: self.is_planned,
+        }));
         self.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;

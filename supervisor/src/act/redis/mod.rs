@@ -23,6 +23,8 @@ mod switchover;
 mod sync;
 mod tell;
 
+use std::time::Duration;
+
 use crate::cluster::RedisStatus;
 use crate::judge::redis::ServerView;
 
@@ -40,6 +42,10 @@ pub struct Topology {
     pub status: RedisStatus,
     /// Each server in detail, in the order of the settings.
     pub views: Vec<ServerView>,
+    /// Silence counts after this long.
+    pub hang_after: Duration,
+    /// The primary is being replaced while it is well: clients may use it until they are sent away.
+    pub is_planned: bool,
 }
 
 /// A message for those who subscribed at the Sentinel-compatible endpoint.

@@ -1,5 +1,7 @@
 //! Operators' orders: taken, agreed on by the group, carried out when they are due.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use holdfast_telemetry::errors::Chain;
@@ -31,6 +33,9 @@ impl RedisController {
                 (self.appoint(appointment).await, reply)
             }
             RedisCommand::Cancel { by, reply } => (self.cancel(&by).await, reply),
+            RedisCommand::SetHangAfter { hang_after, by, reply } => {
+                (self.set_hang_after(hang_after, &by), reply)
+            }
         };
         self.publish(&self.views());
         // The asker may have gone; what was done stays done.
@@ -96,6 +101,17 @@ impl RedisController {
         }
         let text = format!("{by} cancelled the switchover that was set");
         self.order(RedisEntry::Appoint(None), text).await
+    }
+
+    /// Until the next start: the settings file is the operator's.
+    fn set_hang_after(&mut self, to: Duration, by: &str) -> Result<(), ControlError> {
+        self.config.set_hang_after(to).map_err(ControlError::Refused)?;
+        self.planner.set_hang_after(to);
+        let milliseconds = to.as_millis();
+        self.note_order(format!(
+            "{by}: silence counts after {milliseconds} ms until the next start"
+        ));
+        Ok(())
     }
 
     /// Carries out what is due, once it is agreed that it is: no other member does it again.

@@ -8,7 +8,7 @@ use holdfast_psync::Endpoint;
 use holdfast_telemetry::errors::Chain;
 
 use super::RedisController;
-use super::commands::{ORDER_LIMIT, demote, endpoint, fence, keep_roles, primary_at, repoint};
+use super::commands::{ORDER_LIMIT, brisk, demote, fence, keep_roles, primary_at, repoint};
 use super::hooks::HookRun;
 use super::salvage::{FOLDER, Origin, SalvageError, Salvaged, Store, salvage};
 use super::sync::Looked;
@@ -92,7 +92,7 @@ impl RedisController {
         if !self.returning.insert(server.clone()) {
             return;
         }
-        let endpoint = endpoint(server, self.login.as_ref());
+        let endpoint = brisk(self.config.endpoint(server));
         let store = self.salvage_store();
         let origin = Origin {
             redis: self.config.name.clone(),

@@ -335,7 +335,7 @@ impl RedisController {
         let replicas = done > 0 || skip.is_some();
         let epoch = attempt.run.epoch;
         let verified =
-            verify(&to, self.login.as_ref(), epoch, replicas).await.map_err(Stop::Failed)?;
+            verify(&to, self.config.endpoint(&to), epoch, replicas).await.map_err(Stop::Failed)?;
         let now = Instant::now();
         self.mark(attempt, "verified", verified.written, format!("{to} takes writes"));
         attempt.run.seconds = Some((verified.written - attempt.started).as_secs_f64());

@@ -127,7 +127,10 @@ impl RedisController {
             return Err(ControlError::Failed("a server is gone".to_owned()));
         };
         let mut attempt = self.begin("switchover", primary, &self.views());
-        match self.hand_over(&mut attempt, &old, &new, choice).await {
+        self.is_planned = true;
+        let handed = self.hand_over(&mut attempt, &old, &new, choice).await;
+        self.is_planned = false;
+        match handed {
             Ok(confirmed) => Ok(self.finish(attempt, confirmed, reasons, Some(0))),
             Err(stop) => {
                 self.call_off(&attempt).await;

@@ -182,6 +182,51 @@ fn sections_that_need_each_other_say_so() {
 }
 
 #[test]
+fn passwords_and_certificates_are_read_when_the_settings_are() {
+    let sentinel = "[sentinel]\nlisten = \"127.0.0.1:0\"";
+    let servers = "127.0.0.1:6380\"]";
+    for (from, more, expected) in [
+        (
+            sentinel,
+            "username = \"chat\"",
+            "holdfast.toml:20: sentinel.username: expected password_file beside it",
+        ),
+        (
+            sentinel,
+            "password_file = \"none\"",
+            "holdfast.toml:20: sentinel.password_file: cannot read the secret file",
+        ),
+        (
+            sentinel,
+            "tls = { certificate_file = \"none.pem\", key_file = \"none.key\" }",
+            "holdfast.toml:20: sentinel.tls: cannot use none.pem",
+        ),
+        (
+            sentinel,
+            "tls = { certificate_file = \"secret\", key_file = \"none.key\" }",
+            "holdfast.toml:20: sentinel.tls: secret holds no certificate",
+        ),
+        (
+            servers,
+            "tls = { ca_file = \"none.pem\" }",
+            "holdfast.toml:17: redis.tls.ca_file: cannot read none.pem",
+        ),
+        (
+            servers,
+            "tls = { ca_file = \"secret\" }",
+            "holdfast.toml:17: redis.tls.ca_file: expected certificates in PEM in secret",
+        ),
+    ] {
+        let text = read(&[(from, &format!("{from}\n{more}"))]).unwrap_err();
+        assert!(text.starts_with(expected), "{more}\nfound:    {text}\nexpected: {expected}");
+    }
+    let more = format!("{sentinel}\nannounce = \"10.0.0.5:26379\"\npassword_file = \"secret\"");
+    let config = read(&[(sentinel, &more)]).unwrap().sentinel.unwrap();
+    assert_eq!(config.announce.unwrap().to_string(), "10.0.0.5:26379");
+    assert_eq!(config.login.unwrap().password.expose(), "s3cret");
+}
+
+#[test]
 fn several_redis_have_names_and_servers_of_their_own() {
     let one = "[redis]\nservers = [\"127.0.0.1:6379\", \"127.0.0.1:6380\"]\n";
     let two = |name: &str, servers: &str, backup: &str| {
@@ -224,7 +269,8 @@ fn several_redis_have_names_and_servers_of_their_own() {
     ] {
         assert_eq!(two(name, servers, backup).unwrap_err(), expected);
     }
-    let text = read(&[(one, "redis = 1\n")]).unwrap_err();
+    let number = "redis = 1\n[supervisor]\n";
+    let text = read(&[(one, ""), ("[supervisor]\n", number)]).unwrap_err();
     assert!(text.contains("expected a section [redis], or several [[redis]]"), "{text}");
 }
 

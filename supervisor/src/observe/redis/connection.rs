@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BytesMut};
+use holdfast_psync::Tls;
 use holdfast_psync::resp::{Reply, encode_command, parse_reply};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use super::{Ask, AskError, Command, Info, REPLICATION, Settings, command, info};
 use crate::cluster::Address;
@@ -79,7 +79,8 @@ impl Keeper {
     pub(super) async fn run(mut self) {
         let mut lost = Instant::now();
         loop {
-            let attempt = connect(self.address.clone(), self.settings.probe_timeout);
+            let (address, settings) = (self.address.clone(), &self.settings);
+            let attempt = connect(address, settings.tls.clone(), settings.probe_timeout);
             let Some(outcome) = self.meanwhile(attempt).await else { return };
             match outcome {
                 Ok(stream) => {
@@ -119,8 +120,8 @@ impl Keeper {
     }
 
     /// Probes and asks until the connection ends; says how.
-    async fn converse(&mut self, stream: TcpStream) -> String {
-        let (mut reader, writer) = stream.into_split();
+    async fn converse(&mut self, stream: Box<dyn Stream>) -> String {
+        let (mut reader, writer) = tokio::io::split(stream);
         let mut talk =
             Talk { writer, patience: self.settings.probe_timeout, pending: VecDeque::new() };
         let mut buffer = BytesMut::new();
@@ -171,7 +172,9 @@ impl Keeper {
                     Some(since) => {
                         self.publish(|view| view.waiting_since = Some(since.into_std()));
                         if fresh.is_none() {
-                            fresh = Some(Box::pin(try_fresh(self.address.clone(), self.settings.probe_timeout / 2)));
+                            let tls = self.settings.tls.clone();
+                            let patience = self.settings.probe_timeout / 2;
+                            fresh = Some(Box::pin(try_fresh(self.address.clone(), tls, patience)));
                         }
                     }
                 },
@@ -297,7 +300,7 @@ fn observe(view: &mut ServerView, sample: Option<Sample>, now: std::time::Instan
 
 /// The writing side, and what is still to be answered.
 struct Talk {
-    writer: OwnedWriteHalf,
+    writer: WriteHalf<Box<dyn Stream>>,
     patience: Duration,
     pending: VecDeque<Pending>,
 }
@@ -342,7 +345,11 @@ impl Talk {
 
     async fn write(&mut self, commands: &[Command]) -> io::Result<()> {
         let bytes: Vec<u8> = commands.iter().flat_map(|command| encode_command(command)).collect();
-        timeout(self.patience, self.writer.write_all(&bytes))
+        let write = async {
+            self.writer.write_all(&bytes).await?;
+            self.writer.flush().await
+        };
+        timeout(self.patience, write)
             .await
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
     }
@@ -356,7 +363,26 @@ impl Talk {
     }
 }
 
-async fn connect(address: Address, patience: Duration) -> Result<TcpStream, Link> {
+/// A connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(
+    address: Address,
+    tls: Option<Tls>,
+    patience: Duration,
+) -> Result<Box<dyn Stream>, Link> {
+    let deadline = Instant::now() + patience;
+    let stream = connect_plain(&address, patience).await?;
+    let Some(tls) = tls else { return Ok(Box::new(stream)) };
+    match timeout_at(deadline, tls.connect(address.host(), stream)).await {
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Err(error)) => Err(Link::Unreachable(format!("no TLS: {error}"))),
+        Err(_) => Err(Link::Unreachable(format!("no TLS within {} ms", patience.as_millis()))),
+    }
+}
+
+async fn connect_plain(address: &Address, patience: Duration) -> Result<TcpStream, Link> {
     match timeout(patience, TcpStream::connect((address.host(), address.port()))).await {
         Ok(Ok(stream)) => {
             // Without it probes are merely slower.
@@ -372,8 +398,8 @@ async fn connect(address: Address, patience: Duration) -> Result<TcpStream, Link
 }
 
 /// Does it answer somebody new?
-async fn try_fresh(address: Address, patience: Duration) -> Fresh {
-    let mut stream = match connect(address, patience).await {
+async fn try_fresh(address: Address, tls: Option<Tls>, patience: Duration) -> Fresh {
+    let stream = match connect_plain(&address, patience).await {
         Ok(stream) => stream,
         Err(Link::Refused) => return Fresh::Refused,
         Err(link) => {
@@ -384,7 +410,13 @@ async fn try_fresh(address: Address, patience: Duration) -> Fresh {
         }
     };
     let exchange = async {
+        let mut stream: Box<dyn Stream> = match tls {
+            // Whoever shakes hands is at work.
+            Some(tls) => Box::new(tls.connect(address.host(), stream).await?),
+            None => Box::new(stream),
+        };
         stream.write_all(&encode_command(&["PING"])).await?;
+        stream.flush().await?;
         // Any answer will do, `-NOAUTH` and `-LOADING` included.
         let mut first = [0];
         stream.read_exact(&mut first).await

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_psync::Tls;
 use holdfast_psync::resp::Reply;
 use holdfast_settings::Secret;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -51,6 +52,8 @@ pub struct Login {
 pub struct Settings {
     /// How to log in, if that is asked for.
     pub login: Option<Login>,
+    /// How to encrypt; `None`: not at all.
+    pub tls: Option<Tls>,
     /// Time between two probes.
     pub probe_interval: Duration,
     /// A connection attempt or a write that takes longer has failed.

@@ -213,6 +213,11 @@ impl Planner {
         self.register.primary.as_ref()
     }
 
+    /// Silence counts after this long from now on.
+    pub fn set_hang_after(&mut self, to: Duration) {
+        self.settings.hang_after = to;
+    }
+
     /// The epoch it is told under.
     pub fn epoch(&self) -> u64 {
         self.register.epoch

@@ -2,28 +2,42 @@
 //!
 //! It answers from what the controllers publish, at once and without asking anybody. Everything a client can make us keep is bounded:
 //! connections, bytes of a command, subscriptions, messages waiting. A client that does not keep up is cut off, which it understands:
-//! it connects again and asks. Rejected: a Sentinel library, because none answers as a server; and TLS and passwords, which later come in
-//! front of the same session.
+//! it connects again and asks. Rejected: a Sentinel library, because none answers as a server.
 
+mod access;
+mod change;
 mod commands;
+mod group;
+mod metrics;
+mod monitor;
+mod orders;
 mod pattern;
 mod replies;
 mod session;
 mod value;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use holdfast_telemetry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::metrics::Metrics;
+use super::tls::Acceptor;
 use crate::act::redis::{SentinelEvent, Topology};
-use crate::control::{Failover, RedisCommand};
+use crate::control::RedisCommand;
+use crate::observe::redis::{Login, RedisSamples};
+use crate::record::Sink;
+
+pub use group::{Sentinel, Sentinels};
 
 /// Clients connected at a time. Each keeps one or two connections; a thousand is a large site.
 const CONNECTIONS_MAX: usize = 2000;
@@ -39,21 +53,43 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Primary {
     /// What is known of it.
     pub topology: watch::Receiver<Arc<Topology>>,
+    /// The last `INFO` of its servers.
+    pub samples: watch::Receiver<Vec<RedisSamples>>,
     /// What subscribers are told.
     pub events: broadcast::Sender<SentinelEvent>,
-    /// For `SENTINEL FAILOVER`.
-    pub failover: mpsc::Sender<RedisCommand>,
-    /// Our limit for silence, shown to clients.
-    pub down_after: Duration,
+    /// For what clients order.
+    pub orders: mpsc::Sender<RedisCommand>,
+    /// How we log in to its servers.
+    pub login: Option<Login>,
+}
+
+/// What the endpoint is made of.
+pub struct Endpoint {
+    /// Every primary, in the order of the settings.
+    pub primaries: Vec<Primary>,
+    /// The supervisor's name; its identifier comes from it.
+    pub name: String,
+    /// What clients must say first.
+    pub login: Option<Login>,
+    /// Clients must speak TLS.
+    pub tls: Option<Acceptor>,
+    /// The other supervisors, as of now.
+    pub sentinels: Arc<dyn Fn() -> Sentinels + Send + Sync>,
+    /// Where changes that no controller records are recorded.
+    pub sink: Sink,
 }
 
 /// What all sessions share.
 struct Shared {
-    primaries: Vec<Primary>,
+    endpoint: Endpoint,
+    login: Option<Arc<Login>>,
     events: broadcast::Sender<SentinelEvent>,
+    metrics: Metrics,
     my_id: String,
     started: Instant,
     port: u16,
+    /// Primaries taken off monitoring by clients, by their place in the settings.
+    removed: Mutex<BTreeSet<usize>>,
 }
 
 impl fmt::Debug for Shared {
@@ -64,28 +100,25 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     fn world(&self) -> commands::World {
+        let removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let all = self.endpoint.primaries.iter().enumerate();
         commands::World {
             now: Instant::now().into_std(),
-            topologies: self.primaries.iter().map(|p| Arc::clone(&p.topology.borrow())).collect(),
-            down_after: self.primaries.iter().map(|primary| primary.down_after).collect(),
+            all: all
+                .map(|(index, primary)| commands::Monitored {
+                    index,
+                    topology: Arc::clone(&primary.topology.borrow()),
+                    samples: primary.samples.clone(),
+                    login: primary.login.clone(),
+                    is_removed: removed.contains(&index),
+                })
+                .collect(),
+            sentinels: (self.endpoint.sentinels)(),
+            login: self.login.clone(),
             my_id: self.my_id.clone(),
             started: self.started.into_std(),
             port: self.port,
-        }
-    }
-
-    /// Sets a failover going. Like Sentinel we do not wait for its end.
-    fn fail_over(&self, index: usize, by: &str) -> value::Value {
-        // The outcome is in the journal; the answer has nowhere to go.
-        let (reply, _) = oneshot::channel();
-        let by = format!("SENTINEL FAILOVER from {by}");
-        match self.primaries[index].failover.try_send(RedisCommand::FailOver(Failover {
-            target: None,
-            by,
-            reply,
-        })) {
-            Ok(()) => value::Value::ok(),
-            Err(_) => value::Value::error("INPROG Failover already in progress"),
+            clients: usize::try_from(self.metrics.connections.get()).unwrap_or(0),
         }
     }
 }
@@ -96,20 +129,23 @@ impl Shared {
 /// The listener has no address.
 pub async fn run(
     listener: TcpListener,
-    primaries: Vec<Primary>,
+    endpoint: Endpoint,
+    registry: &Registry,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let (events, _) = broadcast::channel(EVENTS_MAX);
-    let id = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
     let shared = Arc::new(Shared {
         events: events.clone(),
-        my_id: id[..40].to_owned(),
+        login: endpoint.login.clone().map(Arc::new),
+        metrics: Metrics::register(registry),
+        my_id: group::id_of(&endpoint.name),
         started: Instant::now(),
         port: listener.local_addr()?.port(),
-        primaries,
+        removed: Mutex::default(),
+        endpoint,
     });
     let mut forwarders = JoinSet::new();
-    for primary in &shared.primaries {
+    for primary in &shared.endpoint.primaries {
         forwarders.spawn(forward(primary.events.subscribe(), events.clone()));
     }
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -134,21 +170,41 @@ pub async fn run(
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             // Closed unanswered: the client tries another endpoint, or again.
             tracing::warn!(%peer, max = CONNECTIONS_MAX, "too many connections, one is refused");
+            shared.metrics.full();
             continue;
         };
-        // Without it replies are merely slower.
-        let _ = stream.set_nodelay(true);
-        let session = session::Session::new(Arc::clone(&shared), stream, next_id, peer.to_string());
+        sessions.spawn(serve(Arc::clone(&shared), stream, next_id, peer, place));
         next_id += 1;
-        sessions.spawn(async move {
-            let ended = session.run().await;
-            drop(place);
-            ended
-        });
     }
     // Nothing a client waits for is lost: it asks the next endpoint.
     sessions.shutdown().await;
     Ok(())
+}
+
+/// A connection from its first byte to its last.
+async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    id: i64,
+    peer: SocketAddr,
+    _place: OwnedSemaphorePermit,
+) -> io::Result<()> {
+    // Without it replies are merely slower.
+    let _ = stream.set_nodelay(true);
+    let stream: session::Stream = match &shared.endpoint.tls {
+        None => Box::new(stream),
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => Box::new(stream),
+            Err(error) => {
+                shared.metrics.no_tls();
+                return Err(error);
+            }
+        },
+    };
+    shared.metrics.connections.inc();
+    let ended = session::Session::new(Arc::clone(&shared), stream, id, peer).run().await;
+    shared.metrics.connections.dec();
+    ended
 }
 
 fn report(ended: Result<io::Result<()>, tokio::task::JoinError>) {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::group::{Sentinel, Sentinels, id_of};
 use super::value::Value;
 use crate::act::redis::Topology;
 use crate::cluster::{Address, RedisRole, RedisState};
@@ -9,17 +10,19 @@ use crate::judge::redis::{Link, ServerView};
 
 /// What replies need beside a topology.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Facts {
+pub(super) struct Facts<'a> {
     pub(super) now: Instant,
-    /// Our limit for silence.
-    pub(super) down_after: Duration,
+    pub(super) sentinels: &'a Sentinels,
 }
+
+/// Another supervisor that was not heard for this long is shown as down.
+const SENTINEL_DOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// Sentinel's default, which clients merely show.
 const FAILOVER_TIMEOUT_MILLISECONDS: &str = "180000";
 
 /// `SENTINEL MASTER`; `None` before a primary is known.
-pub(super) fn primary(topology: &Topology, facts: &Facts) -> Option<Value> {
+pub(super) fn primary(topology: &Topology, facts: &Facts<'_>) -> Option<Value> {
     let status = &topology.status;
     let address = status.primary.as_ref()?;
     let view = view_of(topology, address);
@@ -46,13 +49,13 @@ pub(super) fn primary(topology: &Topology, facts: &Facts) -> Option<Value> {
         fields.push(("s-down-time", time.to_string()));
         fields.push(("o-down-time", time.to_string()));
     }
-    roles(&mut fields, view, RedisRole::Primary, facts);
+    roles(&mut fields, view, RedisRole::Primary, topology.hang_after, facts);
     let replicas = topology.views.len().saturating_sub(1);
     fields.extend([
         ("config-epoch", status.epoch.to_string()),
         ("num-slaves", replicas.to_string()),
-        ("num-other-sentinels", "0".to_owned()),
-        ("quorum", "1".to_owned()),
+        ("num-other-sentinels", facts.sentinels.others.len().to_string()),
+        ("quorum", facts.sentinels.quorum().to_string()),
         ("failover-timeout", FAILOVER_TIMEOUT_MILLISECONDS.to_owned()),
         ("parallel-syncs", replicas.max(1).to_string()),
     ]);
@@ -60,14 +63,14 @@ pub(super) fn primary(topology: &Topology, facts: &Facts) -> Option<Value> {
 }
 
 /// `SENTINEL REPLICAS`.
-pub(super) fn replicas(topology: &Topology, facts: &Facts) -> Value {
+pub(super) fn replicas(topology: &Topology, facts: &Facts<'_>) -> Value {
     let primary = topology.status.primary.as_ref();
     let replicas = topology.views.iter().filter(|view| Some(&view.address) != primary);
-    Value::Array(replicas.map(|view| replica(view, primary, facts)).collect())
+    Value::Array(replicas.map(|view| replica(view, topology, facts)).collect())
 }
 
-fn replica(view: &ServerView, primary: Option<&Address>, facts: &Facts) -> Value {
-    let down = !view.is_reachable(facts.now, facts.down_after);
+fn replica(view: &ServerView, topology: &Topology, facts: &Facts<'_>) -> Value {
+    let down = !view.is_reachable(facts.now, topology.hang_after);
     let mut flags = Vec::new();
     if down {
         flags.push("s_down");
@@ -81,10 +84,11 @@ fn replica(view: &ServerView, primary: Option<&Address>, facts: &Facts) -> Value
     if down {
         fields.push(("s-down-time", since(Some(view.link_since), facts).to_string()));
     }
-    roles(&mut fields, Some(view), RedisRole::Replica, facts);
+    roles(&mut fields, Some(view), RedisRole::Replica, topology.hang_after, facts);
     let sample = view.sample.as_ref();
     let linked = !down && sample.is_some_and(|sample| sample.link_up == Some(true));
-    let follows = sample.and_then(|sample| sample.follows.as_ref()).or(primary);
+    let follows = sample.and_then(|sample| sample.follows.as_ref());
+    let follows = follows.or(topology.status.primary.as_ref());
     let down_time = if linked { 0 } else { since(view.moved.map(|(_, at)| at), facts) };
     fields.extend([
         ("master-link-down-time", down_time.to_string()),
@@ -98,15 +102,49 @@ fn replica(view: &ServerView, primary: Option<&Address>, facts: &Facts) -> Value
     Value::fields(fields)
 }
 
+/// `SENTINEL SENTINELS`.
+pub(super) fn sentinels(_: &Topology, facts: &Facts<'_>) -> Value {
+    Value::Array(facts.sentinels.others.iter().map(|other| sentinel(other, facts)).collect())
+}
+
+fn sentinel(other: &Sentinel, facts: &Facts<'_>) -> Value {
+    let id = id_of(&other.name);
+    let heard = since(other.heard, facts).to_string();
+    let flags = if other.is_down { "s_down,sentinel,disconnected" } else { "sentinel" };
+    let mut fields = vec![
+        ("name", id.clone()),
+        ("ip", other.address.host().to_owned()),
+        ("port", other.address.port().to_string()),
+        ("runid", id),
+        ("flags", flags.to_owned()),
+        ("link-pending-commands", "0".to_owned()),
+        ("link-refcount", "1".to_owned()),
+        ("last-ping-sent", "0".to_owned()),
+        ("last-ok-ping-reply", heard.clone()),
+        ("last-ping-reply", heard.clone()),
+    ];
+    if other.is_down {
+        fields.push(("s-down-time", heard.clone()));
+    }
+    fields.extend([
+        ("down-after-milliseconds", SENTINEL_DOWN_AFTER.as_millis().to_string()),
+        ("last-hello-message", heard),
+        ("voted-leader", "?".to_owned()),
+        ("voted-leader-epoch", "0".to_owned()),
+    ]);
+    Value::fields(fields)
+}
+
 /// The line about a primary in `INFO sentinel`.
-pub(super) fn info_line(index: usize, topology: &Topology) -> String {
+pub(super) fn info_line(index: usize, topology: &Topology, sentinels: &Sentinels) -> String {
     let status = &topology.status;
     let state = if is_down(topology) { "odown" } else { "ok" };
     let address = status.primary.as_ref().map_or_else(|| "?:0".to_owned(), Address::to_string);
     let replicas = topology.views.len().saturating_sub(1);
     format!(
-        "master{index}:name={},status={state},address={address},slaves={replicas},sentinels=1\r\n",
-        status.name
+        "master{index}:name={},status={state},address={address},slaves={replicas},sentinels={}\r\n",
+        status.name,
+        1 + sentinels.others.len(),
     )
 }
 
@@ -124,8 +162,9 @@ pub(super) fn in_progress(state: RedisState) -> bool {
 }
 
 /// Whether the primary clients are told cannot take writes now: they should not use it, and ask again.
-fn is_down(topology: &Topology) -> bool {
+pub(super) fn is_down(topology: &Topology) -> bool {
     match topology.status.state {
+        _ if topology.is_planned => false,
         RedisState::Down
         | RedisState::Draining
         | RedisState::Electing
@@ -165,7 +204,7 @@ fn head(name: &str, address: &Address, view: Option<&ServerView>, flags: String)
     ]
 }
 
-fn pings(fields: &mut Fields, view: Option<&ServerView>, facts: &Facts) {
+fn pings(fields: &mut Fields, view: Option<&ServerView>, facts: &Facts<'_>) {
     let waiting = view.and_then(|view| view.waiting_since);
     let answered = since(view.and_then(|view| view.answered_at), facts).to_string();
     fields.extend([
@@ -175,7 +214,13 @@ fn pings(fields: &mut Fields, view: Option<&ServerView>, facts: &Facts) {
     ]);
 }
 
-fn roles(fields: &mut Fields, view: Option<&ServerView>, expected: RedisRole, facts: &Facts) {
+fn roles(
+    fields: &mut Fields,
+    view: Option<&ServerView>,
+    expected: RedisRole,
+    down_after: Duration,
+    facts: &Facts<'_>,
+) {
     let sample = view.and_then(|view| view.sample.as_ref());
     let role = match sample.map_or(expected, |sample| sample.role) {
         RedisRole::Primary => "master",
@@ -184,7 +229,7 @@ fn roles(fields: &mut Fields, view: Option<&ServerView>, expected: RedisRole, fa
     let refreshed = since(sample.map(|sample| sample.at), facts);
     let reported = since(view.map(|view| view.link_since), facts);
     fields.extend([
-        ("down-after-milliseconds", facts.down_after.as_millis().to_string()),
+        ("down-after-milliseconds", down_after.as_millis().to_string()),
         ("info-refresh", refreshed.to_string()),
         ("role-reported", role.to_owned()),
         ("role-reported-time", reported.to_string()),
@@ -192,7 +237,7 @@ fn roles(fields: &mut Fields, view: Option<&ServerView>, expected: RedisRole, fa
 }
 
 /// Milliseconds since an instant; 0 if there is none.
-fn since(at: Option<Instant>, facts: &Facts) -> u128 {
+fn since(at: Option<Instant>, facts: &Facts<'_>) -> u128 {
     at.map_or(0, |at| facts.now.saturating_duration_since(at).as_millis())
 }
 

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use holdfast_psync::resp::CommandParser;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
-use super::Shared;
 use super::commands::{Client, Outcome, answer};
 use super::pattern;
 use super::value::{Protocol, Value};
+use super::{Shared, access};
 use crate::act::redis::SentinelEvent;
 
 /// A command of a Sentinel client has some hundred bytes.
@@ -26,6 +26,13 @@ const SUBSCRIPTIONS_MAX: usize = 1000;
 
 /// A client that does not take its replies for this long is cut off.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What carries a connection, encrypted or not.
+pub(super) type Stream = Box<dyn Io>;
+
+/// Both ways.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// What a connection is subscribed to.
 #[derive(Default)]
@@ -47,7 +54,7 @@ impl Subscriptions {
 /// A connection.
 pub(super) struct Session {
     shared: Arc<Shared>,
-    stream: TcpStream,
+    stream: Stream,
     client: Client,
     subscriptions: Subscriptions,
     /// Present while there are subscriptions.
@@ -58,11 +65,18 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, stream: TcpStream, id: i64, address: String) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, stream: Stream, id: i64, peer: SocketAddr) -> Self {
         Self {
             shared,
             stream,
-            client: Client { id, address, protocol: Protocol::Resp2, name: None },
+            client: Client {
+                id,
+                address: peer.to_string(),
+                ip: Some(peer.ip()),
+                protocol: Protocol::Resp2,
+                name: None,
+                is_known: false,
+            },
             subscriptions: Subscriptions::default(),
             events: None,
             parser: CommandParser::new(0, COMMAND_BYTES_MAX),
@@ -79,7 +93,7 @@ impl Session {
                     if read? == 0 {
                         return Ok(());
                     }
-                    let go_on = self.take_commands();
+                    let go_on = self.take_commands().await;
                     self.flush().await?;
                     if !go_on {
                         return Ok(());
@@ -98,7 +112,7 @@ impl Session {
     }
 
     /// Carries out every whole command received; false if the connection should end.
-    fn take_commands(&mut self) -> bool {
+    async fn take_commands(&mut self) -> bool {
         loop {
             let arguments = match self.next_command() {
                 Ok(Some(arguments)) => arguments,
@@ -108,7 +122,7 @@ impl Session {
                     return false;
                 }
             };
-            if !arguments.is_empty() && !self.carry_out(&arguments) {
+            if !arguments.is_empty() && !self.carry_out(&arguments).await {
                 return false;
             }
         }
@@ -136,7 +150,7 @@ impl Session {
         }
     }
 
-    fn carry_out(&mut self, arguments: &[String]) -> bool {
+    async fn carry_out(&mut self, arguments: &[String]) -> bool {
         if self.client.protocol == Protocol::Resp2 && self.subscriptions.count() > 0 {
             let name = arguments[0].to_ascii_lowercase();
             match name.as_str() {
@@ -166,13 +180,19 @@ impl Session {
                 self.events = None;
                 self.client.protocol = Protocol::Resp2;
                 self.client.name = None;
+                self.client.is_known = false;
                 self.reply(&Value::Simple("RESET".to_owned()));
             }
             Outcome::Subscribe { patterns, names } => self.subscribe(patterns, names),
             Outcome::Unsubscribe { patterns, names } => self.unsubscribe(patterns, names),
-            Outcome::FailOver(index) => {
-                let value = self.shared.fail_over(index, &self.client.address);
+            Outcome::Change(change) => {
+                let value = self.shared.order(change, arguments, &self.client).await;
                 self.reply(&value);
+            }
+            Outcome::WrongPassword => {
+                self.shared.metrics.wrong_passwords.inc();
+                tracing::warn!(client = self.client.address, "wrong password");
+                self.reply(&Value::error(access::WRONG));
             }
         }
         true
@@ -237,7 +257,11 @@ impl Session {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        let written = timeout(WRITE_LIMIT, self.stream.write_all(&self.output)).await;
+        let write = async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.flush().await
+        };
+        let written = timeout(WRITE_LIMIT, write).await;
         self.output.clear();
         written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }

@@ -10,7 +10,7 @@ use super::replay::replay;
 use super::store::{Manifest, Replayed, Store, StoreError};
 use super::units::{Cutter, Keys, Unit, keys, name, units};
 use crate::act::redis::RedisController;
-use crate::act::redis::commands::endpoint;
+use crate::act::redis::commands::brisk;
 use crate::act::redis::repair::Aside;
 use crate::control::{ControlError, SalvageOrder};
 use crate::record::{Draft, Kind, Severity};
@@ -59,7 +59,7 @@ impl RedisController {
                     let _ = reply.send(Err(refusal));
                     return;
                 };
-                let endpoint = endpoint(&primary, self.login.as_ref());
+                let endpoint = brisk(self.config.endpoint(&primary));
                 let redis = self.config.name.clone();
                 let (sink, subject) = (Arc::clone(&self.sink), self.subject());
                 self.asides.spawn(async move {
