@@ -45,14 +45,10 @@ pub struct Seen {
     pub primary: Address,
     /// The epoch in which that was agreed on.
     pub config_epoch: u64,
-    /// How many Sentinels must agree that the primary is down.
-    pub quorum: u64,
     /// Silence of the primary counts from here on.
     pub down_after: Duration,
     /// Why no failover could be agreed on now, in its words; `None` if one could.
     pub no_quorum: Option<String>,
-    /// A failover is going on.
-    pub is_failing_over: bool,
 }
 
 /// A weak spot that is open now.
@@ -254,10 +250,8 @@ mod tests {
         let seen = Seen {
             primary: address(1),
             config_epoch: 3,
-            quorum: 2,
             down_after: Duration::from_secs(5),
             no_quorum: None,
-            is_failing_over: false,
         };
         SentinelView { address: address(port), fault: None, seen: Some(seen) }
     }

@@ -25,7 +25,7 @@ use crate::record::{Kind, Reason, Severity};
 const PREPARE_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// How long the target may take to catch up with the paused primary. It lacks what is under way, usually nothing.
-pub(super) const CATCH_UP_LIMIT: Duration = Duration::from_millis(500);
+const CATCH_UP_LIMIT: Duration = Duration::from_millis(500);
 
 /// Writes are paused at most this long, whatever happens to us: catching up, promotion and demotion at their limits.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -202,7 +202,7 @@ pub(super) async fn pause(primary: &Watch, limit: Duration) -> Result<u64, ActEr
 }
 
 /// A server's replication offset now; `what` says what for.
-pub(super) async fn offset(server: &Watch, what: &str) -> Result<u64, ActError> {
+async fn offset(server: &Watch, what: &str) -> Result<u64, ActError> {
     let sample = server.sample(ORDER_LIMIT).await;
     Ok(sample.map_err(|source| ActError::Ask { what: what.to_owned(), source })?.offset)
 }

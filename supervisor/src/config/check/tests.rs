@@ -319,3 +319,33 @@ fn hooks_restarts_and_the_synchronous_mode_are_checked() {
         assert!(fault.contains(expected), "{text}\nfound:    {fault}\nexpected: {expected}");
     }
 }
+
+#[test]
+fn other_managers_of_redis_are_checked() {
+    let servers = "servers = [\"127.0.0.1:6379\", \"127.0.0.1:6380\"]";
+    let with = |text: &str| read(&[(servers, &format!("{servers}\n{text}"))]);
+    let sentinels = "sentinels = [\"127.0.0.1:26379\", \"127.0.0.1:26380\"]";
+    let config =
+        with(&format!("manager = \"sentinel\"\n{sentinels}\nsentinel_password_file = \"secret\""));
+    let redis = config.unwrap().redis.remove(0);
+    assert_eq!(redis.manager, crate::cluster::Manager::Sentinel);
+    let found = redis.sentinels.unwrap();
+    assert_eq!((found.addresses.len(), found.password.is_some()), (2, true));
+    for (text, expected) in [
+        ("manager = \"sentinel\"", "redis.sentinels: expected 1 to 15 addresses with manager"),
+        (sentinels, "redis.sentinels: expected only with manager = \"sentinel\""),
+        (
+            "manager = \"sentinel\"\nsentinels = [\"a:1\", \"a:1\"]",
+            "redis.sentinels[1]: a:1 is there twice",
+        ),
+        (
+            "manager = \"sentinel\"\nsentinels = [\"a:1\"]\nsentinel_username = \"u\"",
+            "redis.sentinel_username: expected sentinel_password_file beside it",
+        ),
+        ("manager = \"patroni\"", "expected one of `holdfast`, `sentinel`, `none`"),
+        ("manage = true", "unknown field `manage`"),
+    ] {
+        let error = with(text).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}

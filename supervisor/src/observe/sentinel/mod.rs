@@ -26,7 +26,10 @@ use crate::observe::redis::Login;
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// A Sentinel answers from memory; one that does not within this time counts as gone.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// An order is worth a longer wait than a question that is repeated anyway.
+const ORDER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Pause before the next attempt to connect.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -86,7 +89,8 @@ impl SentinelWatch {
     /// # Errors
     /// It cannot be reached, or does not want to.
     pub async fn fail_over(&self) -> Result<(), Error> {
-        let mut connection = Connection::open(&self.endpoint).await?;
+        let endpoint = Endpoint { command_timeout: ORDER_PATIENCE, ..self.endpoint.clone() };
+        let mut connection = Connection::open(&endpoint).await?;
         connection.command(&["SENTINEL", "FAILOVER", &self.name]).await.map(drop)
     }
 }
@@ -142,8 +146,7 @@ impl Keeper {
         parse::seen(&reply, no_quorum).ok_or_else(|| Error::Protocol {
             address: self.endpoint.address.clone(),
             during: "SENTINEL MASTER".to_owned(),
-            detail: "expected ip, port, config-epoch, quorum and down-after-milliseconds"
-                .to_owned(),
+            detail: "expected ip, port, config-epoch and down-after-milliseconds".to_owned(),
         })
     }
 

@@ -28,10 +28,8 @@ pub(super) fn seen(reply: &Reply, no_quorum: Option<String>) -> Option<Seen> {
     Some(Seen {
         primary: place(fields.get("ip")?, fields.get("port")?)?,
         config_epoch: number("config-epoch")?,
-        quorum: number("quorum")?,
         down_after: Duration::from_millis(number("down-after-milliseconds")?),
         no_quorum,
-        is_failing_over: fields.get("flags")?.split(',').any(|flag| flag == "failover_in_progress"),
     })
 }
 
@@ -81,9 +79,8 @@ mod tests {
         ];
         let found = seen(&array(&fields), None).unwrap();
         assert_eq!(found.primary, Address::new("10.0.0.1", 6379));
-        assert_eq!((found.config_epoch, found.quorum), (7, 2));
+        assert_eq!(found.config_epoch, 7);
         assert_eq!(found.down_after, Duration::from_secs(5));
-        assert!(found.is_failing_over);
         assert_eq!(seen(&array(&fields[..6]), None), None);
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::super::RedisController;
 use super::super::commands::ORDER_LIMIT;
-use super::super::switchover::{CATCH_UP_LIMIT, catch_up, pause};
+use super::super::switchover::{catch_up, pause};
 use super::SentinelWatch;
 use crate::cluster::Address;
 use crate::control::{ControlError, FailoverReport};
@@ -22,8 +22,11 @@ use crate::record::{Kind, Reason, Severity};
 /// How long Sentinel may take to name another primary: 2 s where all is well, ten more where a replica does not answer at once.
 const SWITCH_LIMIT: Duration = Duration::from_secs(15);
 
-/// Writes wait at most this long for Sentinel's choice.
-const PAUSE: Duration = Duration::from_secs(17);
+/// How long the replica Sentinel will choose may take to catch up with the paused primary; usually it lacks nothing.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(3);
+
+/// Writes wait at most this long for Sentinel's choice: all of the above.
+const PAUSE: Duration = Duration::from_secs(20);
 
 /// And this long once it is made, until the former primary is a replica: Sentinel takes about 11 s for that.
 const PAUSE_AFTER: Duration = Duration::from_secs(20);
