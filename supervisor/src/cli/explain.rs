@@ -5,7 +5,7 @@ use chrono::Local;
 use super::print::{append, millis, table};
 use crate::record::{Account, Event, Reason, losses};
 
-/// Characters from the first sign to the last step's end.
+/// Characters from the decision to the last step's end. What was before it may be many times longer, and would leave nothing to see.
 const BAR_CHARS: f64 = 40.0;
 
 /// Everything about a failover; `reasons` are those of its event, `later` what happened to the same Redis since.
@@ -56,22 +56,25 @@ pub(super) fn explain(account: &Account, reasons: &[Reason], later: &[Event]) ->
 }
 
 fn steps(account: &Account) -> String {
-    let (begin, end) = account.span();
+    let (_, end) = account.span();
     let mut table = table(["step", "at", "took", "", "outcome"]);
     for step in &account.steps {
         table.add_row([
             step.step.clone(),
             signed(step.at_seconds),
             millis(step.seconds),
-            bar(step.at_seconds - begin, step.seconds, end - begin),
+            bar(step.at_seconds, step.seconds, end),
             step.outcome.clone(),
         ]);
     }
     table.to_string()
 }
 
-/// Where a step lies in the whole: at least one character, so that none is invisible.
+/// Where a step lies in the whole: at least one character, so that none is invisible; nothing if it was before.
 fn bar(from: f64, length: f64, whole: f64) -> String {
+    if from < 0.0 {
+        return String::new();
+    }
     let whole = if whole > 0.0 { whole } else { 1.0 };
     let position = |seconds: f64| (seconds / whole * BAR_CHARS).clamp(0.0, BAR_CHARS);
     let begin = position(from).floor().min(BAR_CHARS - 1.0);
@@ -110,8 +113,9 @@ mod tests {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
         let detected = text.lines().find(|line| line.contains("detected")).unwrap();
-        assert_eq!(detected.matches('█').count(), 8, "{detected}");
+        assert!(!detected.contains('█'), "{detected}");
         let drained = text.lines().find(|line| line.contains("drained")).unwrap();
+        assert_eq!(drained.matches('█').count(), 34, "{drained}");
         assert!(drained.contains("+0.0 ms") && drained.contains("10.0 ms"), "{drained}");
     }
 
@@ -120,6 +124,6 @@ mod tests {
         assert_eq!(bar(0.0, 1.0, 1.0).chars().count(), 40);
         assert_eq!(bar(0.5, 0.0, 1.0), format!("{}█", " ".repeat(20)));
         assert_eq!(bar(1.0, 0.0, 1.0), format!("{}█", " ".repeat(39)));
-        assert_eq!(bar(0.0, 0.0, 0.0), "█");
+        assert_eq!((bar(0.0, 0.0, 0.0).as_str(), bar(-1.0, 1.0, 1.0).as_str()), ("█", ""));
     }
 }

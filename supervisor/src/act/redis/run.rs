@@ -119,7 +119,12 @@ impl RedisController {
         match self.steps(&mut attempt, decision, asked, wanted).await {
             Ok((confirmed, choice)) => {
                 let mut reasons = decision.reasons.clone();
-                reasons.extend(choice.reasons);
+                for reason in choice.reasons {
+                    // The decision named the candidate of then, usually the same for the same reasons.
+                    if !reasons.contains(&reason) {
+                        reasons.push(reason);
+                    }
+                }
                 let lost = choice.lacks_bytes.filter(|bytes| *bytes > 0);
                 Ok(self.finish(attempt, confirmed, reasons, lost))
             }
