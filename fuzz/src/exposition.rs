@@ -1,6 +1,6 @@
 //! What a scrape target may send: the Prometheus text format and `OpenMetrics`.
 
-use holdfast_series::text::{Entry, Format, Parser, parse, unescape_help};
+use holdfast_series::text::{Entries, Entry, Format, Parser, parse, unescape_help};
 use holdfast_series::{Labels, ScrapeCache, Store, StoreConfig};
 
 /// Reads it in both dialects, with and without the series it has given before as the one expected next, and stores it twice.
@@ -27,6 +27,9 @@ pub fn run(input: &[u8]) {
                     if let holdfast_series::text::Statement::Help(help) = statement {
                         assert!(unescape_help(help).len() <= help.len());
                     }
+                }
+                Ok(Entry::Histogram(..) | Entry::Exemplar(_)) => {
+                    unreachable!("no text has them")
                 }
                 Err(_) => {}
             }

@@ -8,6 +8,7 @@ pub mod chat_json;
 pub mod chat_protobuf;
 pub mod chat_token;
 pub mod exposition;
+pub mod exposition_protobuf;
 pub mod promql;
 pub mod series_block;
 pub mod series_log;
@@ -21,6 +22,7 @@ pub const TARGETS: &[Target] = &[
     ("chat_protobuf", chat_protobuf::run),
     ("chat_token", chat_token::run),
     ("exposition", exposition::run),
+    ("exposition_protobuf", exposition_protobuf::run),
     ("promql", promql::run),
     ("series_block", series_block::run),
     ("series_log", series_log::run),

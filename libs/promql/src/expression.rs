@@ -52,6 +52,13 @@ impl Expression {
         parser::parse(&self.text).map_or_else(|_| self.text.to_string(), |expr| expr.prettify())
     }
 
+    /// Its syntax tree as JSON, in the form of Prometheus' `/api/v1/parse_query`.
+    pub fn tree(&self) -> String {
+        // It was parsed before, and a tree of structs, lists and texts is always JSON.
+        let tree = parser::parse(&self.text).map(|expr| serde_json::to_string(&expr));
+        tree.ok().and_then(Result::ok).unwrap_or_else(|| "null".to_owned())
+    }
+
     /// Names of the metrics that its selectors name by equality.
     pub fn metric_names(&self) -> Vec<String> {
         let mut names = Vec::new();
@@ -153,6 +160,34 @@ mod tests {
         ] {
             assert_eq!(Expression::parse(text).unwrap_err().message, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_tree_is_that_of_prometheus() {
+        let tree =
+            Expression::parse("sum by (job) (rate(a{b=~\"c\"}[5m] offset 1m)) > bool 2").unwrap();
+        let tree: serde_json::Value = serde_json::from_str(&tree.tree()).unwrap();
+        let selector = serde_json::json!({
+            "type": "matrixSelector",
+            "name": "a",
+            "range": 300_000,
+            "offset": 60_000,
+            "matchers": [
+                { "name": "b", "value": "c", "type": "=~" },
+                { "name": "__name__", "value": "a", "type": "=" },
+            ],
+            "timestamp": null,
+            "startOrEnd": null,
+        });
+        assert_eq!((&tree["type"], &tree["op"]), (&"binaryExpr".into(), &">".into()), "{tree}");
+        assert_eq!((&tree["bool"], &tree["rhs"]["val"]), (&true.into(), &"2".into()));
+        assert_eq!(tree["lhs"]["grouping"], serde_json::json!(["job"]));
+        let call = &tree["lhs"]["expr"];
+        assert_eq!((&call["type"], &call["func"]["name"]), (&"call".into(), &"rate".into()));
+        assert_eq!(call["args"][0]["range"], selector["range"], "{call}");
+        assert_eq!(call["args"][0]["offset"], selector["offset"]);
+        assert_eq!(call["args"][0]["type"], selector["type"]);
+        assert_eq!(call["args"][0]["name"], selector["name"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Embedded time-series store and parser of the Prometheus text format.
 //!
-//! - [`text`]: exposition text → samples, borrowed from the text.
+//! - [`text`]: exposition text → samples, borrowed from the text. [`protobuf`]: the other format, with native histograms.
 //! - [`Labels`], [`Matcher`]: what names a series, and what selects it.
 //! - [`Store`]: compressed samples in memory, found by label. [`ScrapeCache`] is the quick way in for targets that are scraped again
 //!   and again.
@@ -21,6 +21,7 @@ mod index;
 mod labels;
 mod matcher;
 mod metadata;
+pub mod protobuf;
 mod query;
 mod queue;
 mod scrape;

@@ -113,6 +113,18 @@ pub(super) enum Command {
     },
     /// Show how the cluster is doing
     Status,
+    /// List what is scraped, and how that goes
+    Targets {
+        /// Only those that are not up
+        #[arg(long)]
+        down: bool,
+    },
+    /// Show which metrics and labels have the most series
+    Cardinality {
+        /// Entries of each list
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
     /// Show what happened and why
     #[command(after_help = "Examples:\n  \
             holdfast events                            the last 50\n  \

@@ -308,6 +308,22 @@ impl Client {
         self.body(response).await
     }
 
+    /// What the Prometheus API answers under `data`.
+    ///
+    /// # Errors
+    /// If the supervisor cannot be reached or refuses.
+    pub async fn prometheus(
+        &self,
+        path: &str,
+        query: &[(&'static str, String)],
+    ) -> Result<Value, ClientError> {
+        let url = format!("{}/api/v1/{path}", self.base);
+        let request = self.http.get(url).query(query).timeout(CALL_TIMEOUT);
+        let response = self.accept(request.send().await).await?;
+        let mut answer: Value = self.body(response).await?;
+        Ok(answer["data"].take())
+    }
+
     async fn get<T: DeserializeOwned>(
         &self,
         path: &str,

@@ -14,6 +14,7 @@ mod events;
 mod explain;
 mod group;
 pub(crate) mod http;
+mod metrics;
 pub mod print;
 mod redis;
 mod restore;
@@ -150,6 +151,8 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), CliError> {
             check::run(&config, output).await
         }
         Command::Status => status::run(&client()?, output).await,
+        Command::Targets { down } => metrics::targets(&client()?, down, output).await,
+        Command::Cardinality { limit } => metrics::cardinality(&client()?, limit, output).await,
         Command::Events { command } => events::run(&client()?, command, output).await,
         Command::Incidents { command } => events::incidents(&client()?, command, output).await,
         Command::Drain { server, force } => {

@@ -101,6 +101,11 @@ impl Checker<'_> {
         let supervisor = self.supervisor(file.supervisor);
         let scrape = self.scrape(file.scrape);
         let metrics = self.metrics(file.metrics);
+        self.require(
+            scrape.enabled || metrics.as_ref().is_none_or(|metrics| metrics.remote.is_some()),
+            "scrape.enabled",
+            "expected true, or metrics.backend = \"prometheus\": the embedded store would stay empty",
+        );
         let rules = self.rules(&file.rules);
         let nodes = self.nodes(file.node);
         let balancer = file.balancer.map(|balancer| self.balancer(balancer));

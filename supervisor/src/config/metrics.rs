@@ -24,6 +24,8 @@ const OUT_OF_ORDER_WINDOW: Duration = Duration::from_mins(5);
 const OUT_OF_ORDER_WINDOW_MAX: Duration = Duration::from_hours(1);
 /// About a day of a small cluster's samples, compressed, while no destination takes any.
 const REMOTE_WRITE_QUEUE_BYTES_MAX: u64 = 1 << 30;
+/// A panel that takes longer is noticed by whoever looks at it.
+const SLOW_QUERY: Duration = Duration::from_secs(5);
 /// The queue is dropped by segments of 8 MiB.
 const REMOTE_WRITE_QUEUE_BYTES_LEAST: u64 = 32 << 20;
 
@@ -40,6 +42,8 @@ pub struct Metrics {
     pub series_max: usize,
     /// Labels added to what is sent elsewhere.
     pub external_labels: Labels,
+    /// A query that takes longer is logged.
+    pub slow_query: Duration,
     /// Where rules and queries are answered instead of by the embedded store.
     pub remote: Option<Endpoint>,
     /// Where samples are sent to.
@@ -66,6 +70,8 @@ pub(super) struct Written {
     #[serde(with = "duration")]
     pub(super) out_of_order_window: Duration,
     pub(super) series_max: usize,
+    #[serde(with = "duration")]
+    pub(super) slow_query: Duration,
     pub(super) backend: Backend,
     pub(super) external_labels: BTreeMap<String, String>,
     pub(super) prometheus: Option<Remote>,
@@ -81,6 +87,7 @@ impl Default for Written {
             out_of_order_window: OUT_OF_ORDER_WINDOW,
             // About ten times what thirty nodes expose.
             series_max: 50_000,
+            slow_query: SLOW_QUERY,
             backend: Backend::default(),
             external_labels: BTreeMap::new(),
             prometheus: None,
@@ -133,6 +140,7 @@ impl Checker<'_> {
             disk_bytes_max: written.disk_bytes_max,
             out_of_order_window: written.out_of_order_window,
             series_max: written.series_max,
+            slow_query: written.slow_query,
             external_labels: Labels::from_pairs(&written.external_labels),
             remote,
             remote_write: self.destinations(written.remote_write)?,

@@ -34,7 +34,7 @@ pub use redis::{Redis, RedisServer, Sentinels};
 pub use redis_control::{Hook, Moment, OnTimeout, Restart, RestartBy, Synchronous};
 pub use rules::Rules;
 pub use scrape::Scrape;
-pub use scrape_job::ScrapeJob;
+pub use scrape_job::{DnsLookup, DnsRecord, ScrapeJob};
 pub use sentinel::Sentinel;
 
 /// Names of the drills that exist.

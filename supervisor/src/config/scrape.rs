@@ -17,6 +17,8 @@ const TIMEOUT: Duration = Duration::from_millis(800);
 /// Scraping.
 #[derive(Debug, Clone)]
 pub struct Scrape {
+    /// Whether anything is scraped over the network; what this process knows by itself is stored in any case.
+    pub enabled: bool,
     /// Time between two scrapes of a target.
     pub interval: Duration,
     /// A scrape that takes longer has failed; at most `interval`.
@@ -30,6 +32,7 @@ pub struct Scrape {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Written {
+    pub(super) enabled: bool,
     #[serde(with = "duration")]
     pub(super) interval: Duration,
     #[serde(with = "duration")]
@@ -42,6 +45,7 @@ impl Default for Written {
     fn default() -> Self {
         // 4 MiB: a chat node exposes some tens of KiB.
         Self {
+            enabled: true,
             interval: INTERVAL,
             timeout: TIMEOUT,
             body_bytes_max: 4 * 1024 * 1024,
@@ -68,7 +72,13 @@ impl Checker<'_> {
             "scrape.body_bytes_max",
             "expected at least 1024",
         );
+        self.require(
+            written.enabled || written.job.is_empty(),
+            "scrape.job",
+            "expected no jobs where scrape.enabled is false: nothing would scrape them",
+        );
         let mut scrape = Scrape {
+            enabled: written.enabled,
             interval: written.interval,
             timeout: written.timeout,
             body_bytes_max: written.body_bytes_max,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,12 @@ use crate::observe::scrape::{Login, Tls};
 const TAKEN: [&str; 4] = ["supervisor", "chatnode", "balancer", "redis"];
 /// Most jobs; each is a label value of our own metrics.
 const JOBS_MAX: usize = 100;
+/// Most names of a job; they are asked for one after the other.
+const DNS_NAMES_MAX: usize = 20;
+/// As in Prometheus; records live longer than that as a rule.
+const DNS_REFRESH: Duration = Duration::from_secs(30);
+/// A server that others ask too should not be asked more often, and targets are looked at no more often.
+const DNS_REFRESH_LEAST: Duration = Duration::from_secs(5);
 
 /// Targets that are scraped the same way.
 #[derive(Debug, Clone)]
@@ -47,6 +54,8 @@ pub struct ScrapeJob {
     pub labels: BTreeMap<String, String>,
     /// Paths or glob patterns, absolute, of files that list targets.
     pub files: Vec<String>,
+    /// Names that DNS has targets for.
+    pub dns: Vec<DnsLookup>,
     /// TLS.
     pub tls: Tls,
     /// Login.
@@ -55,6 +64,10 @@ pub struct ScrapeJob {
     pub honor_labels: bool,
     /// Timestamps of the exposition count.
     pub honor_timestamps: bool,
+    /// Asked for in protobuf, which has native histograms.
+    pub native_histograms: bool,
+    /// Classic buckets are stored beside native ones.
+    pub classic_histograms: bool,
     /// Most samples of a scrape.
     pub sample_limit: Option<usize>,
     /// Most labels of a series.
@@ -87,6 +100,8 @@ pub(super) struct Written {
     #[serde(default)]
     file_sd: Vec<String>,
     #[serde(default)]
+    dns_sd: Vec<WrittenDns>,
+    #[serde(default)]
     tls: WrittenTls,
     username: Option<String>,
     password_file: Option<PathBuf>,
@@ -95,12 +110,60 @@ pub(super) struct Written {
     honor_labels: bool,
     #[serde(default = "yes")]
     honor_timestamps: bool,
+    #[serde(default)]
+    scrape_native_histograms: bool,
+    #[serde(default)]
+    always_scrape_classic_histograms: bool,
     sample_limit: Option<usize>,
     label_limit: Option<usize>,
     #[serde(default)]
     relabel_configs: Vec<relabel::Written>,
     #[serde(default)]
     metric_relabel_configs: Vec<relabel::Written>,
+}
+
+/// Names to ask DNS for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DnsLookup {
+    /// In full.
+    pub names: Vec<String>,
+    /// Which records.
+    pub record: DnsRecord,
+    /// The port of targets that come without one.
+    pub port: u16,
+    /// Who is asked; by default the system's servers.
+    pub server: Option<SocketAddr>,
+    /// How often.
+    pub refresh: Duration,
+}
+
+/// A kind of DNS records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DnsRecord {
+    /// Hosts and ports.
+    #[default]
+    Srv,
+    /// Hosts by IPv4 address.
+    A,
+    /// Hosts by IPv6 address.
+    Aaaa,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenDns {
+    names: Vec<String>,
+    #[serde(default, rename = "type")]
+    record: DnsRecord,
+    port: Option<u16>,
+    server: Option<SocketAddr>,
+    #[serde(default = "dns_refresh", with = "duration")]
+    refresh: Duration,
+}
+
+fn dns_refresh() -> Duration {
+    DNS_REFRESH
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -187,9 +250,11 @@ impl Checker<'_> {
             format!("expected a path that starts with /, found {:?}", written.path),
         );
         self.require(
-            !written.targets.is_empty() || !written.file_sd.is_empty(),
+            !written.targets.is_empty()
+                || !written.file_sd.is_empty()
+                || !written.dns_sd.is_empty(),
             &key("targets"),
-            "expected targets or file_sd",
+            "expected targets, file_sd or dns_sd",
         );
         for name in written.labels.keys() {
             let message = format!("expected a label name, found {name:?}");
@@ -208,6 +273,7 @@ impl Checker<'_> {
             }
             files.push(absolute);
         }
+        let dns = self.scrape_dns(&key("dns_sd"), written.dns_sd);
         let relabel = self.relabel(&key("relabel_configs"), written.relabel_configs);
         let metric_relabel =
             self.relabel(&key("metric_relabel_configs"), written.metric_relabel_configs);
@@ -242,15 +308,46 @@ impl Checker<'_> {
             targets: written.targets,
             labels: written.labels,
             files,
+            dns,
             tls: tls?,
             login,
             honor_labels: written.honor_labels,
             honor_timestamps: written.honor_timestamps,
+            native_histograms: written.scrape_native_histograms,
+            classic_histograms: written.always_scrape_classic_histograms,
             sample_limit: written.sample_limit,
             label_limit: written.label_limit,
             relabel,
             metric_relabel,
         })
+    }
+
+    fn scrape_dns(&mut self, key: &str, written: Vec<WrittenDns>) -> Vec<DnsLookup> {
+        let names: usize = written.iter().map(|lookup| lookup.names.len()).sum();
+        let message = format!("expected at most {DNS_NAMES_MAX} names, found {names}");
+        self.require(names <= DNS_NAMES_MAX, key, message);
+        let mut lookups = Vec::new();
+        for (index, lookup) in written.into_iter().enumerate() {
+            let key = |name: &str| format!("{key}[{index}].{name}");
+            self.require(!lookup.names.is_empty(), &key("names"), "expected a name");
+            let needs_port = lookup.record != DnsRecord::Srv;
+            let message =
+                "expected a port with type A or AAAA, and none with SRV, whose records have it";
+            self.require(needs_port == lookup.port.is_some(), &key("port"), message);
+            self.require(
+                lookup.refresh >= DNS_REFRESH_LEAST,
+                &key("refresh"),
+                format!("expected at least {DNS_REFRESH_LEAST:?}"),
+            );
+            lookups.push(DnsLookup {
+                names: lookup.names,
+                record: lookup.record,
+                port: lookup.port.unwrap_or_default(),
+                server: lookup.server,
+                refresh: lookup.refresh,
+            });
+        }
+        lookups
     }
 
     fn scrape_tls(
@@ -312,10 +409,13 @@ impl ScrapeJob {
             targets: Vec::new(),
             labels: BTreeMap::new(),
             files: Vec::new(),
+            dns: Vec::new(),
             tls: Tls::default(),
             login: Login::None,
             honor_labels: false,
             honor_timestamps: true,
+            native_histograms: false,
+            classic_histograms: false,
             sample_limit: None,
             label_limit: None,
             relabel: Vec::new(),

@@ -156,16 +156,14 @@ pub(crate) enum WireError {
     #[error("the body is not a snappy block of at most {REQUEST_BYTES_MAX} bytes")]
     Snappy,
     /// It is not the message.
-    #[error("the body is no remote write request")]
+    #[error("the body is no such request")]
     Message(#[source] prost::DecodeError),
 }
 
 impl WriteRequest {
     /// As it goes over the network.
     pub(crate) fn to_body(&self) -> Vec<u8> {
-        let message = self.encode_to_vec();
-        // Fails only for more than 4 GiB.
-        snap::raw::Encoder::new().compress_vec(&message).unwrap_or_default()
+        pack(&self.encode_to_vec())
     }
 
     /// Reads a body.
@@ -173,19 +171,31 @@ impl WriteRequest {
     /// # Errors
     /// What it is not.
     pub(crate) fn from_body(body: &[u8]) -> Result<Self, WireError> {
-        let length = snap::raw::decompress_len(body).map_err(|_| WireError::Snappy)?;
-        if length > REQUEST_BYTES_MAX {
-            return Err(WireError::Snappy);
-        }
-        let message =
-            snap::raw::Decoder::new().decompress_vec(body).map_err(|_| WireError::Snappy)?;
-        Self::decode(message.as_slice()).map_err(WireError::Message)
+        Self::decode(unpack(body)?.as_slice()).map_err(WireError::Message)
     }
 
     /// Samples and histograms in it.
     pub(crate) fn samples(&self) -> usize {
         self.timeseries.iter().map(|series| series.samples.len() + series.histograms.len()).sum()
     }
+}
+
+/// A message as a snappy block.
+pub(crate) fn pack(message: &[u8]) -> Vec<u8> {
+    // Fails only for more than 4 GiB.
+    snap::raw::Encoder::new().compress_vec(message).unwrap_or_default()
+}
+
+/// The message in a snappy block.
+///
+/// # Errors
+/// If it is none, or larger than any honest one.
+pub(crate) fn unpack(body: &[u8]) -> Result<Vec<u8>, WireError> {
+    let length = snap::raw::decompress_len(body).map_err(|_| WireError::Snappy)?;
+    if length > REQUEST_BYTES_MAX {
+        return Err(WireError::Snappy);
+    }
+    snap::raw::Decoder::new().decompress_vec(body).map_err(|_| WireError::Snappy)
 }
 
 /// Labels as a message.
@@ -261,19 +271,6 @@ impl From<&HistogramSample> for Histogram {
     }
 }
 
-/// Counts from the differences to the bucket before, as integers are sent; floats are sent as they are.
-fn counts(deltas: &[i64], counts: &[f64]) -> Vec<f64> {
-    if deltas.is_empty() {
-        return counts.to_vec();
-    }
-    let mut count = 0_i64;
-    let add = |delta: &i64| {
-        count = count.saturating_add(*delta);
-        count as f64
-    };
-    deltas.iter().map(add).collect()
-}
-
 impl From<&Histogram> for HistogramSample {
     fn from(histogram: &Histogram) -> Self {
         let stored = StoredHistogram {
@@ -298,9 +295,15 @@ impl From<&Histogram> for HistogramSample {
             },
             sum: histogram.sum,
             positive_spans: to_spans(&histogram.positive_spans),
-            positive_counts: counts(&histogram.positive_deltas, &histogram.positive_counts),
+            positive_counts: StoredHistogram::counts(
+                &histogram.positive_deltas,
+                &histogram.positive_counts,
+            ),
             negative_spans: to_spans(&histogram.negative_spans),
-            negative_counts: counts(&histogram.negative_deltas, &histogram.negative_counts),
+            negative_counts: StoredHistogram::counts(
+                &histogram.negative_deltas,
+                &histogram.negative_counts,
+            ),
             custom_bounds: histogram.custom_values.clone(),
         };
         Self { timestamp_ms: histogram.timestamp, histogram: Arc::new(stored) }
@@ -340,12 +343,6 @@ mod tests {
         assert_eq!(read.samples(), 2);
         assert_eq!(to_labels(&read.timeseries[0].labels), labels);
         assert_eq!(HistogramSample::from(&read.timeseries[0].histograms[0]), sample);
-    }
-
-    #[test]
-    fn integers_come_as_differences() {
-        assert_eq!(counts(&[1, 2, -3, 4], &[]), [1.0, 3.0, 0.0, 4.0]);
-        assert_eq!(counts(&[], &[0.5]), [0.5]);
     }
 
     #[test]

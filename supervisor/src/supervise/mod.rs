@@ -43,6 +43,7 @@ use crate::observe::scrape::{
 };
 use crate::record::{Draft, Journal, Kind, Retention, Severity, Sink};
 use crate::rehearse::{DrillInputs, DrillRunner};
+use crate::remote::facts::RemoteFacts;
 use crate::serve::http::{ApiState, StatusSources, router};
 use crate::tell::{AlertNotice, Notifier, Sender};
 use tasks::Tasks;
@@ -234,6 +235,11 @@ impl Daemon {
         let runner = runner.scheduled_if(group::leads(&self.group));
         self.tasks.spawn("drills", |stop| runner.run(stop));
         let targets = self.scrapers(&client, &facts, &redis)?;
+        if let Some(remote) = prometheus.as_ref().filter(|_| !self.config.scrape.enabled) {
+            let (nodes, every) = (self.config.nodes.clone(), self.config.scrape.interval);
+            let remote = RemoteFacts::new(Arc::clone(remote), nodes, facts, every);
+            self.tasks.spawn("facts from the remote", |stop| remote.run(stop));
+        }
         self.tasks.spawn("rules", |stop| rule_loop.run(stop));
         self.tasks.spawn("housekeeping", |stop| housekeeping(Arc::clone(&self.journal), stop));
 
@@ -399,6 +405,7 @@ impl Daemon {
             interval: settings.interval,
             timeout: settings.timeout,
             body_bytes_max: settings.body_bytes_max,
+            native_histograms: false,
             options: Arc::default(),
         };
         let target = |job: &str, instance: String, label: Option<(&str, &str)>, source| {
@@ -415,12 +422,14 @@ impl Daemon {
         let registry = self.registry.clone();
         let own = Source::Read(Arc::new(move || Ok(metrics::encode(&registry))));
         let mut targets = vec![target("supervisor", self.address.to_string(), None, own)];
-        targets.extend(self.config.nodes.iter().map(|node| {
+        let scraped = if settings.enabled { self.config.nodes.as_slice() } else { &[] };
+        targets.extend(scraped.iter().map(|node| {
             let server = Some(("server", node.name.as_str()));
             let found = target("chatnode", node.metrics.to_string(), server, http(&node.metrics));
             Target { node: Some(node.name.clone()), ..found }
         }));
-        targets.extend(self.config.balancer.iter().map(|balancer| {
+        let balancer = self.config.balancer.iter().filter(|_| settings.enabled);
+        targets.extend(balancer.map(|balancer| {
             target("balancer", balancer.admin.to_string(), None, http(&balancer.admin))
         }));
         targets.extend(redis.iter().flat_map(|redis| {

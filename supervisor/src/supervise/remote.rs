@@ -104,6 +104,8 @@ pub(super) fn info(config: &Config, remote: Option<Arc<Prometheus>>) -> MetricsI
     MetricsInfo {
         config_yaml: yaml,
         retention: format!("{}s", settings.retention.as_secs()),
+        external_labels: settings.external_labels.clone(),
+        slow_query: settings.slow_query,
         started_at: chrono::Utc::now(),
         remote,
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use holdfast_series::{Store, StoreConfig};
+use holdfast_series::{Labels, Store, StoreConfig};
 use holdfast_settings::Secret;
 use holdfast_supervisor::cluster::{
     Address, AlertState, AlertStatus, CircuitState, DrillStatus, NodeStatus, ServerState,
@@ -173,6 +173,8 @@ impl Server {
             metrics: MetricsInfo {
                 config_yaml: "global: {}\n".to_owned(),
                 retention: "3600s".to_owned(),
+                external_labels: Labels::from_pairs([("cluster", "eu")]),
+                slow_query: Duration::ZERO,
                 started_at: Utc::now(),
                 remote,
             },

@@ -5,5 +5,6 @@ mod kit;
 mod operator;
 mod pages;
 mod prometheus;
+mod rest;
 mod streams;
 mod write;

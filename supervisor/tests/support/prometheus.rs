@@ -12,16 +12,22 @@ use super::{PATIENCE, bound_to_us, free_port};
 pub(crate) struct Prometheus {
     port: u16,
     folder: TempDir,
+    arguments: Vec<String>,
     child: Option<Child>,
 }
 
 impl Prometheus {
     /// Starts it; `SELF` in the configuration stands for its own address.
     pub(crate) fn start(config: &str) -> Self {
+        Self::start_with(config, &[])
+    }
+
+    /// With further arguments.
+    pub(crate) fn start_with(config: &str, arguments: &[String]) -> Self {
         let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
         let config = config.replace("SELF", &format!("127.0.0.1:{port}"));
         std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
-        let mut prometheus = Self { port, folder, child: None };
+        let mut prometheus = Self { port, folder, arguments: arguments.to_vec(), child: None };
         prometheus.start_again();
         prometheus
     }
@@ -34,6 +40,7 @@ impl Prometheus {
             .arg(format!("--storage.tsdb.path={}", path("data")))
             .arg(format!("--web.listen-address=127.0.0.1:{}", self.port))
             .arg("--web.enable-remote-write-receiver")
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

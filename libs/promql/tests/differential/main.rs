@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails shows where")]
 
+mod coverage;
 mod data;
 mod grammar;
 mod list;
@@ -16,6 +17,7 @@ use holdfast_promql::{Dialect, Expression, Options, format_value, instant, range
 use holdfast_series::Store;
 use serde_json::Value as Json;
 
+use coverage::Coverage;
 use data::{END_MS, START_MS};
 use prometheus::Prometheus;
 
@@ -141,6 +143,12 @@ fn moments() -> [When; 4] {
     ]
 }
 
+/// For those who ask for the output of the test.
+#[expect(clippy::print_stdout, reason = "the table is what a long run is for")]
+fn tell(text: &str) {
+    println!("{text}");
+}
+
 #[test]
 fn answers_are_those_of_prometheus() {
     let samples = data::samples();
@@ -150,7 +158,9 @@ fn answers_are_those_of_prometheus() {
     let listed = list::LIST.iter().map(|query| (*query).to_owned());
     let generated = (0..generated()).map(grammar::query);
     let (mut asked, mut answered) = (0, 0);
+    let mut coverage = Coverage::default();
     for query in listed.chain(generated) {
+        coverage.note(&query);
         for when in moments() {
             asked += 1;
             let answer = ask_here(&store, &query, when);
@@ -164,6 +174,8 @@ fn answers_are_those_of_prometheus() {
         differences.len(),
         differences.iter().take(20).cloned().collect::<Vec<_>>().join("\n\n")
     );
+    tell(&format!("{asked} answers compared, queries with each of:\n{}", coverage.table()));
+    assert_eq!(coverage.missing(), [""; 0], "what is never asked is not compared");
     assert!(answered * 2 > asked, "only {answered} of {asked} answers had anything to compare");
 }
 

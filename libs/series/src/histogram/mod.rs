@@ -163,6 +163,19 @@ impl Histogram {
         if valid { Ok(()) } else { Err(HistogramError::Bounds) }
     }
 
+    /// Bucket counts as messages carry them: integers as differences to the bucket before, floats as they are.
+    pub fn counts(deltas: &[i64], floats: &[f64]) -> Vec<f64> {
+        if deltas.is_empty() {
+            return floats.to_vec();
+        }
+        let mut count = 0_i64;
+        let add = |delta: &i64| {
+            count = count.saturating_add(*delta);
+            count as f64
+        };
+        deltas.iter().map(add).collect()
+    }
+
     /// Whether its buckets have bounds of their own.
     pub fn has_custom_bounds(&self) -> bool {
         self.schema == CUSTOM_BOUNDS_SCHEMA
@@ -291,6 +304,12 @@ mod tests {
         assert_eq!(histogram.check(), Ok(()));
         let bounds: Vec<_> = histogram.positive().map(|b| (b.lower, b.upper)).collect();
         assert_eq!(bounds, [(f64::NEG_INFINITY, 1.0), (1.0, 5.0), (5.0, f64::INFINITY)]);
+    }
+
+    #[test]
+    fn integers_come_as_differences() {
+        assert_eq!(Histogram::counts(&[1, 2, -3, 4], &[]), [1.0, 3.0, 0.0, 4.0]);
+        assert_eq!(Histogram::counts(&[], &[0.5]), [0.5]);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct ScrapeOptions {
     pub sample_limit: Option<usize>,
     /// Most labels of a series, counted before relabelling.
     pub label_limit: Option<usize>,
+    /// Classic buckets are stored beside native ones; otherwise instead of them only.
+    pub classic_histograms: bool,
     /// Applied to the labels of each series.
     pub relabel: Option<Relabel>,
 }
@@ -36,6 +38,7 @@ impl Default for ScrapeOptions {
             honor_timestamps: true,
             sample_limit: None,
             label_limit: None,
+            classic_histograms: false,
             relabel: None,
         }
     }
@@ -48,6 +51,7 @@ impl fmt::Debug for ScrapeOptions {
             .field("honor_timestamps", &self.honor_timestamps)
             .field("sample_limit", &self.sample_limit)
             .field("label_limit", &self.label_limit)
+            .field("classic_histograms", &self.classic_histograms)
             .finish_non_exhaustive()
     }
 }

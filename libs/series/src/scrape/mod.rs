@@ -14,10 +14,12 @@ use std::sync::Arc;
 
 use crate::append::Appender;
 use crate::exemplar::Exemplar;
+use crate::histogram::Histogram;
 use crate::labels::{Labels, METRIC_NAME};
 use crate::metadata::Metadata;
+use crate::protobuf::{Families, ProtobufError};
 use crate::store::Store;
-use crate::text::{self, Entry, Format, ParseError, Parser, RawExemplar, Statement};
+use crate::text::{self, Entries, Entry, Format, ParseError, Parser, RawExemplar, Statement};
 use crate::{Sample, stale_marker};
 use cache::Table;
 pub use cache::{Relabel, ScrapeCache, ScrapeOptions};
@@ -37,6 +39,9 @@ pub enum ScrapeError {
     /// The text has a fault.
     #[error("exposition cannot be read")]
     Parse(#[from] ParseError),
+    /// The messages have a fault.
+    #[error("protobuf exposition cannot be read")]
+    Protobuf(#[from] ProtobufError),
     /// It has more samples than its target may have.
     #[error("more than {limit} samples")]
     SampleLimit {
@@ -114,6 +119,8 @@ struct Fresh<'a> {
 /// A text that was read and is to be stored as a whole.
 struct Reading<'a> {
     lines: Vec<Line>,
+    /// By the number of their line, ascending; the value of such a line does not count.
+    histograms: Vec<(usize, &'a Arc<Histogram>)>,
     fresh: Vec<Fresh<'a>>,
     exemplars: Vec<(usize, RawExemplar<'a>)>,
     /// Samples that relabelling left.
@@ -137,11 +144,34 @@ impl Store {
         format: Format,
         ts_ms: i64,
     ) -> Result<ScrapeSummary, ScrapeError> {
-        let reading = read(cache, body, format)?;
-        if reading.statements != cache.statements {
-            cache.statements = reading.statements;
-            self.note_metadata(body, format);
-        }
+        let reading = read(cache, Parser::new(body, format))?;
+        self.note_statements(cache, &reading, || Parser::new(body, format));
+        Ok(self.append_reading(cache, &reading, ts_ms))
+    }
+
+    /// As [`Store::append_scrape`], for a body of Prometheus' protobuf format.
+    ///
+    /// # Errors
+    /// If the body has a fault or passes a limit.
+    pub fn append_protobuf(
+        &self,
+        cache: &mut ScrapeCache,
+        body: &[u8],
+        ts_ms: i64,
+    ) -> Result<ScrapeSummary, ScrapeError> {
+        let families = Families::read(body, cache.options.classic_histograms)?;
+        let reading = read(cache, families.entries())?;
+        self.note_statements(cache, &reading, || families.entries());
+        Ok(self.append_reading(cache, &reading, ts_ms))
+    }
+
+    /// Stores what was read and ends the series that it has not.
+    fn append_reading(
+        &self,
+        cache: &mut ScrapeCache,
+        reading: &Reading<'_>,
+        ts_ms: i64,
+    ) -> ScrapeSummary {
         let mut summary = ScrapeSummary {
             samples: reading.lines.len(),
             kept: reading.kept,
@@ -151,7 +181,9 @@ impl Store {
         let mut appender = self.appender();
         let places = add_fresh(&mut appender, cache, &reading.fresh, &mut summary);
         let mut order = Vec::new();
-        for line in &reading.lines {
+        let mut histograms = reading.histograms.iter().peekable();
+        for (number, line) in reading.lines.iter().enumerate() {
+            let histogram = histograms.next_if(|(of, _)| *of == number);
             let position = match line.place {
                 Place::Known(position) => Some(position),
                 Place::Fresh(index) => places[index as usize],
@@ -169,16 +201,21 @@ impl Store {
             known.timed = timestamp_ms.is_some();
             if let Some(series) = &mut known.series {
                 let timestamp_ms = timestamp_ms.unwrap_or(ts_ms);
-                let sample = Sample { timestamp_ms, value: line.value };
-                summary.rejected += usize::from(appender.push(series, sample).is_err());
+                let pushed = match histogram {
+                    Some((_, histogram)) => {
+                        appender.push_histogram(series, timestamp_ms, Arc::clone(histogram))
+                    }
+                    None => appender.push(series, Sample { timestamp_ms, value: line.value }),
+                };
+                summary.rejected += usize::from(pushed.is_err());
             }
         }
-        self.note_exemplars(cache, &reading, &places, ts_ms);
+        self.note_exemplars(cache, reading, &places, ts_ms);
         if !reading.in_place {
             summary.vanished = end_series(&mut appender, cache, ts_ms);
             cache.reorder(&order);
         }
-        Ok(summary)
+        summary
     }
 
     /// Ends all series of a target, because a scrape failed or the target is gone. Returns how many.
@@ -217,11 +254,20 @@ impl Store {
         }
     }
 
-    /// Keeps what a text says about its metrics.
-    fn note_metadata(&self, body: &str, format: Format) {
-        let mut parser = Parser::new(body, format);
+    /// Keeps what an exposition says about its metrics, if that is something new.
+    fn note_statements<'a, E: Entries<'a>>(
+        &self,
+        cache: &mut ScrapeCache,
+        reading: &Reading<'_>,
+        entries: impl FnOnce() -> E,
+    ) {
+        if reading.statements == cache.statements {
+            return;
+        }
+        cache.statements = reading.statements;
+        let mut entries = entries();
         let mut families: HashMap<&str, Metadata> = HashMap::new();
-        while let Some(entry) = parser.next_entry("") {
+        while let Some(entry) = entries.next_entry("") {
             let Ok(Entry::About(family, statement)) = entry else { continue };
             let family = families.entry(family).or_default();
             match statement {
@@ -258,14 +304,14 @@ impl Store {
     }
 }
 
-/// Reads a text without changing anything.
+/// Reads an exposition without changing anything.
 fn read<'a>(
     cache: &ScrapeCache,
-    body: &'a str,
-    format: Format,
+    mut entries: impl Entries<'a>,
 ) -> Result<Reading<'a>, ScrapeError> {
     let mut reading = Reading {
         lines: Vec::with_capacity(cache.known.len()),
+        histograms: Vec::new(),
         fresh: Vec::new(),
         exemplars: Vec::new(),
         kept: 0,
@@ -276,10 +322,18 @@ fn read<'a>(
     let mut fresh: HashMap<&str, u32> = HashMap::new();
     let mut table: Option<Table> = None;
     let mut expected = 0;
-    let mut parser = Parser::new(body, format);
-    while let Some(entry) = parser.next_entry(cache.text(expected)) {
+    while let Some(entry) = entries.next_entry(cache.text(expected)) {
         let sample = match entry? {
             Entry::Sample(sample) => sample,
+            Entry::Histogram(sample, histogram) => {
+                reading.histograms.push((reading.lines.len(), histogram));
+                sample
+            }
+            Entry::Exemplar(exemplar) => {
+                exemplar.read()?;
+                reading.exemplars.push((reading.lines.len().saturating_sub(1), exemplar));
+                continue;
+            }
             Entry::About(family, statement) => {
                 (family, statement).hash(&mut statements);
                 continue;

@@ -2,7 +2,7 @@
 //!
 //! It borrows everything from the text: a line costs no allocation, and the labels of a series are taken apart and their escapes
 //! resolved only when somebody asks ([`RawSample::labels`]). Who scrapes the same target again knows which series comes next and says
-//! so ([`Parser::next_entry`]): then the name and the labels cost one comparison instead of a scan. Rejected: a grammar library, because
+//! so ([`Entries::next_entry`]): then the name and the labels cost one comparison instead of a scan. Rejected: a grammar library, because
 //! lines are regular and the speed of this loop is what a scrape costs.
 //!
 //! As in Prometheus, faults in samples fail the text; remarks are passed over. What a target says about its metrics never costs a
@@ -10,6 +10,9 @@
 
 mod series;
 
+use std::sync::Arc;
+
+use crate::histogram::Histogram;
 use crate::metadata::MetricKind;
 pub use series::{LABELS_MAX, RawLabel};
 
@@ -80,6 +83,10 @@ pub type ReadExemplar<'a> = (Vec<RawLabel<'a>>, f64, Option<i64>);
 pub enum Entry<'a> {
     /// A value.
     Sample(RawSample<'a>),
+    /// A native histogram in place of a value; only in protobuf.
+    Histogram(RawSample<'a>, &'a Arc<Histogram>),
+    /// An exemplar of the sample or histogram before; only in protobuf, where there may be several.
+    Exemplar(RawExemplar<'a>),
     /// Something about the metric family of this name.
     About(&'a str, Statement<'a>),
 }
@@ -95,6 +102,13 @@ pub enum Statement<'a> {
     Unit(&'a str),
 }
 
+/// Something that gives out entries, whatever the format.
+pub trait Entries<'a> {
+    /// The next entry. `expected` is the series it is likely about, as [`RawSample::series`] gave it before; empty if nothing is known.
+    /// After an error it goes on with the next one.
+    fn next_entry(&mut self, expected: &str) -> Option<Result<Entry<'a>, ParseError>>;
+}
+
 /// Reads the samples of `text`, in order. After an error the iterator goes on with the next line.
 pub fn parse(
     text: &str,
@@ -105,7 +119,7 @@ pub fn parse(
         loop {
             match parser.next_entry("")? {
                 Ok(Entry::Sample(sample)) => return Some(Ok(sample)),
-                Ok(Entry::About(..)) => {}
+                Ok(Entry::About(..) | Entry::Histogram(..) | Entry::Exemplar(_)) => {}
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -128,10 +142,10 @@ impl<'a> Parser<'a> {
     pub fn new(text: &'a str, format: Format) -> Self {
         Self { text, at: 0, line: 0, format, ended: false }
     }
+}
 
-    /// The next line that says something. `expected` is the series the line is likely about, as [`RawSample::series`] gave it before;
-    /// empty if nothing is known. After an error it goes on with the line after.
-    pub fn next_entry(&mut self, expected: &str) -> Option<Result<Entry<'a>, ParseError>> {
+impl<'a> Entries<'a> for Parser<'a> {
+    fn next_entry(&mut self, expected: &str) -> Option<Result<Entry<'a>, ParseError>> {
         loop {
             let rest = &self.text[self.at..];
             if let Some(sample) = self.quick(rest, expected) {
@@ -167,7 +181,9 @@ impl<'a> Parser<'a> {
             }
         }
     }
+}
 
+impl<'a> Parser<'a> {
     fn fault(&self, message: String) -> ParseError {
         ParseError { line: self.line, message }
     }
@@ -296,6 +312,11 @@ impl<'a> RawSample<'a> {
 }
 
 impl<'a> RawExemplar<'a> {
+    /// An exemplar whose text was put together from another format.
+    pub(crate) fn new(text: &'a str, line: usize) -> Self {
+        Self { text, line }
+    }
+
     /// Its labels, its value and its timestamp in milliseconds, if it has one.
     ///
     /// # Errors

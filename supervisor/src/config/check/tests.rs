@@ -275,6 +275,23 @@ fn several_redis_have_names_and_servers_of_their_own() {
 }
 
 #[test]
+fn scraping_is_switched_off_only_where_something_else_has_the_series() {
+    let state = "state_dir = \"state\"";
+    let with = |text: &str| read(&[(state, &format!("{state}\n{text}"))]);
+    let off = "[scrape]\nenabled = false\n";
+    let text = with(off).unwrap_err();
+    let expected = "holdfast.toml:6: scrape.enabled: expected true, or metrics.backend";
+    assert!(text.starts_with(expected), "{text}");
+    let remote =
+        "[metrics]\nbackend = \"prometheus\"\n[metrics.prometheus]\nurl = \"http://127.0.0.1:9\"\n";
+    let config = with(&format!("{off}{remote}")).unwrap();
+    assert!(!config.scrape.enabled && config.metrics.remote.is_some());
+    let job = "[[scrape.job]]\nname = \"a\"\ntargets = [\"a:1\"]\n";
+    let text = with(&format!("{off}{job}{remote}")).unwrap_err();
+    assert!(text.contains("scrape.job: expected no jobs"), "{text}");
+}
+
+#[test]
 fn secrets_do_not_print_themselves() {
     assert!(!format!("{:?}", read(&[]).unwrap()).contains("s3cret"));
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use holdfast_series::protobuf;
 use holdfast_series::text::Format;
 use holdfast_settings::Secret;
 use holdfast_telemetry::errors::Chain;
@@ -15,6 +16,9 @@ use super::target::{Plan, Source};
 /// What is asked for: `OpenMetrics` first, because it brings exemplars.
 const ACCEPTED: &str =
     "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+/// Goes before, with the lower rank of the others after it, for those who want native histograms.
+const ACCEPTED_NATIVE: &str = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,\
+     application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
 const TIMEOUT_HEADER: &str = "X-Prometheus-Scrape-Timeout-Seconds";
 
 /// How to log in at a target.
@@ -71,16 +75,39 @@ impl Resolve for Fixed {
     }
 }
 
-/// The exposition and its dialect.
-pub(super) async fn fetch(source: &Source, plan: &Plan) -> Result<(String, Format), String> {
+/// An exposition as it came.
+#[derive(Debug)]
+pub(super) enum Exposition {
+    /// Text, and its dialect.
+    Text(String, Format),
+    /// Messages.
+    Protobuf(Vec<u8>),
+}
+
+impl Exposition {
+    /// Takes it for what its content type says; without one for text.
+    fn new(content_type: Option<&str>, body: Vec<u8>) -> Result<Self, String> {
+        let content_type = content_type.unwrap_or_default();
+        if protobuf::is_protobuf(content_type)? {
+            return Ok(Self::Protobuf(body));
+        }
+        let text = String::from_utf8(body).map_err(|_| "not UTF-8".to_owned())?;
+        Ok(Self::Text(text, Format::of_content_type(content_type)))
+    }
+}
+
+/// Fetches the exposition.
+pub(super) async fn fetch(source: &Source, plan: &Plan) -> Result<Exposition, String> {
     let (url, client, login) = match source {
-        Source::Read(read) => return read().map(|body| (body, Format::Prometheus)),
+        Source::Read(read) => {
+            return read().map(|body| Exposition::Text(body, Format::Prometheus));
+        }
         Source::Http { url, client, login } => (url, client, login),
     };
     let fetch = async {
         let mut request = client
             .get(url)
-            .header(ACCEPT, ACCEPTED)
+            .header(ACCEPT, if plan.native_histograms { ACCEPTED_NATIVE } else { ACCEPTED })
             .header(TIMEOUT_HEADER, plan.timeout.as_secs_f64().to_string());
         request = match login {
             Login::None => request,
@@ -93,7 +120,7 @@ pub(super) async fn fetch(source: &Source, plan: &Plan) -> Result<(String, Forma
         }
         let content_type =
             response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let format = content_type.map_or(Format::Prometheus, Format::of_content_type);
+        let content_type = content_type.map(str::to_owned);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(describe)? {
             if body.len() + chunk.len() > plan.body_bytes_max {
@@ -101,8 +128,7 @@ pub(super) async fn fetch(source: &Source, plan: &Plan) -> Result<(String, Forma
             }
             body.extend_from_slice(&chunk);
         }
-        let body = String::from_utf8(body).map_err(|_| "not UTF-8".to_owned())?;
-        Ok((body, format))
+        Exposition::new(content_type.as_deref(), body)
     };
     tokio::time::timeout(plan.timeout, fetch)
         .await

@@ -1,9 +1,10 @@
 //! Starts and stops the scrapers as settings and files ask.
 //!
 //! Level-triggered: at every tick and reload the targets that should be are compared with those that run. A file with a fault keeps the
-//! targets it listed last; settings with a fault keep the jobs as they are.
+//! targets it listed last, and so does a name that DNS does not answer for; settings with a fault keep the jobs as they are.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,11 +14,13 @@ use holdfast_series::{Labels, ScrapeOptions, Store};
 use holdfast_telemetry::errors::Chain;
 use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::discover::{self, Found, Group};
+use super::dns::{self, DnsError};
 use super::{Facts, Plan, ScrapeMetrics, Scraper, Source, Target, Targets, fetch};
-use crate::config::{Config, ScrapeJob};
+use crate::config::{Config, DnsLookup, ScrapeJob};
 use crate::observe::relabel;
 
 /// Files with targets are read again this often; they are small.
@@ -42,6 +45,16 @@ pub struct Parts {
     pub targets: Targets,
 }
 
+/// The names of a lookup.
+#[derive(Debug, Default)]
+struct Names {
+    groups: Vec<Group>,
+    /// When they are asked for again; never while that is being done.
+    due: Option<Instant>,
+    /// The fault that was logged.
+    fault: Option<String>,
+}
+
 /// Runs all scrapers.
 pub struct Manager {
     parts: Parts,
@@ -54,6 +67,9 @@ pub struct Manager {
     files: HashMap<PathBuf, Vec<Group>>,
     /// Faults of files that were logged.
     faults: HashMap<PathBuf, String>,
+    /// What DNS said when it last answered.
+    names: HashMap<DnsLookup, Names>,
+    lookups: JoinSet<(DnsLookup, Result<Vec<Group>, DnsError>)>,
     running: HashMap<(u64, Labels), CancellationToken>,
     scrapers: JoinSet<()>,
 }
@@ -75,6 +91,8 @@ impl Manager {
             jobs,
             files: HashMap::new(),
             faults: HashMap::new(),
+            names: HashMap::new(),
+            lookups: JoinSet::new(),
             running: HashMap::new(),
             scrapers: JoinSet::new(),
         }
@@ -92,6 +110,13 @@ impl Manager {
                 () = shutdown.cancelled() => break,
                 _ = tick.tick() => {}
                 _ = self.hangups.recv() => self.reload().await,
+                Some(answer) = self.lookups.join_next() => match answer {
+                    Ok((lookup, answer)) => self.take_names(&lookup, answer),
+                    Err(error) => {
+                        tracing::error!(%error, "a look-up of targets panicked");
+                        return;
+                    }
+                },
                 Some(ended) = self.scrapers.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "a scraper panicked");
@@ -101,6 +126,7 @@ impl Manager {
                 }
             }
             self.files = self.read_files().await;
+            self.ask_for_names();
             self.settle(&shutdown);
         }
         while self.scrapers.join_next().await.is_some() {}
@@ -146,6 +172,42 @@ impl Manager {
             }
         }
         files
+    }
+
+    /// Asks DNS for what is due.
+    fn ask_for_names(&mut self) {
+        let now = Instant::now();
+        let wanted: HashSet<&DnsLookup> = self.jobs.iter().flat_map(|job| &job.dns).collect();
+        self.names.retain(|lookup, _| wanted.contains(lookup));
+        for lookup in wanted {
+            let known = self.names.entry(lookup.clone());
+            let is_new = matches!(known, Entry::Vacant(_));
+            let known = known.or_default();
+            if is_new || known.due.is_some_and(|due| due <= now) {
+                known.due = None;
+                let lookup = lookup.clone();
+                self.lookups.spawn(async move {
+                    let answer = dns::look_up(&lookup).await;
+                    (lookup, answer)
+                });
+            }
+        }
+    }
+
+    fn take_names(&mut self, lookup: &DnsLookup, answer: Result<Vec<Group>, DnsError>) {
+        // A reload may have taken the names away meanwhile.
+        let Some(known) = self.names.get_mut(lookup) else { return };
+        known.due = Some(Instant::now() + lookup.refresh);
+        match answer {
+            Ok(groups) => (known.groups, known.fault) = (groups, None),
+            Err(error) => {
+                let (names, error) = (lookup.names.join(" "), Chain(&error).to_string());
+                if known.fault.as_ref() != Some(&error) {
+                    tracing::warn!(names, error, "targets stay as DNS listed them last");
+                }
+                known.fault = Some(error);
+            }
+        }
     }
 
     /// Starts what should run and does not, and the other way round.
@@ -198,7 +260,9 @@ impl Manager {
             .collect();
         paths.sort_unstable();
         paths.dedup();
-        paths.into_iter().flat_map(|path| self.files[path].clone()).collect()
+        let listed = paths.into_iter().flat_map(|path| self.files[path].clone());
+        let named = job.dns.iter().filter_map(|lookup| self.names.get(lookup));
+        listed.chain(named.flat_map(|known| known.groups.clone())).collect()
     }
 
     fn start(&mut self, target: Target, gone: CancellationToken, shutdown: &CancellationToken) {
@@ -229,6 +293,7 @@ fn target(
         honor_timestamps: job.honor_timestamps,
         sample_limit: job.sample_limit,
         label_limit: job.label_limit,
+        classic_histograms: job.classic_histograms,
         relabel: (!job.metric_relabel.is_empty()).then_some(relabel),
     };
     Ok(Target {
@@ -240,6 +305,7 @@ fn target(
             interval: job.interval,
             timeout: job.timeout,
             body_bytes_max: job.body_bytes_max,
+            native_histograms: job.native_histograms,
             options: Arc::new(options),
         },
         node: None,

@@ -12,6 +12,7 @@
 //! a query per figure.
 
 mod discover;
+mod dns;
 mod facts;
 mod fetch;
 mod manager;

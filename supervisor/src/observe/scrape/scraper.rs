@@ -8,7 +8,7 @@ use holdfast_telemetry::errors::Chain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::fetch::fetch;
+use super::fetch::{Exposition, fetch};
 use super::schedule::Schedule;
 use super::{Facts, NodeFacts, ScrapeMetrics, Target, TargetState, Targets};
 
@@ -78,8 +78,15 @@ impl Scraper {
         let begun = Instant::now();
         let fetched = fetch(&self.target.source, &self.target.plan).await;
         let duration = begun.elapsed();
-        let outcome = fetched.and_then(|(body, format)| {
-            let appended = self.store.append_scrape(&mut memory.cache, &body, format, ts_ms);
+        let outcome = fetched.and_then(|body| {
+            let appended = match &body {
+                Exposition::Text(text, format) => {
+                    self.store.append_scrape(&mut memory.cache, text, *format, ts_ms)
+                }
+                Exposition::Protobuf(body) => {
+                    self.store.append_protobuf(&mut memory.cache, body, ts_ms)
+                }
+            };
             let summary = appended.map_err(|error| Chain(&error).to_string())?;
             self.metrics.rejected.inc_by(summary.rejected as u64);
             Ok((body, summary))
@@ -121,14 +128,16 @@ impl Scraper {
 
     fn publish(
         &self,
-        outcome: &Result<(String, ScrapeSummary), String>,
+        outcome: &Result<(Exposition, ScrapeSummary), String>,
         seconds: f64,
         ts_ms: i64,
         cpu: &mut Option<(i64, f64)>,
     ) {
         let Some(node) = &self.target.node else { return };
         let facts = match outcome {
-            Ok((body, _)) => NodeFacts::read(body, seconds, ts_ms, cpu),
+            Ok((Exposition::Text(body, _), _)) => NodeFacts::read(body, seconds, ts_ms, cpu),
+            // Nodes are asked for text, so this is somebody else's answer.
+            Ok((Exposition::Protobuf(_), _)) => NodeFacts::read("", seconds, ts_ms, cpu),
             Err(error) => {
                 *cpu = None;
                 NodeFacts::failed(error, seconds)

@@ -46,6 +46,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// A larger exposition is refused.
     pub body_bytes_max: usize,
+    /// Asked for in protobuf, which has native histograms.
+    pub native_histograms: bool,
     /// How its samples are taken.
     pub options: Arc<ScrapeOptions>,
 }

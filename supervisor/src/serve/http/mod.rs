@@ -1,7 +1,7 @@
 //! What the supervisor answers over HTTP, all on one listener.
 //!
-//! - `/`, `/incidents/{id}`, `/events/{id}`, `/runbooks/{name}`: pages for people (`page`); server-rendered, no script, so that they work in any
-//!   browser on the worst day
+//! - `/`, `/incidents/{id}`, `/events/{id}`, `/runbooks/{name}`, `/targets`, `/cardinality`: pages for people (`page`); server-rendered,
+//!   no script, so that they work in any browser on the worst day
 //! - `/operator/v1/…`: the operator API for the command line and other programs (`operator`)
 //! - `/api/v1/…`: Prometheus' query API for Grafana (`prometheus`)
 //! - `/metrics`, `/health/live`, `/health/ready`: as every program
@@ -115,6 +115,7 @@ struct Shared {
     queries: Arc<Semaphore>,
     /// For what the leader is to do; `None` if there is no TLS provider.
     forward: Option<reqwest::Client>,
+    figures: prometheus::QueryFigures,
 }
 
 type Handle = Arc<Shared>;
@@ -122,8 +123,10 @@ type Handle = Arc<Shared>;
 /// All routes. Serve it with `into_make_service_with_connect_info::<SocketAddr>()` to have the journal name who gave a command.
 pub fn router(api: ApiState) -> Router {
     let telemetry = holdfast_telemetry::http::router(api.registry.clone(), api.readiness.clone());
+    let figures = prometheus::QueryFigures::register(&api.registry, api.metrics.slow_query);
     let shared = Arc::new(Shared {
         api,
+        figures,
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
         forward: forward::client()

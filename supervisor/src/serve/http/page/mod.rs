@@ -1,10 +1,11 @@
-//! Pages for people: the cluster at a glance, an incident from beginning to end, an event, a runbook.
+//! Pages for people: the cluster at a glance, an incident from beginning to end, an event, a runbook, what is scraped.
 //!
 //! Rendered here, without a script: the page must be readable from a phone at night, by a text browser over SSH, and when half of the
 //! network is gone. Values are put into words in [`view`] (pure, tested); templates only lay out. The content security policy allows our
 //! own style sheet and nothing else, so that even an escaping mistake could not run anything.
 
 mod format;
+mod metrics;
 mod view;
 
 use std::sync::LazyLock;
@@ -48,6 +49,8 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
         ("incident.html", include_str!("templates/incident.html")),
         ("runbook.html", include_str!("templates/runbook.html")),
         ("notice.html", include_str!("templates/notice.html")),
+        ("targets.html", include_str!("templates/targets.html")),
+        ("cardinality.html", include_str!("templates/cardinality.html")),
     ];
     for (name, source) in templates {
         environment.add_template(name, source).expect("the tests load every template");
@@ -60,6 +63,8 @@ pub(super) fn routes() -> Router<Handle> {
         .route("/", get(status))
         .route("/events/{id}", get(event))
         .route("/incidents/{id}", get(incident))
+        .route("/targets", get(metrics::all_targets))
+        .route("/cardinality", get(metrics::largest))
         .route("/runbooks", get(all_runbooks))
         .route("/runbooks/{name}", get(runbook))
         .route("/assets/style.css", get(style))

@@ -1,36 +1,32 @@
 //! What series there are, what they are called, and what is said about them.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
-use holdfast_promql::{Expression, format_number};
-use holdfast_series::{Labels, Matcher, is_label_name, is_stale};
+use axum::response::Response;
+use holdfast_promql::Expression;
+use holdfast_series::{Labels, Matcher, is_label_name};
 use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, data, listed};
 use super::input::Input;
-use super::now_ms;
 use crate::serve::http::Handle;
 
 /// Series or values listed at most, so that a listing stays a few megabytes.
 const LIST_MAX: usize = 10_000;
 
-/// How old the sample of a series may be for it to be in a federation, as for any instant.
-const LOOKBACK_MS: i64 = 5 * 60 * 1000;
+/// The matchers of a selector, given as the parameter `name`.
+pub(super) fn selector(name: &str, text: &str) -> Result<Vec<Matcher>, ApiError> {
+    let fail = |text: String| ApiError::parameter(name, text);
+    let expression = Expression::parse(text).map_err(|error| fail(error.to_string()))?;
+    let matchers = expression.as_matchers();
+    matchers.map(<[Matcher]>::to_vec).ok_or_else(|| fail("expected a selector".to_owned()))
+}
 
 /// The matchers of each `match[]`.
-fn selectors(input: &Input) -> Result<Vec<Vec<Matcher>>, ApiError> {
-    let parse = |text: &str| {
-        let fail = |text: String| ApiError::parameter("match[]", text);
-        let expression = Expression::parse(text).map_err(|error| fail(error.to_string()))?;
-        let matchers = expression.as_matchers();
-        matchers.map(<[Matcher]>::to_vec).ok_or_else(|| fail("expected a selector".to_owned()))
-    };
-    input.all("match[]").map(parse).collect()
+pub(super) fn selectors(input: &Input) -> Result<Vec<Vec<Matcher>>, ApiError> {
+    input.all("match[]").map(|text| selector("match[]", text)).collect()
 }
 
 /// `start` and `end`; without them all the time there is.
@@ -117,47 +113,4 @@ pub(super) async fn metadata(
         })
         .collect();
     Ok(data(&Value::Object(map)))
-}
-
-/// The newest sample of what each `match[]` selects, in the text format, for another Prometheus to scrape.
-pub(super) async fn federate(
-    State(shared): State<Handle>,
-    input: Input,
-) -> Result<Response, ApiError> {
-    let selectors = selectors(&input)?;
-    let end = now_ms();
-    let mut found: Vec<(Labels, holdfast_series::Sample)> = selectors
-        .iter()
-        .flat_map(|matchers| shared.api.store.select_latest(matchers, end - LOOKBACK_MS, end))
-        .filter_map(|series| {
-            let sample = *series.samples.last()?;
-            (!is_stale(sample.value)).then(|| (series.labels.clone(), sample))
-        })
-        .collect();
-    found.sort_by(|(a, _), (b, _)| (a.metric_name(), a).cmp(&(b.metric_name(), b)));
-    found.dedup_by(|(a, _), (b, _)| a == b);
-    let mut out = String::new();
-    let mut last = String::new();
-    for (labels, sample) in &found {
-        let name = labels.metric_name();
-        if name != last {
-            let kind = shared.api.store.metadata_of(name).first().map(|entry| entry.kind.name());
-            let kind =
-                kind.filter(|kind| matches!(*kind, "counter" | "gauge")).unwrap_or("untyped");
-            writeln!(out, "# TYPE {name} {kind}").expect("writing to a string cannot fail");
-            name.clone_into(&mut last);
-        }
-        let pairs: Vec<String> =
-            labels.iter().filter(|(name, _)| *name != "__name__").map(pair).collect();
-        let (value, time) = (format_number(sample.value), sample.timestamp_ms);
-        writeln!(out, "{name}{{{}}} {value} {time}", pairs.join(","))
-            .expect("writing to a string cannot fail");
-    }
-    let kind = "text/plain; version=0.0.4; charset=utf-8; escaping=values";
-    Ok(([(header::CONTENT_TYPE, kind)], out).into_response())
-}
-
-fn pair((name, value): (&str, &str)) -> String {
-    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    format!("{name}=\"{value}\"")
 }

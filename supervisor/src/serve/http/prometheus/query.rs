@@ -25,7 +25,8 @@ pub(super) async fn instant(
 ) -> Result<Response, ApiError> {
     let expression = expression(&input)?;
     let at = input.time("time")?.unwrap_or_else(now_ms);
-    evaluate(&shared, &input, move |store, options| {
+    let text = expression.text().to_owned();
+    evaluate(&shared, &input, &text, move |store, options| {
         holdfast_promql::instant(store, &expression, at, options)
     })
     .await
@@ -42,7 +43,8 @@ pub(super) async fn range(
     if end < start {
         return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
     }
-    evaluate(&shared, &input, move |store, options| {
+    let text = expression.text().to_owned();
+    evaluate(&shared, &input, &text, move |store, options| {
         holdfast_promql::range(store, &expression, start, end, step, options)
     })
     .await
@@ -50,6 +52,11 @@ pub(super) async fn range(
 
 pub(super) async fn format(input: Input) -> Result<Response, ApiError> {
     Ok(data(&json!(expression(&input)?.pretty())))
+}
+
+/// The syntax tree, in the form that Prometheus' own pages use.
+pub(super) async fn parse(input: Input) -> Result<Response, ApiError> {
+    Ok(text(&expression(&input)?.tree(), &[], &[]))
 }
 
 /// The exemplars of the series that an expression selects.
@@ -95,6 +102,7 @@ pub(super) fn expression(input: &Input) -> Result<Expression, ApiError> {
 async fn evaluate(
     shared: &Handle,
     input: &Input,
+    query: &str,
     run: impl FnOnce(&Store, &Options<'_>) -> Result<Answer, EvalError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let begun = Instant::now();
@@ -122,7 +130,14 @@ async fn evaluate(
         drop(permit);
         result
     });
-    let (mut value, warnings, infos) = match task.await {
+    let result = task.await;
+    let outcome = match &result {
+        Ok(Ok(_)) => "ok",
+        Ok(Err(error)) => error.api_type(),
+        Err(_) => "internal",
+    };
+    shared.figures.count(query, outcome, begun.elapsed(), waited);
+    let (mut value, warnings, infos) = match result {
         Ok(result) => result?,
         Err(_) => return Err(ApiError::new("internal", "the query engine failed")),
     };

@@ -1,26 +1,18 @@
-//! What rules, alerts and targets there are, and what this server is.
-
-use std::collections::HashMap;
+//! What rules and alerts there are, and what this server is.
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use holdfast_promql::format_number;
-use holdfast_series::{Matcher, is_stale};
-use holdfast_settings::duration;
+use holdfast_telemetry::Registry;
 use serde_json::{Value, json};
 
 use super::error::{ApiError, data};
 use super::input::Input;
-use super::list::label_map;
-use super::now_ms;
 use super::query::TIMEOUT_MAX;
 use crate::cluster::{AlertState, AlertStatus};
 use crate::serve::http::{Handle, QUERIES_MAX};
-
-/// How old the last `up` of a target may be for it to be listed.
-const TARGET_AGE_MS: i64 = 5 * 60 * 1000;
 
 /// The version of Prometheus whose answers these are; Grafana picks its features by it.
 const PROMETHEUS_VERSION: &str = "3.0.0";
@@ -92,63 +84,6 @@ pub(super) async fn alertmanagers() -> Response {
     data(&json!({ "activeAlertmanagers": [], "droppedAlertmanagers": [] }))
 }
 
-/// Scrape targets by their newest `up`, with what the scrapers say about them.
-pub(super) async fn targets(
-    State(shared): State<Handle>,
-    input: Input,
-) -> Result<Response, ApiError> {
-    let (store, now) = (&shared.api.store, now_ms());
-    let newest = |metric: &str| {
-        store.select_latest(&[Matcher::equal("__name__", metric)], now - TARGET_AGE_MS, now)
-    };
-    let seconds = newest("scrape_duration_seconds");
-    let seconds: HashMap<_, _> = seconds
-        .iter()
-        .filter_map(|series| Some((series.labels.without_name(), series.samples.last()?.value)))
-        .collect();
-    let known = shared.api.sources.targets.active();
-    let known: HashMap<_, _> = known.iter().map(|health| (&health.labels, health)).collect();
-    let target = |series: &holdfast_series::SeriesData| {
-        let sample = series.samples.last().filter(|sample| !is_stale(sample.value))?;
-        let labels = series.labels.without_name();
-        if input.get("scrapePool").is_some_and(|pool| labels.value("job") != pool) {
-            return None;
-        }
-        let last = DateTime::from_timestamp_millis(sample.timestamp_ms);
-        let health = known.get(&labels);
-        let url = health.filter(|health| !health.url.is_empty()).map_or_else(
-            || format!("http://{}/metrics", labels.value("instance")),
-            |health| health.url.clone(),
-        );
-        Some(json!({
-            "discoveredLabels": health.map(|health| label_map(&health.discovered)).unwrap_or_default(),
-            "labels": label_map(&labels),
-            "scrapePool": labels.value("job"),
-            "scrapeUrl": url,
-            "globalUrl": url,
-            "lastError": health.and_then(|health| health.error.as_deref()).unwrap_or_default(),
-            "scrapeInterval": health.map(|health| duration::format(health.interval)),
-            "scrapeTimeout": health.map(|health| duration::format(health.timeout)),
-            "health": if sample.value > 0.0 { "up" } else { "down" },
-            "lastScrape": last,
-            "lastScrapeDuration": seconds.get(&labels),
-        }))
-    };
-    let dropped: Vec<_> = if input.get("state") == Some("active") {
-        Vec::new()
-    } else {
-        let all = shared.api.sources.targets.dropped().into_iter();
-        all.map(|target| json!({ "discoveredLabels": label_map(&target.discovered) })).collect()
-    };
-    let active: Vec<_> = match input.get("state") {
-        Some("dropped") => Vec::new(),
-        _ => newest("up").iter().filter_map(target).collect(),
-    };
-    Ok(data(
-        &json!({ "activeTargets": active, "droppedTargets": dropped, "droppedTargetCounts": {} }),
-    ))
-}
-
 pub(super) async fn build_info() -> Response {
     data(&json!({
         "version": PROMETHEUS_VERSION,
@@ -179,21 +114,36 @@ pub(super) async fn flags(State(shared): State<Handle>) -> Response {
 pub(super) async fn runtime_info(State(shared): State<Handle>) -> Response {
     let metrics = &shared.api.metrics;
     let folder = std::env::current_dir().unwrap_or_default();
+    let figure = |name: &str| own_figure(&shared.api.registry, name);
+    #[expect(clippy::cast_possible_truncation, reason = "seconds since the epoch")]
+    let reloaded_at = figure("supervisor_config_last_reload_timestamp_seconds")
+        .and_then(|seconds| DateTime::from_timestamp(seconds as i64, 0));
+    // Tasks and worker threads are what comes closest to what Go calls these.
+    let tasks = tokio::runtime::Handle::current().metrics();
     data(&json!({
         "startTime": metrics.started_at,
         "CWD": folder,
         "hostname": shared.api.name,
         "serverTime": Utc::now(),
-        "reloadConfigSuccess": true,
-        "lastConfigTime": metrics.started_at,
-        "corruptionCount": 0,
-        "goroutineCount": 0,
-        "GOMAXPROCS": std::thread::available_parallelism().map_or(1, usize::from),
-        "GOMEMLIMIT": 0,
+        "reloadConfigSuccess": figure("supervisor_config_last_reload_successful") == Some(1.0),
+        "lastConfigTime": reloaded_at.unwrap_or(metrics.started_at),
+        "corruptionCount": figure("supervisor_store_damaged_total").unwrap_or_default(),
+        "goroutineCount": tasks.num_alive_tasks(),
+        "GOMAXPROCS": tasks.num_workers(),
+        // Settings of Go's runtime, which is not here; clients expect the keys.
         "GOGC": "",
         "GODEBUG": "",
+        "timeSeriesCount": shared.api.store.series_count(),
         "storageRetention": metrics.retention,
     }))
+}
+
+/// The value of one of our own metrics that has no labels.
+fn own_figure(registry: &Registry, name: &str) -> Option<f64> {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name)?;
+    let metric = family.get_metric().first()?;
+    Some(metric.get_gauge().get_value() + metric.get_counter().get_value())
 }
 
 /// The log is read before the address answers.

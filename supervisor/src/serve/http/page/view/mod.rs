@@ -1,8 +1,10 @@
 //! What the pages say, as text ready to be laid out. Every `mark` is `ok`, `warn`, `bad` or `none` and comes with words: colour alone
 //! says nothing to those who cannot see it.
 
+pub(super) mod cardinality;
 mod failover;
 mod parts;
+pub(super) mod targets;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;

@@ -1,15 +1,33 @@
 //! Remote write, both ways, a remote Prometheus in place of the store, and scrape jobs: with a real Prometheus at the other end.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod dns;
+mod native_histograms;
+mod pool;
+mod shapes;
+#[path = "../support/mod.rs"]
 mod support;
+mod target;
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
+use pool::Pool;
 use support::prometheus::Prometheus;
 use support::supervisor::{Supervisor, TOKEN};
 use support::until;
+use target::Target;
+
+/// What the command line prints.
+fn holdfast(base: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    let output = command.args(["--server", base]).args(arguments).output().unwrap();
+    let failed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {failed}");
+    String::from_utf8(output.stdout).unwrap()
+}
 
 /// The value of the first series that a query finds.
 async fn value(base: &str, query: &str) -> Option<Value> {
@@ -126,6 +144,100 @@ async fn a_remote_prometheus_stands_in_for_the_store() {
     .await;
 }
 
+/// Exemplars of a target are in the Prometheus that we send to.
+#[tokio::test(flavor = "multi_thread")]
+async fn exemplars_go_with_the_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "# TYPE requests counter\nrequests_total 7 # {trace_id=\"abc\"} 0.5\n# EOF\n";
+    let kind = "application/openmetrics-text; version=1.0.0";
+    let target = Target::start(kind, text.into()).await;
+    let storage = "--enable-feature=exemplar-storage".to_owned();
+    let remote = Prometheus::start_with("global: {}\n", &[storage]);
+    let settings = format!(
+        "[[scrape.job]]\nname = \"a\"\ntargets = [\"{}\"]\n\
+         [[metrics.remote_write]]\nurl = \"{}/api/v1/write\"\n",
+        target.address,
+        remote.base()
+    );
+    let supervisor = Supervisor::start(folder.path(), &settings).await;
+    let found = async |base: &str| -> Value {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = client.get(format!("{base}/api/v1/query_exemplars"));
+        let request = request.query(&[("query", "requests_total"), ("start", "0")]);
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        answer["data"][0]["exemplars"][0]["labels"].clone()
+    };
+    let expected = json!({ "trace_id": "abc" });
+    for base in [supervisor.base.clone(), remote.base()] {
+        until("the exemplar is there", async || found(&base).await == expected).await;
+    }
+}
+
+/// A Prometheus evaluates on samples that it reads from us.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prometheus_reads_our_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = "[metrics]\nexternal_labels = { cluster = \"eu\" }\n";
+    let supervisor = Supervisor::start(folder.path(), settings).await;
+    supervisor.import("load{a=\"1\"} 7\nload{a=\"2\"} 5\nother 1\n").await;
+    let config =
+        format!("remote_read: [{{url: '{}/api/v1/read', read_recent: true}}]\n", supervisor.base);
+    let reader = Prometheus::start(&config);
+    let base = reader.base();
+    until("it finds them", async || value(&base, "sum(load)").await == Some(json!("12"))).await;
+    let one = "load{cluster=\"eu\", a=~\"1|3\", a!=\"2\"}";
+    assert_eq!(value(&base, one).await, Some(json!("7")), "under our labels outside");
+    assert_eq!(value(&base, "load{cluster!~\"e.*\"}").await, None);
+}
+
+/// Nothing is scraped by us: a Prometheus does, and rules, circuits and the status go by what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_works_on_a_remote_where_scraping_is_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "chatnode_connections 12\nprocess_resident_memory_bytes 5e7\nslow 1\n";
+    let node = Target::start("text/plain; version=0.0.4", text.into()).await;
+    let config = format!(
+        "global: {{scrape_interval: 1s}}\n\
+         scrape_configs: [{{job_name: chatnode, static_configs: [\
+         {{targets: ['{}'], labels: {{server: chatnode-1}}}}]}}]\n",
+        node.address
+    );
+    let remote = Prometheus::start(&config);
+    let rules = "groups: [{name: g, interval: 1s, rules: [\
+                 {alert: Slow, expr: 'slow == 1', labels: {action: drain}},\
+                 {alert: Gone, expr: 'up{job=\"chatnode\"} == 0'}]}]";
+    std::fs::write(folder.path().join("rules.yml"), rules).unwrap();
+    let pool = Pool::start().await;
+    let settings = format!(
+        "[rules]\nfiles = [\"rules.yml\"]\n[scrape]\nenabled = false\n\
+         [[node]]\nname = \"chatnode-1\"\nmetrics = \"{}\"\n\
+         [balancer]\nadmin = \"{}\"\ntoken_file = \"token\"\npool = \"chat\"\n\
+         [metrics]\nbackend = \"prometheus\"\n[metrics.prometheus]\nurl = \"{}\"\n",
+        node.address,
+        pool.address,
+        remote.base()
+    );
+    let supervisor = Supervisor::start(folder.path(), &settings).await;
+    let shown = async |pointer: &str| {
+        let text = supervisor.get("/operator/v1/status").await;
+        let status: Value = serde_json::from_str(&text).unwrap();
+        status.pointer(&format!("/servers/nodes/0/{pointer}")).cloned().unwrap_or_default()
+    };
+    until("the node is known", async || shown("up").await == json!(true)).await;
+    until("its figures are known", async || shown("connections").await == json!(12.0)).await;
+    until("its circuit opens", async || shown("circuit").await == json!("open")).await;
+    until("it is drained", async || pool.state() == "drain").await;
+    let page = supervisor.get("/").await;
+    assert!(page.contains("47.7 MiB"), "the page shows its memory: {page}");
+    node.stop();
+    let firing = async || supervisor.get("/api/v1/alerts").await.contains("Gone");
+    until("its end is an alert", firing).await;
+    until("its end is shown", async || shown("up").await == json!(false)).await;
+    let visitors = node.visitors.lock().unwrap().clone();
+    let others: Vec<_> = visitors.iter().filter(|who| !who.starts_with("Prometheus/")).collect();
+    assert!(!visitors.is_empty() && others.is_empty(), "{others:?} asked too");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_scrape_what_settings_and_files_list() {
     let folder = tempfile::tempdir().unwrap();
@@ -178,4 +290,10 @@ async fn jobs_scrape_what_settings_and_files_list() {
     assert_eq!(fixed["scrapeUrl"], format!("http://{address}/metrics"));
     assert_eq!(fixed["discoveredLabels"]["__address__"], address);
     assert!(!fixed["lastError"].as_str().unwrap().is_empty(), "{fixed}");
+    let page = supervisor.get("/targets").await;
+    assert!(page.contains("targets down</h1>") && page.contains(&address), "{page}");
+    let said = holdfast(base, &["targets", "--down"]);
+    assert!(said.contains("fixed") && said.contains(&address) && said.contains("down"), "{said}");
+    let said = holdfast(base, &["cardinality", "--limit", "3"]);
+    assert!(said.contains("series of") && said.contains("memory of values"), "{said}");
 }
