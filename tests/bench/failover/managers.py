@@ -58,7 +58,7 @@ class Holdfast:
         self._hosts, self._local = hosts, local
 
     def start(self, world):
-        self._token = _secret(world.folder / "token")
+        self._token, self._secret = _secret(world.folder / "token"), _secret(world.folder / "secret")
         for host in self._hosts:
             path = world.folder / f"holdfast-{host}.toml"
             path.write_text(self._settings(world, host))
@@ -95,8 +95,7 @@ class Holdfast:
             f'hang_after = "{self._hang_after_ms}ms"\n'
         )
         if len(self._hosts) > 1:
-            secret = _secret(world.folder / "secret")
-            text = f'[group]\nlisten = "{address(host)}:{GROUP_PORT}"\nsecret_file = "{secret}"\n' + text
+            text = f'[group]\nlisten = "{address(host)}:{GROUP_PORT}"\nsecret_file = "{self._secret}"\n' + text
         if self._local:
             files = [world.pid_file(each) if each == host else "" for each in REDIS_HOSTS]
             text += f'pid_files = [{", ".join(_quoted(file) for file in files)}]\n'
