@@ -16,6 +16,7 @@ use super::store::{Identity, Published};
 use super::transport::Peers;
 use super::types::{Raft, Vote};
 use super::{Members, ProposeError, Report, Reports, Seat, Settings};
+use crate::judge::redis::Opinion;
 use crate::record::Sink;
 
 /// An entry is confirmed within this time or nobody knows: a majority on a local network with busy disks needs some 20 ms.
@@ -136,6 +137,20 @@ impl Group {
             let changed = *current != report;
             *current = report;
             changed
+        });
+    }
+
+    /// Makes known what this member sees of one Redis primary, at once if that changed.
+    pub fn share_redis(&self, name: &str, opinion: Option<Opinion>) {
+        self.inner.own_report.send_if_modified(|report| {
+            if report.redis.get(name) == opinion.as_ref() {
+                return false;
+            }
+            match opinion {
+                Some(opinion) => report.redis.insert(name.to_owned(), opinion),
+                None => report.redis.remove(name),
+            };
+            true
         });
     }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::MemberId;
+use crate::judge::redis::Opinion;
 
 /// One member's newest observations.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ use super::ledger::MemberId;
 pub struct Report {
     /// Milliseconds since each other member was last heard, as of sending; filled in by the group.
     pub heard: BTreeMap<MemberId, u64>,
+    /// What it sees of each Redis primary, by name.
+    pub redis: BTreeMap<String, Opinion>,
 }
 
 /// The newest that came from a member. It stays while the member is silent.

@@ -33,7 +33,8 @@ impl Daemon {
             let (controller, handles) = RedisController::new(
                 settings.clone(),
                 self.config.supervisor.observe_only,
-                self.config.supervisor.state_dir.join(format!("redis-{}.json", settings.name)),
+                self.config.supervisor.state_dir.clone(),
+                self.group.clone(),
                 &families,
                 Arc::clone(sink),
                 commands,

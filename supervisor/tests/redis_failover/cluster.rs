@@ -11,7 +11,8 @@ use holdfast_supervisor::act::redis::{Families, Handles, RedisController};
 use holdfast_supervisor::cluster::{Address, Manager, RedisState, RedisStatus};
 use holdfast_supervisor::config;
 use holdfast_supervisor::control::{ControlError, Failover, FailoverReport, RedisCommand, Reply};
-use holdfast_supervisor::plan::failover::{RedisEntry, Register, Standing};
+use holdfast_supervisor::group::{Entry, Group, Settings};
+use holdfast_supervisor::plan::failover::{RedisEntry, Standing};
 use holdfast_supervisor::record::Sink;
 use holdfast_telemetry::Registry;
 use tempfile::TempDir;
@@ -168,6 +169,20 @@ pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// A group of one at work, with what it has agreed on in `folder`.
+fn open_group(folder: &std::path::Path, stop: &CancellationToken) -> (Group, Task<()>) {
+    let begun = Instant::now();
+    loop {
+        let settings = Settings::alone(folder.to_owned(), "test");
+        match Group::open(settings, &Registry::new(), Arc::new(|_| {})) {
+            Ok((group, keeper)) => return (group, tokio::spawn(keeper.run(None, stop.clone()))),
+            // The former run's last task may still have the file open.
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Waits for a condition with a deadline.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;
@@ -202,6 +217,7 @@ pub(crate) struct Cluster {
     pub(crate) shutdown: CancellationToken,
     settings: config::Redis,
     task: Option<Task<()>>,
+    keeper: Option<Task<()>>,
 }
 
 impl Cluster {
@@ -231,12 +247,15 @@ impl Cluster {
         change: impl FnOnce(&mut config::Redis),
     ) -> Self {
         let state_dir = tempfile::tempdir().unwrap();
-        let mut register = Register::default();
+        let stop = CancellationToken::new();
+        let (group, keeper) = open_group(state_dir.path(), &stop);
+        until("the group has a leader", || async { group.leading().is_some() }).await;
         for entry in entries {
-            register.apply(1, entry).unwrap();
+            group.propose(Entry::Redis { name: "main".to_owned(), entry }).await.unwrap();
         }
-        let text = serde_json::to_string(&register).unwrap();
-        std::fs::write(state_dir.path().join("redis.json"), text).unwrap();
+        stop.cancel();
+        keeper.await.unwrap();
+        drop(group);
         let settings = settings_of(&servers, change);
         let cluster = Self::control(servers, settings, state_dir);
         cluster.until_healthy(0).await;
@@ -254,17 +273,31 @@ impl Cluster {
         };
         let registry = Registry::new();
         let (commands, receiver) = mpsc::channel(4);
+        let shutdown = CancellationToken::new();
+        let (group, keeper) = open_group(state_dir.path(), &shutdown);
         let (controller, handles) = RedisController::new(
             settings.clone(),
             false,
-            state_dir.path().join("redis.json"),
+            state_dir.path().to_owned(),
+            group,
             &Families::register(&registry),
             sink,
             receiver,
         );
-        let shutdown = CancellationToken::new();
         let task = Some(tokio::spawn(controller.run(shutdown.clone())));
-        Self { servers, handles, registry, commands, records, state_dir, shutdown, settings, task }
+        let keeper = Some(keeper);
+        Self {
+            servers,
+            handles,
+            registry,
+            commands,
+            records,
+            state_dir,
+            shutdown,
+            settings,
+            task,
+            keeper,
+        }
     }
 
     /// Ends the controller as a restart of the supervisor would, changes the world, and starts another with the same state.
@@ -274,6 +307,7 @@ impl Cluster {
     ) -> Self {
         self.shutdown.cancel();
         self.task.take().unwrap().await.unwrap();
+        self.keeper.take().unwrap().await.unwrap();
         let mut servers = std::mem::take(&mut self.servers);
         meanwhile(&mut servers);
         let state_dir = std::mem::replace(&mut self.state_dir, tempfile::tempdir().unwrap());

@@ -8,9 +8,9 @@ use holdfast_telemetry::errors::Chain;
 use tokio::time::{Duration, Instant};
 
 use super::RedisController;
-use super::agreement::AgreeError;
 use super::controller::CAUSE;
 use crate::cluster::{Address, Manager};
+use crate::group::ProposeError;
 use crate::judge::redis::{Lineage, Opinion, ServerView};
 use crate::plan::failover::{Decision, RedisEntry, Resume};
 use crate::record::{Kind, Severity};
@@ -20,7 +20,8 @@ impl RedisController {
     pub(super) fn follow(&mut self, views: &[ServerView]) {
         let before = self.planner.primary().cloned();
         let now = Instant::now().into_std();
-        if !self.planner.follow(now, Utc::now(), self.agreement.register(), views) {
+        let register = self.agreement.register();
+        if !self.planner.follow(now, Utc::now(), &register, views) {
             return;
         }
         let Some(to) = self.planner.primary().cloned() else { return };
@@ -43,7 +44,7 @@ impl RedisController {
     }
 
     /// Has the group agree on `entry`, and takes that over.
-    pub(super) async fn agree(&mut self, entry: RedisEntry) -> Result<(), AgreeError> {
+    pub(super) async fn agree(&mut self, entry: RedisEntry) -> Result<(), ProposeError> {
         self.agreement.propose(entry).await?;
         self.follow(&self.views());
         Ok(())
@@ -63,6 +64,9 @@ impl RedisController {
     }
 
     pub(super) async fn adopt(&mut self, primary: &Address, why: &str, views: &[ServerView]) {
+        if !self.agreement.leads() {
+            return;
+        }
         let view = views.iter().find(|view| view.address == *primary);
         let lineage = view.and_then(|view| view.sample.as_ref()).map(Lineage::of);
         if !self.agree_or_tell(RedisEntry::Adopt { primary: primary.clone(), lineage }).await {
@@ -125,8 +129,8 @@ impl RedisController {
     pub(super) fn share(&self, decision: &Decision, views: &[ServerView], late: Duration) {
         let opinion = decision.own.as_ref().zip(self.planner.primary()).map(|(own, primary)| {
             let mut opinion = Opinion::of(own, primary.clone(), self.planner.epoch());
-            let beside = self.config.servers.iter().filter(|server| server.pid_file.is_some());
-            opinion.beside = beside.map(|server| server.address.clone()).collect();
+            opinion.beside = self.beside().cloned().collect();
+            opinion.fenced = self.fences.get(primary).and_then(|standing| standing.fence);
             let view = views.iter().find(|view| view.address == *primary);
             opinion.process = view.and_then(|view| view.process).map(|process| process.state);
             opinion.late_milliseconds = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);

@@ -7,8 +7,8 @@ use holdfast_psync::resp::Reply;
 use holdfast_psync::{Connection, Endpoint};
 use tokio::time::{Instant, sleep};
 
-use super::agreement::AgreeError;
 use crate::cluster::{Address, RedisRole};
+use crate::group::ProposeError;
 use crate::judge::redis::Sample;
 use crate::observe::redis::{AskError, Command, Watch, command};
 use crate::plan::failover::{Barrier, DRAIN_LIMIT, Drain};
@@ -37,7 +37,7 @@ pub(super) enum ActError {
     },
     /// The group does not agree.
     #[error("cannot agree on it")]
-    Agree(#[source] AgreeError),
+    Agree(#[source] ProposeError),
     /// It was asked, and is not what it should be now.
     #[error("{0} is still a replica after its promotion")]
     StillReplica(Address),

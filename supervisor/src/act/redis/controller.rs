@@ -1,12 +1,11 @@
 //! The controller of one Redis primary and its replicas: looks, decides, acts, and says what it knows.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use holdfast_telemetry::errors::Chain;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::agreement::Agreement;
 use super::explain::Story;
+use super::fence::Standing;
 use super::metrics::{Families, Metrics};
 use super::repair::Aside;
 use super::sentinel::Sentinels;
@@ -22,11 +22,12 @@ use super::{SentinelEvent, Topology};
 use crate::cluster::{Address, Managed, RedisServerStatus, RedisState, RedisStatus};
 use crate::config;
 use crate::control::RedisCommand;
+use crate::group::Group;
 use crate::judge::redis::{Place, ServerView, Verdict};
 use crate::observe::redis::{RedisSamples, Settings as WatchSettings, Watch};
 use crate::plan::failover::{Action, Choice, Event, Planner, Readiness, Settings, next};
 use crate::plan::rolling::Rolling;
-use crate::record::{Draft, Kind, Severity, Sink};
+use crate::record::Sink;
 
 /// A look at least this often, whether or not a server has news: silence is no news.
 const TICK: Duration = Duration::from_millis(20);
@@ -66,6 +67,8 @@ pub struct RedisController {
     pub(super) state_dir: PathBuf,
     /// What is agreed on, and the way to agree on more.
     pub(super) agreement: Agreement,
+    /// The fences of the servers beside us.
+    pub(super) fences: HashMap<Address, Standing>,
     pub(super) planner: Planner,
     pub(super) watches: Vec<Watch>,
     pub(super) metrics: Metrics,
@@ -109,27 +112,21 @@ pub struct RedisController {
 }
 
 impl RedisController {
-    /// A controller for the servers of `config`. What is agreed on is kept in `state_file`; `commands` are operators'.
+    /// A controller for the servers of `config`. `group` agrees on it, salvages are kept in `state_dir`; `commands` are operators'.
     pub fn new(
         config: config::Redis,
         observe_only: bool,
-        state_file: PathBuf,
+        state_dir: PathBuf,
+        group: Group,
         families: &Families,
         sink: Sink,
         commands: mpsc::Receiver<RedisCommand>,
     ) -> (Self, Handles) {
         let now = Instant::now();
-        let agreement = Agreement::open(&state_file).unwrap_or_else(|error| {
-            let text = Chain(&error).to_string();
-            tracing::error!(error = text, "saved state of Redis is not used");
-            let message = "the saved primary, epoch and orders are not used";
-            let subject = format!("redis/{}", config.name);
-            sink(Draft::new(Kind::ActionFailed, Severity::Warning, subject, message).because(text));
-            Agreement::empty(&state_file)
-        });
+        let agreement = Agreement::new(group, config.name.clone());
         let settings = settings_of(&config, observe_only);
         let mut planner = Planner::new(settings, now.into_std());
-        planner.follow(now.into_std(), Utc::now(), agreement.register(), &[]);
+        planner.follow(now.into_std(), Utc::now(), &agreement.register(), &[]);
         let views: Vec<_> = config
             .servers
             .iter()
@@ -174,7 +171,8 @@ impl RedisController {
         let sentinels = Sentinels::new(families.managers.of(&config));
         let controller = Self {
             config,
-            state_dir: state_file.parent().map(Path::to_owned).unwrap_or_default(),
+            state_dir,
+            fences: HashMap::new(),
             agreement,
             planner,
             watches: Vec::new(),
@@ -239,6 +237,7 @@ impl RedisController {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = changed.notified() => self.round().await,
+                () = self.agreement.changed() => self.round().await,
                 _ = tick.tick() => self.round().await,
                 _ = samples_tick.tick() => {
                     self.samples.send_replace(self.watches.iter().map(Watch::samples).collect());
@@ -263,6 +262,7 @@ impl RedisController {
         let late = self.forgive_own_lateness();
         let views = self.views();
         self.follow(&views);
+        self.mind_fences();
         self.follow_sentinels(&views).await;
         let before = self.planner.lineage().cloned();
         let council = self.agreement.council();

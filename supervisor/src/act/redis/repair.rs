@@ -13,6 +13,7 @@ use super::hooks::HookRun;
 use super::salvage::{FOLDER, Origin, SalvageError, Salvaged, Store, salvage};
 use super::sync::Looked;
 use crate::cluster::Address;
+use crate::judge::redis::Fenced;
 use crate::observe::redis::{Answers, Watch, command};
 use crate::plan::failover::{Diverged, Repair};
 use crate::record::{Draft, Homecoming, Kind, Reason, Salvage, Severity};
@@ -21,6 +22,8 @@ use crate::record::{Draft, Homecoming, Kind, Reason, Salvage, Severity};
 pub(super) enum Aside {
     /// The fence that was queued for a primary was run, at this replication id and offset if it was a primary still.
     Fenced { server: Address, at: Option<(String, u64)> },
+    /// The fence of a server beside us was set or taken away, or not.
+    LocalFence { server: Address, fence: Option<Fenced>, error: Option<String> },
     /// It will never be run: the process died or the path broke. The next one at this address is dealt with when it is seen.
     NeverFenced,
     /// A former primary was brought home, or not.
@@ -128,6 +131,7 @@ impl RedisController {
     pub(super) fn note_aside(&mut self, aside: Aside) {
         match aside {
             Aside::NeverFenced | Aside::Answered => {}
+            Aside::LocalFence { server, fence, error } => self.note_fence(&server, fence, error),
             Aside::Hook(run) => self.note_hook(&run),
             Aside::Replayed(id) => {
                 self.replaying.remove(&id);
@@ -141,7 +145,7 @@ impl RedisController {
             Aside::Fenced { server, at } => {
                 let message = format!("{server} ran the fence that was queued for it");
                 (self.sink)(self.draft(Kind::ActionTaken, Severity::Info, message));
-                if let Some((replid, offset)) = at {
+                if let Some((replid, offset)) = at.filter(|_| self.agreement.leads()) {
                     let diverged = self.planner.diverged(&replid, offset);
                     let reason = "it was the primary before the failover and runs again";
                     self.bring_home(&server, diverged, reason);

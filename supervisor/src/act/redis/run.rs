@@ -228,6 +228,9 @@ impl RedisController {
 
         let target = self.watch(&choice.address).cloned();
         let Some(target) = target else { return Err(Stop::Withheld("it is gone".to_owned())) };
+        if !self.agreement.leads() {
+            return Err(Stop::Withheld("another supervisor may lead now".to_owned()));
+        }
         let sample = promote(&target).await.map_err(Stop::Failed)?;
         if !choice.is_kept_by(&sample) {
             return Err(Stop::Failed(ActError::Changed(choice.address)));

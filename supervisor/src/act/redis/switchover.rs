@@ -76,6 +76,9 @@ impl RedisController {
         if let Some(why) = self.planner.forbidden() {
             return refuse(why);
         }
+        if !self.agreement.leads() {
+            return refuse("this supervisor does not lead the group".to_owned());
+        }
         let Some(primary) = self.planner.primary().cloned() else {
             return refuse("the primary is not known".to_owned());
         };

@@ -17,6 +17,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::CircuitState;
+use crate::plan::failover::{RedisEntry, Register};
 
 #[cfg(test)]
 use silences::SILENCES_MAX;
@@ -27,6 +28,9 @@ pub type MemberId = u64;
 
 /// The number of the member that forms a group.
 pub(super) const FOUNDER: MemberId = 1;
+
+/// Redis primaries kept, those that are not in the settings any more included.
+const REDIS_MAX: usize = 100;
 
 /// Circuits kept: one per server of a pool.
 const CIRCUITS_MAX: usize = 1_000;
@@ -64,6 +68,13 @@ pub enum Entry {
     },
     /// Alerts are not to be told for a while.
     Silence(NewSilence),
+    /// What is agreed on about a Redis primary goes on.
+    Redis {
+        /// Its name.
+        name: String,
+        /// How.
+        entry: RedisEntry,
+    },
     /// End a silence now.
     Unsilence {
         /// Which.
@@ -123,6 +134,8 @@ pub struct Ledger {
     pub next_member: MemberId,
     /// Circuits that are not closed, by server.
     pub circuits: BTreeMap<String, CircuitRecord>,
+    /// Redis primaries, by name.
+    pub redis: BTreeMap<String, Register>,
     /// Alerts that are not told.
     pub silences: Silences,
 }
@@ -133,6 +146,7 @@ impl Default for Ledger {
             leadership: None,
             next_member: FOUNDER + 1,
             circuits: BTreeMap::new(),
+            redis: BTreeMap::new(),
             silences: Silences::default(),
         }
     }
@@ -170,10 +184,21 @@ impl Ledger {
                 Ok(()) => Applied::Numbered(index),
                 Err(why) => Applied::Refused(why),
             },
+            Entry::Redis { name, entry } => self.redis(term, name, entry),
             Entry::Unsilence { id } => match self.silences.end(id, at) {
                 Ok(()) => Applied::Done,
                 Err(why) => Applied::Refused(why),
             },
+        }
+    }
+
+    fn redis(&mut self, term: u64, name: String, entry: RedisEntry) -> Applied {
+        if self.redis.len() >= REDIS_MAX && !self.redis.contains_key(&name) {
+            return Applied::Refused(format!("{REDIS_MAX} Redis primaries are kept already"));
+        }
+        match self.redis.entry(name).or_default().apply(term, entry) {
+            Ok(()) => Applied::Done,
+            Err(refused) => Applied::Refused(refused.to_string()),
         }
     }
 
