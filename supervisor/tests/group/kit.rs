@@ -25,6 +25,11 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// A member's name in its settings.
+pub(crate) fn name(at: usize) -> String {
+    format!("supervisor-{}", at + 1)
+}
+
 struct Member {
     http: u16,
     group: u16,
@@ -86,7 +91,7 @@ impl Group {
         let settings = format!(
             "[supervisor]\nname = \"{}\"\nlisten = \"127.0.0.1:{}\"\ntoken_file = \"token\"\n\
              state_dir = \"state\"\n[group]\nlisten = \"127.0.0.1:{}\"\nsecret_file = \"secret\"\n{}\n",
-            self.name(at),
+            name(at),
             member.http,
             member.group,
             self.timing
@@ -134,13 +139,9 @@ impl Group {
         std::fs::read_to_string(self.folder(at).join("log")).unwrap()
     }
 
-    pub(crate) fn name(&self, at: usize) -> String {
-        format!("supervisor-{}", at + 1)
-    }
-
     pub(crate) fn folder(&self, at: usize) -> PathBuf {
         let folder: &Path = self.folder.path();
-        folder.join(self.name(at))
+        folder.join(name(at))
     }
 
     pub(crate) fn address(&self, at: usize) -> String {
