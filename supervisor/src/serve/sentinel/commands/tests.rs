@@ -193,7 +193,7 @@ fn fixed_replies_are_those_of_redis_sentinel() {
         (
             "SENTINEL INFO-CACHE nope mymaster",
             Resp3,
-            "*2 $8 mymaster *1 *2 :0 $36 redis_version:7.0.15 role:slave  ",
+            "*2 $8 mymaster *1 *2 :0 $34 redis_version:7.0.15 role:slave  ",
         ),
         ("SENTINEL CONFIG GET resolve-*", Resp3, "%1 $17 resolve-hostnames $3 yes "),
         ("SENTINEL IS-MASTER-DOWN-BY-ADDR 127.0.0.1 21850 0 *", Resp2, "*3 :0 $1 * :0 "),
