@@ -62,6 +62,8 @@ pub(super) struct Run {
     pub(super) handover: bool,
     /// Servers whose state the choice was made from.
     pub(super) asked: Vec<usize>,
+    /// When their offsets were compared.
+    pub(super) compared: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

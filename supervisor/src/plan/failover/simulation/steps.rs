@@ -173,6 +173,7 @@ impl World {
             lineage: member.planner.lineage().cloned(),
             handover: false,
             asked: Vec::new(),
+            compared: self.tick,
         });
     }
 
@@ -241,7 +242,12 @@ impl World {
             choice.address = address(*first);
         }
         match choice {
-            Ok(choice) => self.name(number, choice),
+            Ok(choice) => {
+                if let Some(run) = &mut self.members[number].run {
+                    run.compared = self.tick;
+                }
+                self.name(number, choice);
+            }
             Err(_) => self.give_up(number, "no candidate"),
         }
     }
@@ -261,7 +267,7 @@ impl World {
             choice.offset = target.offset;
             let asked = (0..self.servers.list.len()).filter(|at| reach(*at)).collect();
             if let Some(run) = &mut self.members[number].run {
-                run.asked = asked;
+                (run.asked, run.compared) = (asked, self.tick);
             }
             self.name(number, choice);
         }
@@ -305,6 +311,7 @@ impl World {
         let replaces = Replaces {
             from,
             asked: run.asked.clone(),
+            compared: run.compared,
             proven: run.verdict.is_proven() || handover,
             lineage: run.lineage.clone(),
         };

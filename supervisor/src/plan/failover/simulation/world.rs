@@ -49,6 +49,8 @@ pub(super) struct Replaces {
     pub(super) from: usize,
     /// Servers that could be asked when the choice was made.
     pub(super) asked: Vec<usize>,
+    /// The tick in which offsets were compared.
+    pub(super) compared: u64,
     /// It does not rest on silence.
     pub(super) proven: bool,
     pub(super) lineage: Option<Lineage>,
@@ -81,7 +83,8 @@ pub(super) struct World {
     /// Where each client writes.
     clients: Vec<Option<usize>>,
     writes: Vec<Write>,
-    pub(super) confirmed: Vec<Point>,
+    /// Writes that a replica has confirmed, and in which tick.
+    pub(super) confirmed: Vec<(Point, u64)>,
     /// For how many ticks each server has been at work, as far as a majority of the supervisors could see.
     at_work: Vec<u64>,
     pub(super) counts: Counts,
@@ -151,7 +154,7 @@ impl World {
         let primary = self.members.iter().find_map(|member| member.planner.primary().map(index));
         let primary = primary.expect("a world that is well has a primary");
         self.counts.confirmed = self.confirmed.len() as u64;
-        let lost = self.confirmed.iter().filter(|write| !self.servers.has(primary, **write));
+        let lost = self.confirmed.iter().filter(|(write, _)| !self.servers.has(primary, *write));
         self.counts.lost += lost.count() as u64;
         Ok(())
     }
@@ -228,7 +231,7 @@ impl World {
                 self.writes.push(Write { at, run: server.run, point: server.data });
             }
         }
-        let (servers, network) = (&self.servers, &self.network);
+        let (servers, network, tick) = (&self.servers, &self.network, self.tick);
         let confirmed = &mut self.confirmed;
         self.writes.retain(|write| {
             let server = &servers.list[write.at];
@@ -244,7 +247,7 @@ impl World {
                     && servers.has(at, write.point)
             });
             if has && servers.runs(write.at) {
-                confirmed.push(write.point);
+                confirmed.push((write.point, tick));
             }
             !(has && servers.runs(write.at))
         });
@@ -327,7 +330,7 @@ impl World {
     /// No write that was confirmed is missing in what is promoted while a server that has it could have been asked; and what a majority
     /// sees at work is not replaced.
     pub(super) fn check_promotion(&mut self, by: usize, to: usize, replaces: &Replaces) {
-        let Replaces { from, asked, proven, lineage } = replaces;
+        let Replaces { from, asked, compared, proven, lineage } = replaces;
         let related = |at: usize| {
             // A server that was restarted twice has forgotten whose data it has: nobody can tell.
             let sample = self.servers.sample(at, self.now);
@@ -343,7 +346,8 @@ impl World {
         let own = self.servers.list[*from].data.history;
         let known = lineage.as_ref().map(|lineage| lineage.replid.clone());
         let anew = (known != Some(own.to_string())).then_some(own);
-        for write in &self.confirmed {
+        // What is confirmed after the comparison, by a primary that comes back in these milliseconds, is nobody's to know.
+        for (write, _) in self.confirmed.iter().filter(|(_, at)| at < compared) {
             if !self.servers.has(to, *write)
                 && Some(write.history) != anew
                 && let Some(better) = could.iter().find(|at| self.servers.has(**at, *write))
@@ -365,7 +369,7 @@ impl World {
     pub(super) fn write_off(&mut self, primary: usize) {
         let before = self.confirmed.len();
         let servers = &self.servers;
-        self.confirmed.retain(|write| servers.has(primary, *write));
+        self.confirmed.retain(|(write, _)| servers.has(primary, *write));
         self.counts.lost += (before - self.confirmed.len()) as u64;
     }
 
