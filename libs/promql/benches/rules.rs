@@ -70,7 +70,7 @@ fn main() {
 fn shown(name: &str, rounds: i64, mut run: impl FnMut()) -> Duration {
     let begun = cpu_time();
     (0..rounds).for_each(|_| run());
-    let mean = (cpu_time() - begun) / u32::try_from(rounds).unwrap();
+    let mean = cpu_time().checked_sub(begun).unwrap() / u32::try_from(rounds).unwrap();
     println!("{:>10.3} ms  {name}", mean.as_secs_f64() * 1000.0);
     mean
 }

@@ -31,6 +31,7 @@ const DNS_REFRESH_LEAST: Duration = Duration::from_secs(5);
 
 /// Targets that are scraped the same way.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct ScrapeJob {
     /// The label `job` of its series.
     pub name: String,
@@ -80,6 +81,7 @@ pub struct ScrapeJob {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub(super) struct Written {
     name: String,
     #[serde(default, with = "optional_duration")]

@@ -25,6 +25,7 @@ pub(super) struct WrittenClient {
 /// For connections that are made to us.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the keys")]
 pub(super) struct WrittenServer {
     certificate_file: PathBuf,
     key_file: PathBuf,

@@ -101,7 +101,7 @@ impl RemoteFacts {
     }
 }
 
-/// Names and addresses of all nodes as alternatives of a regular expression within a PromQL text.
+/// Names and addresses of all nodes as alternatives of a regular expression within a `PromQL` text.
 fn alternatives(nodes: &[Node]) -> (String, String) {
     // Twice: once for the expression, once for the quotes around it.
     let quote = |text: &str| regex::escape(text).replace('\\', "\\\\");

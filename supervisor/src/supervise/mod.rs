@@ -268,6 +268,13 @@ impl Daemon {
             group: self.group.clone(),
             shutdown: shutdown.clone(),
         };
+        self.serve(http, api);
+        started.met();
+        tracing::info!(address = %self.address, "supervisor started");
+        self.wait(&readiness, &sink, &shutdown).await
+    }
+
+    fn serve(&mut self, http: TcpListener, api: ApiState) {
         let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
         self.tasks.spawn("http", |stop| async move {
             let server = axum::serve(http, service).with_graceful_shutdown(stop.cancelled_owned());
@@ -275,9 +282,6 @@ impl Daemon {
                 tracing::error!(%error, "the HTTP server ended");
             }
         });
-        started.met();
-        tracing::info!(address = %self.address, "supervisor started");
-        self.wait(&readiness, &sink, &shutdown).await
     }
 
     /// Waits for the end, asked for or not, and ends in order.

@@ -103,10 +103,9 @@ async fn event_command_line_page_and_trace_tell_the_same() {
     // One trace: a span for the whole and one for each step, with the same figures.
     let trace = account.trace.clone().unwrap();
     let of_trace = || -> Vec<Span> {
-        let hexadecimal =
-            |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let trace = u128::from_str_radix(&trace, 16).unwrap().to_be_bytes();
         let spans = spans.lock().unwrap();
-        spans.iter().filter(|span| hexadecimal(&span.trace_id) == trace).cloned().collect()
+        spans.iter().filter(|span| span.trace_id == trace).cloned().collect()
     };
     until("the trace is exported", async || of_trace().len() == account.steps.len() + 1).await;
     let spans = of_trace();

@@ -111,8 +111,8 @@ fn lacks(path: &str, theirs: &Value, ours: &Value, found: &mut BTreeSet<String>)
                 found.extend(tries.min_by_key(BTreeSet::len).unwrap_or_default());
             }
         }
-        (Value::Null, _) => {}
-        (Value::Number(_), Value::Number(_))
+        (Value::Null, _)
+        | (Value::Number(_), Value::Number(_))
         | (Value::String(_), Value::String(_))
         | (Value::Bool(_), Value::Bool(_)) => {}
         (theirs, ours) => drop(found.insert(format!("{path}: {ours} for {theirs}"))),

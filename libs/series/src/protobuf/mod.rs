@@ -198,7 +198,8 @@ impl Families {
         }
         if let Some(summary) = &metric.summary {
             for quantile in &summary.quantiles {
-                let label = ("quantile", float(quantile.quantile));
+                let bound = float(quantile.quantile);
+                let label = ("quantile", bound.as_str());
                 self.sample(name, metric, Some(label), quantile.value)?;
             }
             self.sample(&format!("{name}_sum"), metric, None, summary.sum)?;
@@ -236,12 +237,12 @@ impl Families {
         for part in &histogram.buckets {
             infinite |= part.upper_bound == f64::INFINITY;
             let count = either(part.count, part.count_float);
-            self.sample(&bucket, metric, Some(("le", float(part.upper_bound))), count)?;
+            self.sample(&bucket, metric, Some(("le", &float(part.upper_bound))), count)?;
             self.exemplar(part.exemplar.as_deref())?;
         }
         let count = either(histogram.count, histogram.count_float);
         if !infinite {
-            self.sample(&bucket, metric, Some(("le", float(f64::INFINITY))), count)?;
+            self.sample(&bucket, metric, Some(("le", &float(f64::INFINITY))), count)?;
         }
         self.sample(&format!("{name}_sum"), metric, None, histogram.sum)?;
         self.sample(&format!("{name}_count"), metric, None, count)
@@ -251,7 +252,7 @@ impl Families {
         &mut self,
         name: &str,
         metric: &Metric,
-        more: Option<(&str, String)>,
+        more: Option<(&str, &str)>,
         value: f64,
     ) -> Result<(), ProtobufError> {
         let series = self.series(name, metric, more);
@@ -273,10 +274,9 @@ impl Families {
     }
 
     /// Name and labels of a series as the text format writes them.
-    fn series(&mut self, name: &str, metric: &Metric, more: Option<(&str, String)>) -> Place {
+    fn series(&mut self, name: &str, metric: &Metric, more: Option<(&str, &str)>) -> Place {
         let plain = is_metric_name(name);
-        let more = more.iter().map(|(name, value)| (*name, value.as_str()));
-        let has_labels = !metric.labels.is_empty() || more.len() > 0;
+        let has_labels = !metric.labels.is_empty() || more.is_some();
         self.write(|text| {
             if plain {
                 text.push_str(name);
@@ -394,9 +394,9 @@ fn labels<'a>(
             text.push(',');
         }
         if crate::is_label_name(name) {
-            text.push_str(name)
+            text.push_str(name);
         } else {
-            quoted(text, name)
+            quoted(text, name);
         }
         text.push('=');
         quoted(text, value);

@@ -120,7 +120,9 @@ impl RedisController {
             let epoch = self.planner.epoch();
             self.agree_or_tell(RedisEntry::Renamed { epoch, lineage }).await;
         }
-        if self.planner.register().approved && self.verdict.is_some_and(|v| v.serves()) {
+        if self.planner.register().approved
+            && self.verdict.is_some_and(crate::judge::redis::Verdict::serves)
+        {
             self.agree_or_tell(RedisEntry::Approve(false)).await;
         }
     }

@@ -179,7 +179,8 @@ impl RedisController {
         // compared, and nothing may come after.
         let queued = if dead { None } else { self.queue_fence(&from) };
         // The group agrees on the change while the replicas come to rest: usually it is the first choice in the end.
-        let first = wanted.or(decision.candidate.as_ref().map(|choice| &choice.address)).cloned();
+        let first =
+            wanted.or_else(|| decision.candidate.as_ref().map(|choice| &choice.address)).cloned();
         let (agreed, drained) = {
             let begin = first.as_ref().map(|to| begin_entry(attempt, to));
             let agreed = self.agreement.propose_some(begin);

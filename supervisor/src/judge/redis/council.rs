@@ -64,7 +64,7 @@ pub enum Fenced {
 impl Opinion {
     /// What a member passes on of its own judgement.
     pub fn of(own: &Judgement, primary: Address, epoch: u64) -> Self {
-        let said = own.reasons.iter().find(|reason| reason.favours).or(own.reasons.first());
+        let said = own.reasons.iter().find(|reason| reason.favours).or_else(|| own.reasons.first());
         let because = said.map_or("", |reason| &reason.text).chars().take(REASON_CHARS_MAX);
         Self {
             primary,
@@ -209,7 +209,7 @@ pub fn confer(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judgeme
         let dead = |word: &&Word<'_>| word.opinion.verdict != Verdict::PrimaryHung;
         return case.conclude(match verdict {
             Verdict::PrimaryDead | Verdict::PrimaryHung => verdict,
-            _ if agree.iter().any(|word| dead(word)) => Verdict::PrimaryDead,
+            _ if agree.iter().any(dead) => Verdict::PrimaryDead,
             _ => Verdict::PrimaryHung,
         });
     }

@@ -83,7 +83,8 @@ pub(super) async fn look_up(lookup: &DnsLookup) -> Result<Vec<Group>, DnsError> 
 fn servers(text: &str) -> Vec<SocketAddr> {
     let address = |line: &str| {
         let mut words = line.split_ascii_whitespace();
-        let address = words.next().filter(|word| *word == "nameserver").and(words.next())?;
+        let address =
+            words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
         let address: IpAddr = address.parse().ok()?;
         Some(SocketAddr::new(address, 53))
     };

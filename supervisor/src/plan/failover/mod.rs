@@ -152,6 +152,7 @@ pub struct Decision {
 
 /// The memory behind the decisions.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact that holds or does not")]
 pub struct Planner {
     settings: Settings,
     started: Instant,
@@ -250,7 +251,7 @@ impl Planner {
                 let action = Action::Resume(resume);
                 let event = Event::Doubted;
                 let (verdict, own) = (Some(verdict), Some(own));
-                return Decision { action, verdict, own, ..Decision::nothing(event, None) };
+                return Decision { verdict, own, action, ..Decision::nothing(event, None) };
             }
         }
         if verdict.calls_for_failover() && self.settings.manager != Manager::Holdfast {

@@ -1,5 +1,6 @@
 //! The other supervisors, as clients know Sentinels.
 
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
@@ -59,7 +60,10 @@ pub struct Sentinel {
 /// The identifier of the supervisor of this name: the same at each restart and from each other supervisor.
 pub(super) fn id_of(name: &str) -> String {
     let digest = Sha256::digest(format!("holdfast supervisor {name}"));
-    let mut id: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut id = String::with_capacity(2 * digest.len());
+    for byte in digest {
+        write!(id, "{byte:02x}").expect("writing to a string cannot fail");
+    }
     id.truncate(ID_CHARS);
     id
 }

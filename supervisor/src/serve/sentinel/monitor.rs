@@ -10,6 +10,7 @@ use super::replies::{self, Facts};
 use super::value::Value;
 use crate::act::redis::Topology;
 use crate::observe::redis::RedisSamples;
+use std::fmt::Write as _;
 
 /// The whole `INFO` of a server is asked for this often, and so is its replication section in between.
 const INFO_PERIOD_MILLISECONDS: u64 = 1000;
@@ -170,8 +171,10 @@ fn info_cache(names: &[String], world: &World) -> Value {
         let view = topology.views.iter().find(|view| view.address == samples.address);
         let at = view.and_then(|view| view.sample.as_ref()).map(|sample| sample.at);
         let age = at.map_or(0, |at| world.now.saturating_duration_since(at).as_millis());
-        let text: String =
-            samples.info.iter().map(|(name, value)| format!("{name}:{value}\r\n")).collect();
+        let mut text = String::new();
+        for (name, value) in &samples.info {
+            write!(text, "{name}:{value}\r\n").expect("writing to a string cannot fail");
+        }
         let age = Value::Integer(i64::try_from(age).unwrap_or(i64::MAX));
         Value::Array(vec![age, Value::Bulk(text)])
     };

@@ -24,6 +24,9 @@ const LATE: Duration = Duration::from_millis(250);
 /// Silence until a fresh connection has been tried.
 const FRESH_AFTER: Duration = Duration::from_millis(100);
 
+/// When another member's report came, what it thinks, and when it had heard each.
+pub(super) type Heard = (Instant, Opinion, Vec<Option<Instant>>);
+
 pub(super) struct Member {
     pub(super) up: bool,
     /// It is not scheduled until then.
@@ -35,7 +38,7 @@ pub(super) struct Member {
     pub(super) views: Vec<ServerView>,
     forgiven: Option<Instant>,
     last_round: Instant,
-    pub(super) heard: Vec<Option<(Instant, Opinion, Vec<Option<Instant>>)>>,
+    pub(super) heard: Vec<Option<Heard>>,
     /// When the newest word of each was sent.
     pub(super) sent: Vec<Option<Instant>>,
     pub(super) answered: Vec<Option<Instant>>,

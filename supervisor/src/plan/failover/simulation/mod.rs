@@ -120,7 +120,6 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a replayed world tells its story")]
 fn no_world_has_two_primaries_or_loses_what_could_be_kept() {
     if let Some(seed) = number("HOLDFAST_SIMULATE_SEED") {
         let mut world = World::new(seed, Guard::None, true);

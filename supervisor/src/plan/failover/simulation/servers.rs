@@ -19,6 +19,24 @@ struct History {
     parent: Option<(usize, u64)>,
 }
 
+/// What ends a pause of writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PauseEnd {
+    /// An order.
+    Unpause,
+    /// An order, or this tick.
+    At(u64),
+}
+
+impl PauseEnd {
+    pub(super) fn tick(self) -> Option<u64> {
+        match self {
+            Self::Unpause => None,
+            Self::At(tick) => Some(tick),
+        }
+    }
+}
+
 /// The point in a history up to which a server has the data, or at which a write stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Point {
@@ -39,7 +57,7 @@ pub(super) struct Server {
     /// Ticks since its primary was heard.
     quiet: u32,
     /// Writes are paused, until this tick if there is an end.
-    pub(super) paused: Option<Option<u64>>,
+    pub(super) paused: Option<PauseEnd>,
     /// `min-replicas-to-write` is out of reach.
     pub(super) fenced: bool,
     /// Orders in its socket, run when it runs again.
@@ -175,7 +193,7 @@ impl Servers {
         let server = &mut self.list[at];
         for order in std::mem::take(&mut server.queued) {
             match order {
-                Order::Pause => server.paused = Some(None),
+                Order::Pause => server.paused = Some(PauseEnd::Unpause),
                 Order::Unpause => server.paused = None,
                 Order::Fence(fenced) => server.fenced = fenced && server.follows.is_none(),
             }
@@ -186,7 +204,9 @@ impl Servers {
     pub(super) fn tick(&mut self, tick: u64, network: &Network, mut speed: impl FnMut() -> u64) {
         for at in 0..self.list.len() {
             self.run_orders(at);
-            if self.list[at].paused.flatten().is_some_and(|end| end <= tick) && self.runs(at) {
+            if self.list[at].paused.and_then(PauseEnd::tick).is_some_and(|end| end <= tick)
+                && self.runs(at)
+            {
                 self.list[at].paused = None;
             }
             let some = speed();

@@ -2,7 +2,7 @@
 
 use super::group::Answer;
 use super::member::{Run, Stage, agreed, done, resumed};
-use super::servers::Order;
+use super::servers::{Order, PauseEnd};
 use super::world::{Replaces, World};
 use super::{Guard, address, index};
 use crate::judge::redis::{Lineage, Opinion, Verdict};
@@ -80,7 +80,7 @@ impl World {
                 let to = index(&choice.address);
                 if self.network.both(number, from) && self.servers.runs(from) {
                     self.tell(|| format!("supervisor {number} hands over from {from} to {to}"));
-                    self.servers.list[from].paused = Some(Some(self.tick + PAUSE_TICKS));
+                    self.servers.list[from].paused = Some(PauseEnd::At(self.tick + PAUSE_TICKS));
                     self.begin(number, term, from, Stage::Beginning, decision, choice.clone());
                     if let Some(run) = &mut self.members[number].run {
                         run.handover = true;
@@ -258,7 +258,7 @@ impl World {
         let Some(mut choice) = run.choice.clone() else { return };
         let (from, to) = (run.from, index(&choice.address));
         let reach = |at: usize| self.servers.runs(at) && self.network.both(number, at);
-        let end = self.servers.list[from].paused.flatten();
+        let end = self.servers.list[from].paused.and_then(PauseEnd::tick);
         if !reach(from) || !reach(to) || end.is_none_or(|end| self.tick + 30 >= end) {
             return self.give_up(number, "it did not catch up");
         }

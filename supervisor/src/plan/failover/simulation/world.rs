@@ -302,12 +302,12 @@ impl World {
             let reached = (0..hosts).filter(|host| self.network.both(*host, at)).count();
             // A supervisor by itself may be the one that is cut off.
             let alone = self.members.len() == 1;
-            let seen = if alone {
+            let is_reached = if alone {
                 reached * 2 > hosts
             } else {
                 (0..self.members.len()).filter(sees).count() * 2 > self.members.len()
             };
-            let works = self.servers.takes_writes(at) && seen;
+            let works = self.servers.takes_writes(at) && is_reached;
             self.at_work[at] = if works { self.at_work[at] + 1 } else { 0 };
         }
     }
