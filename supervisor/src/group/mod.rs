@@ -8,11 +8,11 @@
 //! Three questions are kept apart. What must be agreed on (epochs, orders, silences, circuits) goes through the replicated log into the
 //! [`Ledger`], a pure state machine. What is only seen goes past the log as a [`Report`]: agreeing on what is milliseconds old would only
 //! make it older. Who may act is asked at the moment of acting ([`Group::leading`]): the leader, while a majority has answered it within
-//! the lease ([`lease`]).
+//! the lease (`lease`).
 //!
 //! A supervisor without a `[group]` section is a group of one: the same log and the same ledger on its own disk, no listener, a majority
 //! of one. A minority watches, answers reads, and changes nothing. A member whose disk refuses to write steps back, and comes back by
-//! itself; one whose file is damaged does not start ([`store`]).
+//! itself; one whose file is damaged does not start (`store`).
 //!
 //! Rejected: agreeing on observations too (an fsync per probe), a fixed leader with a standby (two of them agree on nothing when they
 //! cannot see each other), and a lease in Redis or etcd (one is what we guard, the other one more thing to keep alive).
