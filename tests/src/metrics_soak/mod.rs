@@ -1,6 +1,6 @@
 //! The metrics store under the worst: a supervisor that is killed while samples come in from all sides, files with flipped bits, a full disk.
 //!
-//! Every round is one life of a real supervisor. Samples come in by scrapes, imports and remote write ([`evidence`] notes what was
+//! Every round is one life of a real supervisor. Samples come in by scrapes, imports and remote write (`evidence` notes what was
 //! confirmed) until it is killed at a random moment. The next life must open the same files and have everything that was flushed; what
 //! it has must be right. In some rounds a bit of a file is flipped in between: then samples may be missing, but it must say so.
 
