@@ -3,7 +3,8 @@
 //! One supervisor alone cannot tell a primary that is down from a path that is broken. In a group each member judges by itself and tells
 //! the others; whoever leads weighs their words with its own. Down counts when a majority of all members (of those set up, not of those
 //! heard) sees it. Two things need no majority, because no broken path can feign them: the word of the member on the primary's host that
-//! its process is ending or stopped, and the primary's own answer that it has lost its data or its role. Rejected: counting only the
+//! its process is ending or stopped, and the primary's own answer that it has lost its data or its role. A primary from which
+//! nothing comes while its replicas keep their links is down when the member on its host is silent too. Rejected: counting only the
 //! members that are heard, which lets the smaller side of a partition decide.
 
 use std::time::{Duration, Instant};
@@ -99,6 +100,12 @@ impl Witness {
         Some((at, self.opinion.as_ref()?))
     }
 
+    /// It runs on the primary's host, and nobody hears it any more.
+    fn is_gone_with(&self, matter: &Matter<'_>) -> bool {
+        self.beside(&matter.primary.address).is_some()
+            && self.contact_at.is_none_or(|at| matter.now >= at + WORD_AGE_MAX)
+    }
+
     /// What it said last, however long ago, if it is on the host of `server`.
     pub fn beside(&self, server: &Address) -> Option<&Opinion> {
         self.opinion.as_ref().filter(|opinion| opinion.beside.contains(server))
@@ -178,7 +185,26 @@ pub fn confer(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judgeme
         case.favours(word.says());
         return case.conclude(Verdict::PrimaryExiting);
     }
-    let verdict = own.verdict;
+    let mut verdict = own.verdict;
+    if is_silent(verdict)
+        && let Some(beside) = council.witnesses.iter().find(|w| w.is_gone_with(matter))
+    {
+        let silent = |word: &&Word<'_>| is_silent(word.opinion.verdict) && !word.is_late();
+        let agree: Vec<_> = words.iter().filter(silent).collect();
+        if council.is_majority(agree.len() + 1) {
+            for word in agree {
+                case.favours(word.says());
+            }
+            case.favours(format!(
+                "supervisor {} on its host is not heard either: the host is cut off or gone",
+                beside.name
+            ));
+            return case.conclude(Verdict::PrimaryHung);
+        }
+    }
+    if verdict == Verdict::PrimaryQuiet {
+        verdict = Verdict::PrimaryUnreachableFromHere;
+    }
     let sees_down = verdict.calls_for_failover();
     if verdict.serves() || matches!(verdict, Verdict::PrimaryBusy) {
         return case.conclude(verdict);
@@ -255,6 +281,11 @@ fn with_clients(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judge
     })
 }
 
+/// Silence, whatever the replicas make of it.
+fn is_silent(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::PrimaryHung | Verdict::PrimaryQuiet)
+}
+
 /// What a member says now about the same primary of the same epoch.
 struct Word<'a> {
     name: &'a str,
@@ -311,3 +342,6 @@ impl<'a> Word<'a> {
         self.process(matter).is_some() && self.opinion.verdict == Verdict::PrimaryBusy
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,8 @@ pub enum Verdict {
     PrimaryHung,
     /// Silent to us only: its replicas or other supervisors still hear it.
     PrimaryUnreachableFromHere,
+    /// Nothing comes from it by any way we see, but its replicas have not given up their links: the host may be gone.
+    PrimaryQuiet,
     /// Down as far as we see, and too few supervisors are heard to be sure.
     QuorumLost,
     /// It was restarted and does not have the data its replicas have.
@@ -85,6 +87,7 @@ impl Verdict {
             Self::PrimaryExiting => "primary_exiting",
             Self::PrimaryHung => "primary_hung",
             Self::PrimaryUnreachableFromHere => "primary_unreachable_from_here",
+            Self::PrimaryQuiet => "primary_quiet",
             Self::QuorumLost => "quorum_lost",
             Self::EmptyRestart => "empty_restart",
             Self::PrimaryDemoted => "primary_demoted",
@@ -130,6 +133,7 @@ impl fmt::Display for Verdict {
             Self::PrimaryExiting => "the primary's process is ending",
             Self::PrimaryHung => "the primary hangs",
             Self::PrimaryUnreachableFromHere => "the primary cannot be reached from here",
+            Self::PrimaryQuiet => "nothing comes from the primary",
             Self::QuorumLost => {
                 "the primary seems down, and a majority of the supervisors is not heard"
             }
@@ -301,7 +305,8 @@ fn silent(
         ));
         return case.conclude(Verdict::PrimaryUnreachableFromHere);
     }
-    let mut heard = false;
+    let mut received = false;
+    let mut linked = false;
     let mut asked = false;
     for (view, sample) in followers(others, context) {
         asked = true;
@@ -311,17 +316,20 @@ fn silent(
         if !hears(sample) {
             case.favours(format!("{} has lost its link to it", view.address));
         } else if moved {
-            heard = true;
+            received = true;
             case.against(format!("{} has received from it since", view.address));
         } else if accepts || was_moving {
             case.favours(format!("{} has received nothing from it since", view.address));
         } else {
             // A quiet primary and a dead path look the same from there.
-            heard = true;
+            linked = true;
             case.against(format!("{} keeps its link to it", view.address));
         }
     }
-    if heard {
+    if linked && !received && !context.alone {
+        return case.conclude(Verdict::PrimaryQuiet);
+    }
+    if received || linked {
         return case.conclude(Verdict::PrimaryUnreachableFromHere);
     }
     if !asked {

@@ -197,8 +197,11 @@ impl Member {
     }
 
     pub(super) fn council(&self, own: usize, place: Place, guard: Guard) -> Council {
+        // Broken on purpose: everybody is taken to say what we say.
+        let yes = self.opinion.clone().filter(|_| guard == Guard::NoMajority);
+        let yes = yes.map(|opinion| (self.last_round, opinion, Vec::new()));
         let witness = |other: usize| {
-            let heard = self.heard[other].as_ref();
+            let heard = yes.as_ref().or(self.heard[other].as_ref());
             let relayed = self.heard.iter().flatten().filter_map(|(_, _, heard)| heard[other]);
             let heard_at = heard.map(|(at, ..)| *at);
             Witness {
@@ -209,7 +212,7 @@ impl Member {
             }
         };
         let others = (0..self.heard.len()).filter(|other| *other != own);
-        let size = if guard == Guard::NoMajority { 1 } else { self.heard.len() };
+        let size = self.heard.len();
         Council { place, size, witnesses: others.map(witness).collect(), clients: Vec::new() }
     }
 
@@ -241,7 +244,6 @@ impl Member {
         now: Instant,
         in_touch: bool,
         servers: &mut Servers,
-        guard: Guard,
     ) -> Option<&'static str> {
         if own >= self.views.len() || self.heard.len() == 1 {
             return None;
@@ -253,7 +255,7 @@ impl Member {
             has_majority: in_touch,
             failsafe: false,
         };
-        let is_over = contact.is_over(now, LEASE) && guard != Guard::NoLease;
+        let is_over = contact.is_over(now, LEASE);
         let change = self.register.change.as_ref().filter(|change| index(&change.from) == own);
         let wanted = match (is_over, change) {
             (true, _) => Some(Fenced::Lease),
@@ -285,7 +287,6 @@ impl Member {
         now: Instant,
         servers: &Servers,
         network: &Network,
-        guard: Guard,
     ) -> Option<Result<(), String>> {
         let run = self.run.as_mut()?;
         let asked: Vec<_> = (0..servers.list.len())
@@ -295,7 +296,7 @@ impl Member {
             asked.iter().map(|at| (address(*at), servers.sample(*at, now))).collect();
         let drained = run.barrier.look(now, &samples);
         let Drain::Shut { link_lost } = drained else {
-            return (guard == Guard::NoBarrier).then_some(Ok(()));
+            return None;
         };
         run.asked.clone_from(&asked);
         if run.verdict == Verdict::PrimaryDead && !link_lost {

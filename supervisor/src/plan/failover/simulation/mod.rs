@@ -42,12 +42,6 @@ enum Guard {
     None,
     /// The words of the other supervisors are not asked for.
     NoMajority,
-    /// Offsets are compared as they were when last probed.
-    NoBarrier,
-    /// Nobody fences the primary beside it, and nobody waits for that.
-    NoLease,
-    /// Clients are told of a promotion before it was agreed on.
-    NoAgreement,
     /// The first server that can be reached is promoted, as Redis Sentinel would with priorities.
     NoOffsets,
 }
@@ -151,9 +145,7 @@ fn no_world_has_two_primaries_or_loses_what_could_be_kept() {
 /// The checks see a guard that is missing.
 #[test]
 fn a_broken_guard_is_found() {
-    for guard in
-        [Guard::NoMajority, Guard::NoBarrier, Guard::NoLease, Guard::NoAgreement, Guard::NoOffsets]
-    {
+    for guard in [Guard::NoMajority, Guard::NoOffsets] {
         let fault = first_fault(0..WORLDS * 4, guard, &Tally::default());
         assert!(fault.is_some(), "{guard:?} is not missed in {} worlds", WORLDS * 4);
     }

@@ -22,7 +22,7 @@ impl World {
         self.group.apply(number, &mut member.register);
         member.follow(now, utc);
         let in_touch = self.group.is_in_touch(number, tick);
-        let lease = member.mind_lease(number, now, in_touch, &mut self.servers, self.guard);
+        let lease = member.mind_lease(number, now, in_touch, &mut self.servers);
         if let Some(text) = lease {
             self.counts.fenced += 1;
             self.tell(|| format!("supervisor {number} {text}"));
@@ -226,7 +226,7 @@ impl World {
         if handover {
             return self.catch_up(number);
         }
-        let drained = member.drain(number, self.now, &self.servers, &self.network, self.guard);
+        let drained = member.drain(number, self.now, &self.servers, &self.network);
         match drained {
             None => return,
             Some(Err(why)) => return self.give_up(number, &why),
@@ -342,13 +342,6 @@ impl World {
         let run = member.run.as_mut().expect("it is under way");
         run.stage = Stage::Ending;
         let entry = done(run, to, &self.servers, now, utc);
-        if self.guard == Guard::NoAgreement {
-            let mut register = member.register.clone();
-            // Broken on purpose: it may be refused later.
-            register.apply(term, entry.clone()).ok();
-            member.register = register;
-            member.follow(now, utc);
-        }
         let delay = self.random.u64(1..4);
         self.group.propose(number, term, entry, self.tick, delay);
     }

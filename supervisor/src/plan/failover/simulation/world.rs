@@ -235,8 +235,9 @@ impl World {
         let confirmed = &mut self.confirmed;
         self.writes.retain(|write| {
             let server = &servers.list[write.at];
-            // A server that was killed, or made a replica, answers nobody any more.
-            if !server.alive || server.run != write.run || server.follows.is_some() {
+            // A server that was killed, fenced or made a replica answers nobody any more.
+            let fenced = server.paused == Some(super::servers::PauseEnd::Unpause);
+            if !server.alive || server.run != write.run || server.follows.is_some() || fenced {
                 return false;
             }
             let replicas = 0..servers.list.len();
