@@ -291,7 +291,7 @@ async fn what_a_cut_off_primary_wrote_is_saved_before_it_is_made_a_replica() {
     let fork = Fork { replid: replid.clone(), offset: offset.parse().unwrap() };
     let entries = vec![
         RedisEntry::Adopt { primary: from.clone(), lineage: Some(before) },
-        RedisEntry::Begin { epoch: 2, from, to: to.clone() },
+        RedisEntry::Begin { epoch: 2, from, to: to.clone(), is_planned: false },
         RedisEntry::Done { epoch: 2, to, lineage: after, fork: Some(fork), at },
     ];
     let cluster = Cluster::with_agreed(servers, entries, |_| {}).await;

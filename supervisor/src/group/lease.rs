@@ -33,9 +33,9 @@ impl Timing {
         self.election / 2
     }
 
-    /// A member that has not heard a leader for this long says that there is none.
+    /// A member that has not heard a leader for this long says that there is none. An election that has to be held twice takes less.
     pub fn alone_after(&self) -> Duration {
-        self.election * 2
+        self.election * 3
     }
 
     /// The consensus library waits its greatest timeout (the lease) and then a random time from the least to the greatest.

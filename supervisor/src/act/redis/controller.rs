@@ -69,6 +69,9 @@ pub struct RedisController {
     pub(super) agreement: Agreement,
     /// The fences of the servers beside us.
     pub(super) fences: HashMap<Address, Standing>,
+    /// The change that is under way, by its epoch, and since when we know.
+    pub(super) change_seen: Option<(u64, Instant)>,
+    pub(super) started: Instant,
     pub(super) planner: Planner,
     pub(super) watches: Vec<Watch>,
     pub(super) metrics: Metrics,
@@ -173,6 +176,8 @@ impl RedisController {
             config,
             state_dir,
             fences: HashMap::new(),
+            change_seen: None,
+            started: now,
             agreement,
             planner,
             watches: Vec::new(),

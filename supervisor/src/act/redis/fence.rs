@@ -14,6 +14,7 @@ use super::repair::Aside;
 use crate::cluster::{Address, RedisRole};
 use crate::judge::redis::Fenced;
 use crate::observe::redis::{AskError, Watch, command};
+use crate::plan::failover::Change;
 use crate::record::{Kind, Severity};
 
 /// Added to `min-replicas-to-write`: more replicas than anybody has.
@@ -21,6 +22,12 @@ pub(super) const OUT_OF_REACH: u64 = 1_000_000;
 
 /// A server that hangs answers when it runs again; until then the order waits in its connection.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Nobody has answered a supervisor that has just started, and none of them may mean to. A restart shall not cost clients their writes.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// A planned change pauses writes itself. One that takes longer was left behind, and its pause ends.
+const PLANNED_MAX: Duration = Duration::from_secs(4);
 
 /// What stands on a server beside us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,21 +40,30 @@ pub(super) struct Standing {
 impl RedisController {
     /// Fences the servers beside us that must not take writes, and frees those that may.
     pub(super) fn mind_fences(&mut self) {
-        let Some(contact) = self.agreement.contact() else { return };
         if self.planner.forbidden().is_some() {
             return;
         }
-        let is_over = contact.is_over(Instant::now().into_std(), LEASE);
+        let now = Instant::now();
+        let contact = self.agreement.contact();
+        // A group of one fences nothing here, and frees what was fenced when it was one of several.
+        let is_alone = contact.is_none();
+        let is_over = now - self.started >= SETTLE
+            && contact.is_some_and(|contact| contact.is_over(now.into_std(), LEASE));
         let register = self.planner.register();
         let primary = register.primary.clone();
         let change = register.change.clone();
+        if self.change_seen.map(|seen| seen.0) != change.as_ref().map(|change| change.epoch) {
+            self.change_seen = change.as_ref().map(|change| (change.epoch, now));
+        }
+        let is_left = self.change_seen.is_some_and(|seen| now - seen.1 >= PLANNED_MAX);
+        let fences = |change: &Change| !is_alone && (is_left || !change.is_planned);
         let beside: Vec<_> = self.beside().cloned().collect();
         for server in beside {
             let Some(watch) = self.watch(&server).cloned() else { continue };
             let role = watch.view().sample.map(|sample| sample.role);
             let stands = self.fences.get(&server).copied();
             let fence = stands.and_then(|standing| standing.fence);
-            let replaced = change.as_ref().filter(|change| change.from == server);
+            let replaced = change.as_ref().filter(|change| change.from == server && fences(change));
             let wanted = match replaced {
                 _ if role == Some(RedisRole::Replica) => None,
                 _ if is_over => Some(Fenced::Lease),
@@ -56,7 +72,9 @@ impl RedisController {
                 None if primary.as_ref() != Some(&server) => fence,
                 None => None,
             };
-            if wanted == fence || stands.is_some_and(|standing| standing.under_way) {
+            // The first look takes away what an earlier run of ours may have left.
+            let is_settled = wanted == fence && (stands.is_some() || role.is_none());
+            if is_settled || stands.is_some_and(|standing| standing.under_way) {
                 continue;
             }
             let is_change_of_reason = wanted.is_some() && fence.is_some();
@@ -67,8 +85,8 @@ impl RedisController {
             if !is_change_of_reason {
                 self.asides.spawn(async move {
                     let done = set_fence(&watch, wanted.is_some()).await;
-                    let error = done.err().map(|error| Chain(&error).to_string());
-                    Aside::LocalFence { server, fence: wanted, error }
+                    let done = done.map_err(|error| Chain(&error).to_string());
+                    Aside::LocalFence { server, fence: wanted, done }
                 });
             }
         }
@@ -78,16 +96,22 @@ impl RedisController {
         &mut self,
         server: &Address,
         fence: Option<Fenced>,
-        error: Option<String>,
+        done: Result<bool, String>,
     ) {
-        if let Some(error) = error {
-            // It is tried again at the next round.
-            self.fences.remove(server);
-            tracing::warn!(redis = %server, error, "the fence of the server beside us could not be set");
-            return;
-        }
+        let has_changed = match done {
+            Ok(has_changed) => has_changed,
+            Err(error) => {
+                // It is tried again at the next round.
+                self.fences.remove(server);
+                tracing::warn!(redis = %server, error, "the fence of the server beside us could not be set");
+                return;
+            }
+        };
         if let Some(standing) = self.fences.get_mut(server) {
             standing.under_way = false;
+        }
+        if !has_changed {
+            return;
         }
         let message = match fence {
             Some(Fenced::Lease) => format!("{server} takes no writes: no majority has answered us"),
@@ -107,8 +131,8 @@ impl RedisController {
     }
 }
 
-/// Sets or takes away the fence of one server. Safe to repeat.
-pub(super) async fn set_fence(watch: &Watch, fenced: bool) -> Result<(), AskError> {
+/// Sets or takes away the fence of one server, and says whether that changed anything. Safe to repeat.
+pub(super) async fn set_fence(watch: &Watch, fenced: bool) -> Result<bool, AskError> {
     let key = "min-replicas-to-write";
     let reply = watch.order(command(["CONFIG", "GET", key]), ANSWER_LIMIT).await?;
     let value = match &reply {
@@ -119,8 +143,8 @@ pub(super) async fn set_fence(watch: &Watch, fenced: bool) -> Result<(), AskErro
     let next = match (fenced, value >= OUT_OF_REACH) {
         (true, false) => value + OUT_OF_REACH,
         (false, true) => value - OUT_OF_REACH,
-        _ => return Ok(()),
+        _ => return Ok(false),
     };
     let set = command(["CONFIG", "SET", key, &next.to_string()]);
-    watch.order(set, ANSWER_LIMIT).await.map(drop)
+    watch.order(set, ANSWER_LIMIT).await.map(|_| true)
 }

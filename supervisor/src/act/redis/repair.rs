@@ -23,7 +23,7 @@ pub(super) enum Aside {
     /// The fence that was queued for a primary was run, at this replication id and offset if it was a primary still.
     Fenced { server: Address, at: Option<(String, u64)> },
     /// The fence of a server beside us was set or taken away, or not.
-    LocalFence { server: Address, fence: Option<Fenced>, error: Option<String> },
+    LocalFence { server: Address, fence: Option<Fenced>, done: Result<bool, String> },
     /// It will never be run: the process died or the path broke. The next one at this address is dealt with when it is seen.
     NeverFenced,
     /// A former primary was brought home, or not.
@@ -131,7 +131,7 @@ impl RedisController {
     pub(super) fn note_aside(&mut self, aside: Aside) {
         match aside {
             Aside::NeverFenced | Aside::Answered => {}
-            Aside::LocalFence { server, fence, error } => self.note_fence(&server, fence, error),
+            Aside::LocalFence { server, fence, done } => self.note_fence(&server, fence, done),
             Aside::Hook(run) => self.note_hook(&run),
             Aside::Replayed(id) => {
                 self.replaying.remove(&id);

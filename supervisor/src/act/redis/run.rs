@@ -158,7 +158,7 @@ impl RedisController {
         if attempt.run.to.as_ref() == Some(to) {
             return Ok(());
         }
-        let begin = begin_entry(attempt, to);
+        let begin = begin_entry(attempt, to, self.is_planned);
         self.agree(begin).await.map_err(|error| Stop::Failed(ActError::Agree(error)))?;
         attempt.run.to = Some(to.clone());
         Ok(())
@@ -182,7 +182,7 @@ impl RedisController {
         let first =
             wanted.or_else(|| decision.candidate.as_ref().map(|choice| &choice.address)).cloned();
         let (agreed, drained) = {
-            let begin = first.as_ref().map(|to| begin_entry(attempt, to));
+            let begin = first.as_ref().map(|to| begin_entry(attempt, to, self.is_planned));
             let agreed = self.agreement.propose_some(begin);
             tokio::join!(agreed, drain(&self.watches, &from, refused))
         };
@@ -442,9 +442,9 @@ impl RedisController {
     }
 }
 
-fn begin_entry(attempt: &Attempt, to: &Address) -> RedisEntry {
+fn begin_entry(attempt: &Attempt, to: &Address, is_planned: bool) -> RedisEntry {
     let (epoch, from) = (attempt.run.epoch, attempt.run.from.clone());
-    RedisEntry::Begin { epoch, from, to: to.clone() }
+    RedisEntry::Begin { epoch, from, to: to.clone(), is_planned }
 }
 
 /// Why a run ends early.

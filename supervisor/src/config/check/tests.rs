@@ -357,7 +357,7 @@ fn other_managers_of_redis_are_checked() {
         ),
         (
             "manager = \"sentinel\"\nsentinels = [\"a:1\"]\nsentinel_username = \"u\"",
-            "redis.sentinel_username: expected sentinel_password_file beside it",
+            "redis.sentinel_username: expected redis.sentinel_password_file beside it",
         ),
         ("manager = \"patroni\"", "expected one of `holdfast`, `sentinel`, `none`"),
         ("manage = true", "unknown field `manage`"),

@@ -48,6 +48,8 @@ pub struct Change {
     pub from: Address,
     /// The server that is to take its place.
     pub to: Address,
+    /// The primary works and its writes are paused for the change, so that nobody has to fence it.
+    pub is_planned: bool,
 }
 
 /// One step of the agreed state.
@@ -76,6 +78,8 @@ pub enum RedisEntry {
         from: Address,
         /// The server that is to take its place.
         to: Address,
+        /// The primary works, and its writes are paused meanwhile.
+        is_planned: bool,
     },
     /// The change was made.
     Done {
@@ -163,7 +167,9 @@ impl Register {
             RedisEntry::Renamed { epoch, .. } => {
                 Err(Refused::Epoch { due: self.epoch, found: epoch })
             }
-            RedisEntry::Begin { epoch, from, to } => self.begin(term, epoch, from, to),
+            RedisEntry::Begin { epoch, from, to, is_planned } => {
+                self.begin(Change { epoch, term, from, to, is_planned })
+            }
             RedisEntry::Done { epoch, to, lineage, fork, at } => {
                 let change = self.open(term, epoch)?;
                 if change.to != to {
@@ -213,25 +219,25 @@ impl Register {
         Ok(())
     }
 
-    fn begin(&mut self, term: u64, epoch: u64, from: Address, to: Address) -> Result<(), Refused> {
-        if self.primary.as_ref() != Some(&from) {
-            return Err(Refused::NotPrimary(from));
+    fn begin(&mut self, begun: Change) -> Result<(), Refused> {
+        if self.primary.as_ref() != Some(&begun.from) {
+            return Err(Refused::NotPrimary(begun.from));
         }
         match &mut self.change {
             // The leader that began it has found a better server.
-            Some(change) if (change.epoch, change.term) == (epoch, term) => {
-                change.to = to;
+            Some(change) if (change.epoch, change.term) == (begun.epoch, begun.term) => {
+                change.to = begun.to;
                 return Ok(());
             }
             Some(change) => return Err(Refused::UnderWay(change.epoch)),
             None => {}
         }
         let due = self.next_epoch();
-        if epoch != due {
-            return Err(Refused::Epoch { due, found: epoch });
+        if begun.epoch != due {
+            return Err(Refused::Epoch { due, found: begun.epoch });
         }
-        self.spent = epoch;
-        self.change = Some(Change { epoch, term, from, to });
+        self.spent = begun.epoch;
+        self.change = Some(begun);
         Ok(())
     }
 
@@ -272,7 +278,7 @@ mod tests {
     }
 
     fn begin(epoch: u64, from: u16, to: u16) -> RedisEntry {
-        RedisEntry::Begin { epoch, from: address(from), to: address(to) }
+        RedisEntry::Begin { epoch, from: address(from), to: address(to), is_planned: false }
     }
 
     fn done(epoch: u64, to: u16) -> RedisEntry {

@@ -531,7 +531,7 @@ fn a_failover_waits_for_approval_and_is_asked_for_again() {
     assert_eq!(decide(&mut planner, later, &views).action, Action::FailOver);
     // What was agreed to is done, and the next one is asked for anew.
     let (from, to) = (address(1), address(2));
-    agree(&mut planner, later, &views, RedisEntry::Begin { epoch: 2, from, to });
+    agree(&mut planner, later, &views, RedisEntry::Begin { epoch: 2, from, to, is_planned: false });
     assert!(planner.register().approved, "until it is done");
     let lineage = planner.lineage().cloned().unwrap();
     let done = RedisEntry::Done {

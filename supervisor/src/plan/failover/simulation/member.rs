@@ -15,7 +15,7 @@ use crate::judge::redis::{
 };
 use crate::plan::failover::lease::Contact;
 use crate::plan::failover::{
-    Barrier, Choice, Drain, Fork, Planner, RedisEntry, Register, Resume, Settings,
+    Barrier, Change, Choice, Drain, Fork, Planner, RedisEntry, Register, Resume, Settings,
 };
 
 /// A round that comes this much later was held up on our side, as in the controller.
@@ -256,7 +256,8 @@ impl Member {
             failsafe: false,
         };
         let is_over = contact.is_over(now, LEASE);
-        let change = self.register.change.as_ref().filter(|change| index(&change.from) == own);
+        let fences = |change: &&Change| index(&change.from) == own && !change.is_planned;
+        let change = self.register.change.as_ref().filter(fences);
         let wanted = match (is_over, change) {
             (true, _) => Some(Fenced::Lease),
             (false, Some(change)) => Some(Fenced::Change(change.epoch)),

@@ -142,7 +142,9 @@ impl World {
         choice: Choice,
     ) {
         let epoch = self.members[number].register.next_epoch();
-        let entry = RedisEntry::Begin { epoch, from: address(from), to: choice.address.clone() };
+        let is_planned = matches!(decision.action, Action::HandOver(_));
+        let (from_address, to) = (address(from), choice.address.clone());
+        let entry = RedisEntry::Begin { epoch, from: from_address, to, is_planned };
         self.start(number, term, from, stage, decision, Some(choice), entry);
     }
 
@@ -283,8 +285,9 @@ impl World {
         }
         run.named = Some(to);
         run.stage = Stage::Naming;
-        let entry =
-            RedisEntry::Begin { epoch: run.epoch, from: address(run.from), to: address(to) };
+        let (epoch, is_planned) = (run.epoch, run.handover);
+        let (from, to) = (address(run.from), address(to));
+        let entry = RedisEntry::Begin { epoch, from, to, is_planned };
         let term = run.term;
         self.group.propose(number, term, entry, self.tick, 1);
     }
