@@ -337,9 +337,5 @@ async fn a_client_that_does_not_read_is_cut_off() {
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&body).await.unwrap();
     let closed = "balancer_listener_closed_total{cause=\"timeout\",listener=\"l\"}";
-    until("the stalled connection to be closed", async || {
-        let closed = balancer.metric(closed).await;
-        if closed > 0.0 { Ok(()) } else { Err(closed) }
-    })
-    .await;
+    balancer.wait_metric(closed, 1.0).await;
 }

@@ -52,11 +52,8 @@ async fn nobody_notices_a_server_that_refuses_connections() {
     }
     assert_eq!(balancer.server("a").await["passive"], "open");
     let labels = "{pool=\"p\",server=\"a\"}";
-    assert!(
-        (balancer.metric(&format!("balancer_server_ejections_total{labels}")).await - 1.0).abs()
-            < 0.1
-    );
-    assert!(balancer.metric(&format!("balancer_server_usable{labels}")).await.abs() < 0.1);
+    balancer.wait_metric(&format!("balancer_server_ejections_total{labels}"), 1.0).await;
+    balancer.wait_metric(&format!("balancer_server_usable{labels}"), 0.0).await;
 }
 
 #[tokio::test]
@@ -71,7 +68,7 @@ async fn a_pool_without_servers_says_so() {
     assert_eq!((response.status, response.text()), (503, "no server is available\n"));
     for (cause, count) in [("connect", 1.0), ("no_server", 1.0), ("timeout", 0.0)] {
         let series = format!("balancer_pool_errors_total{{cause=\"{cause}\",pool=\"p\"}}");
-        assert!((balancer.metric(&series).await - count).abs() < 0.1, "{cause}");
+        balancer.wait_metric(&series, count).await;
     }
 }
 
@@ -168,11 +165,7 @@ async fn the_connections_of_a_server_that_says_nothing_are_closed() {
     a.shared.hung.store(true, Ordering::SeqCst);
     ends(&mut socket).await;
     let closed = "balancer_listener_closed_total{cause=\"server_silent\",listener=\"l\"}";
-    until("the cause to be counted", async || {
-        let count = balancer.metric(closed).await;
-        if count > 0.5 { Ok(()) } else { Err(count) }
-    })
-    .await;
+    balancer.wait_metric(closed, 1.0).await;
 }
 
 #[tokio::test]
@@ -197,7 +190,7 @@ async fn drain_and_maintenance_keep_what_is_open() {
         }
         works(&mut socket).await;
         let series = format!("balancer_server_state{{pool=\"p\",server=\"a\",state=\"{state}\"}}");
-        assert!((balancer.metric(&series).await - 1.0).abs() < 0.1);
+        balancer.wait_metric(&series, 1.0).await;
     }
     until("checks to be off", async || {
         let server = balancer.server("a").await;
@@ -333,11 +326,7 @@ async fn clients_wait_in_line_for_a_server_with_room() {
     let url = format!("ws://{address}/ws");
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
     let waiting = tokio::spawn(async move { request(address, "GET", "/", &[], b"").await });
-    until("the second client to wait", async || {
-        let queued = balancer.metric("balancer_pool_queued{pool=\"p\"}").await;
-        if queued > 0.0 { Ok(()) } else { Err(queued) }
-    })
-    .await;
+    balancer.wait_metric("balancer_pool_queued{pool=\"p\"}", 1.0).await;
     let third = request(address, "GET", "/", &[], b"").await;
     assert_eq!((third.status, third.text()), (503, "every server is busy\n"));
     assert!(third.head.contains("retry-after: "), "{}", third.head);
@@ -346,5 +335,5 @@ async fn clients_wait_in_line_for_a_server_with_room() {
     while let Some(Ok(_)) = socket.next().await {}
     assert_eq!(timeout(DEADLINE, waiting).await.unwrap().unwrap().status, 200);
     let full = "balancer_pool_errors_total{cause=\"queue_full\",pool=\"p\"}";
-    assert!((balancer.metric(full).await - 1.0).abs() < 0.1);
+    balancer.wait_metric(full, 1.0).await;
 }

@@ -107,6 +107,16 @@ impl Balancer {
         line.unwrap_or_else(|| panic!("no {series} in:\n{text}")).parse().unwrap()
     }
 
+    /// Waits until a series has a value. What a client sees comes before it is counted: an answer is sent, a connection closed, and
+    /// only then does the worker that did it raise the counter.
+    pub(crate) async fn wait_metric(&self, series: &str, value: f64) {
+        until(&format!("{series} = {value}"), async || {
+            let seen = self.metric(series).await;
+            if (seen - value).abs() < 0.1 { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    }
+
     /// Waits until a server is, or is not, usable.
     pub(crate) async fn wait_usable(&self, name: &str, usable: bool) {
         until(&format!("{name} usable={usable}"), async || {
