@@ -67,8 +67,7 @@ impl Balancer {
             .collect();
         let mut listeners = Vec::with_capacity(sockets.len());
         for (listener, socket) in config.listeners.iter().zip(sockets) {
-            let pool = Arc::clone(pools.get(&listener.pool).expect("checked with the settings"));
-            let settings = Settings { config: listener.clone(), pool };
+            let settings = Settings::new(listener.clone(), &pools);
             listeners.push(Arc::new(Listener::new(socket, settings, &metrics)?));
         }
         metrics.reload_successful.set(1);

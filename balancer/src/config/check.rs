@@ -11,13 +11,13 @@ use holdfast_settings::{Faults, Secret, Source};
 use ipnet::IpNet;
 
 use super::file::{self, Algorithm, CheckType, Mode};
+use crate::message::choice::Key;
 use crate::message::is_token;
-use crate::message::request::Key;
 use crate::tls::{ClientCertificate, ClientTls, ServerTls};
 
 use super::{
     Address, CheckKind, CheckRules, Config, EXPECTED_NAME, ListenerConfig, PoolConfig, PoolRules,
-    ServerConfig, Weight, is_name,
+    ServerConfig, Weight, is_name, routes,
 };
 
 /// Threads beyond this number only add wake-ups.
@@ -31,7 +31,7 @@ const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const SERVERS_MAX: usize = 256;
 
 /// Collects faults on the way down the file.
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     source: &'a Source,
     faults: Faults,
 }
@@ -78,11 +78,16 @@ pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Fault
 }
 
 impl Checker<'_> {
-    fn fault(&mut self, key: impl Into<String>, message: impl Display) {
+    pub(super) fn fault(&mut self, key: impl Into<String>, message: impl Display) {
         self.faults.add(self.source, key, message);
     }
 
-    fn require(&mut self, key: impl Into<String>, holds: bool, message: impl FnOnce() -> String) {
+    pub(super) fn require(
+        &mut self,
+        key: impl Into<String>,
+        holds: bool,
+        message: impl FnOnce() -> String,
+    ) {
         if !holds {
             self.fault(key, message());
         }
@@ -173,12 +178,17 @@ impl Checker<'_> {
             !written.proxy_protocol || !trusted_proxies.is_empty(),
             || "needs trusted_proxies: whoever may say who the client is".to_owned(),
         );
+        let routes = routes::convert(self, &format!("listener[{i}]"), &written.route, pools);
+        self.require(at("route"), written.mode == Mode::Http || routes.is_empty(), || {
+            "has a meaning only with mode = \"http\"".to_owned()
+        });
         let tls = written.tls.as_ref().and_then(|tls| self.listener_tls(&at("tls"), tls));
         ListenerConfig {
             name,
             listen,
             mode: written.mode,
             pool: written.pool.as_str().into(),
+            routes,
             trusted_proxies,
             proxy_protocol: written.proxy_protocol,
             forwarded: written.forwarded,
@@ -368,7 +378,7 @@ impl Checker<'_> {
 }
 
 /// Whether it can name a header field or a cookie (RFC 9110 5.6.2, RFC 6265 4.1.1).
-fn is_field_name(text: &str) -> bool {
+pub(super) fn is_field_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(is_token)
 }
 

@@ -109,6 +109,8 @@ pub(super) struct Listener {
     pub mode: Mode,
     pub pool: String,
     #[serde(default)]
+    pub route: Vec<super::routes::Route>,
+    #[serde(default)]
     pub trusted_proxies: Vec<String>,
     #[serde(default)]
     pub proxy_protocol: bool,

@@ -5,6 +5,7 @@
 
 mod check;
 mod file;
+mod routes;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,11 +18,12 @@ use holdfast_settings::{Faults, Secret};
 use holdfast_telemetry::logs;
 use ipnet::IpNet;
 
-use crate::message::request::Key;
+use crate::message::choice::Key;
 use crate::proxy_protocol::Version;
 use crate::tls::{ClientTls, ServerTls};
 
 pub use file::{Algorithm, Mode};
+pub use routes::RouteConfig;
 
 /// Checked settings.
 #[derive(Debug, Clone)]
@@ -42,7 +44,7 @@ pub struct Config {
     pub workers: Option<usize>,
     /// At least one, names and addresses unique.
     pub listeners: Vec<ListenerConfig>,
-    /// Names unique; every listener's pool is among them.
+    /// Names unique; the pools of listeners and routes are among them.
     pub pools: Vec<PoolConfig>,
 }
 
@@ -55,8 +57,10 @@ pub struct ListenerConfig {
     pub listen: SocketAddr,
     /// What is spoken there.
     pub mode: Mode,
-    /// Pool that serves it.
+    /// Pool that serves what no route takes.
     pub pool: Arc<str>,
+    /// Other pools for some requests; the first that matches is taken.
+    pub routes: Vec<RouteConfig>,
     /// Peers whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether every connection begins with who its client is, said by one of these proxies.

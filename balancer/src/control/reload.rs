@@ -171,13 +171,11 @@ impl Balancer {
         let mut before = self.listeners();
         let mut after = Vec::with_capacity(new.listeners.len());
         for config in &new.listeners {
-            let pool = Arc::clone(pools.get(&config.pool).expect("checked with the settings"));
-            let settings = Settings { config: config.clone(), pool };
+            let settings = Settings::new(config.clone(), &pools);
             let same = before.iter().position(|listener| is_same(listener, config));
             if let Some(position) = same {
                 let listener = before.swap_remove(position);
-                let old = listener.settings();
-                if old.config != *config || !Arc::ptr_eq(&old.pool, &settings.pool) {
+                if !listener.settings().is_same(&settings) {
                     listener.set_settings(settings, &self.metrics);
                     changed.push(format!("listener {} changed", config.name));
                 }

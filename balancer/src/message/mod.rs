@@ -8,6 +8,7 @@
 //! Rejected: a general HTTP library on the data path. Tuned as far as it goes (own pool, one runtime per core), hyper still spends most of
 //! its time on a map of header fields that a proxy takes apart only to write it again, and it repairs where we would rather refuse.
 
+pub mod choice;
 pub mod chunked;
 mod fields;
 pub mod request;

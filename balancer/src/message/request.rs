@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::choice::{Choice, Seen};
 use super::fields::{Connection, Field, Lines, classify};
 use super::{FIELDS_MAX, Framing, chunked::Chunked};
-use crate::pool::balance;
 
 /// Hops looked at in `X-Forwarded-For`; a longer chain is a loop or an attack.
 const HOPS_MAX: usize = 32;
@@ -24,17 +24,6 @@ pub enum Refused {
     Version,
 }
 
-/// The part of a request that says where it goes, for a pool that is spread by it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
-    /// The target without its query.
-    Uri,
-    /// The field of this name.
-    Header(Box<str>),
-    /// The cookie of this name.
-    Cookie(Box<str>),
-}
-
 /// What a head is read with.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
@@ -42,10 +31,6 @@ pub struct Reading<'a> {
     pub peer: &'a Peer,
     /// Peers whose `X-Forwarded-*` is believed.
     pub trusted: &'a [IpNet],
-    /// What to look for.
-    pub key: Option<&'a Key>,
-    /// The cookie that names a server.
-    pub sticky_cookie: Option<&'a str>,
     /// Whether `Forwarded` (RFC 7239) is written beside `X-Forwarded-*`.
     pub forwarded: bool,
     /// A number nobody can guess, for `X-Request-Id` where no trusted proxy has given one.
@@ -85,10 +70,8 @@ pub struct RequestHead {
     pub framing: Framing,
     /// The client behind trusted proxies.
     pub client: IpAddr,
-    /// [`balance::hash`] of the [`Key`], if the request has it.
-    pub key: Option<u64>,
-    /// The server its sticky cookie names.
-    pub sticky: Option<u64>,
+    /// Where it goes.
+    pub choice: Choice,
     /// Whether it asks to switch protocols.
     pub upgrade: bool,
     /// Whether it may be sent twice (RFC 9110 9.2.2: idempotent) and has no body that would be gone.
@@ -103,8 +86,8 @@ pub struct RequestHead {
     pub expects_continue: bool,
 }
 
-/// Reads a head from the front of `bytes` and writes the one a server gets to the end of `out`. `None` while it is incomplete; `out` is
-/// as it was then, and on an error.
+/// Reads a head from the front of `bytes` and writes the one a server gets to the end of `out`; `choose` is asked where it goes. `None`
+/// while it is incomplete; `out` is as it was then, and on an error.
 ///
 /// # Errors
 /// It is not to be forwarded.
@@ -112,6 +95,7 @@ pub fn read(
     bytes: &[u8],
     reading: &Reading<'_>,
     out: &mut Vec<u8>,
+    choose: impl FnOnce(&Seen<'_>) -> Choice,
 ) -> Result<Option<RequestHead>, Refused> {
     let Reading { peer, trusted, .. } = *reading;
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
@@ -203,11 +187,7 @@ pub fn read(
         length,
         framing,
         client,
-        key: reading.key.and_then(|key| hash_key(key, target, request.headers)),
-        sticky: reading.sticky_cookie.and_then(|name| {
-            let value = std::str::from_utf8(cookie(request.headers, name)?).ok()?;
-            u64::from_str_radix(value, 16).ok()
-        }),
+        choice: choose(&Seen::new(host, target, request.headers)),
         upgrade,
         repeatable: idempotent && framing.is_done(),
         is_head: method == "HEAD",
@@ -215,26 +195,6 @@ pub fn read(
         keep_alive,
         expects_continue: known.expects_continue && !http10 && !framing.is_done(),
     }))
-}
-
-/// The hash of what keys the choice of a server.
-fn hash_key(key: &Key, target: &str, fields: &[httparse::Header<'_>]) -> Option<u64> {
-    let value = match key {
-        Key::Uri => target.split('?').next().map(str::as_bytes),
-        Key::Header(name) => {
-            let mut named = fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
-            named.next().map(|field| field.value)
-        }
-        Key::Cookie(name) => cookie(fields, name),
-    };
-    value.map(balance::hash)
-}
-
-/// The value of the first cookie of this name (RFC 6265 4.2.1).
-fn cookie<'a>(fields: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
-    let cookies = fields.iter().filter(|field| classify(field.name) == Field::Cookie);
-    let mut pairs = cookies.flat_map(|field| field.value.split(|byte| *byte == b';'));
-    pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {

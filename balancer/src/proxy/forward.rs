@@ -139,7 +139,7 @@ async fn attempts(
     out: Vec<u8>,
 ) -> Result<Outcome, Failure> {
     let rules = pool.rules();
-    let ask = Ask { source: source(head.client), key: head.key, sticky: head.sticky };
+    let ask = Ask { source: source(head.client), key: head.choice.key, sticky: head.choice.sticky };
     let mut request = Transfer::new(out, head.framing, false);
     let mut tried = Tried::default();
     // Once a kept connection has failed us, the others of its age are not asked.
@@ -269,7 +269,7 @@ async fn send(
 /// The line that brings the client back to this server, unless its own cookie does.
 fn set_cookie(rules: &PoolRules, head: &RequestHead, lease: &Lease, secure: bool) -> String {
     match &rules.sticky_cookie {
-        Some(name) if head.sticky != Some(lease.key()) => {
+        Some(name) if head.choice.sticky != Some(lease.key()) => {
             let secure = if secure { "; Secure" } else { "" };
             let key = lease.key();
             format!("Set-Cookie: {name}={key:016x}; Path=/; HttpOnly; SameSite=Lax{secure}\r\n")

@@ -24,6 +24,7 @@ use super::stream::Stream;
 use super::transfer::End;
 use super::upstream::Idle;
 use super::worker::SessionGuard;
+use crate::message::choice::Seen;
 use crate::message::request::{self, Peer, Reading, Refused, RequestHead};
 use crate::metrics::{Close, Rejection};
 use crate::pool::server::Lease;
@@ -136,7 +137,7 @@ impl Conversation {
             }
         };
         self.client.buffer.consume(head.length);
-        match forward::forward(self, &settings.pool, &head, out).await {
+        match forward::forward(self, settings.pool_of(&head.choice), &head, out).await {
             Ok(Outcome::Done { close: false }) => ControlFlow::Continue(()),
             Ok(Outcome::Done { close: true }) => {
                 self.end(!head.framing.is_done()).await;
@@ -164,16 +165,14 @@ impl Conversation {
             if memchr::memchr(b'\n', fresh).is_some() {
                 let settings = listener.settings();
                 limit = settings.config.header_bytes_max;
-                let rules = settings.pool.rules();
                 let reading = Reading {
                     peer: &self.peer,
                     trusted: &settings.config.trusted_proxies,
-                    key: rules.key.as_ref(),
-                    sticky_cookie: rules.sticky_cookie.as_deref(),
                     forwarded: settings.config.forwarded,
                     request_id: settings.config.request_id.then(|| fastrand::u128(..)),
                 };
-                match request::read(buffer.filled(), &reading, out) {
+                let choose = |seen: &Seen<'_>| settings.choose(seen);
+                match request::read(buffer.filled(), &reading, out, choose) {
                     Ok(Some(head)) if head.length > limit => {
                         return Poll::Ready(Err(NoHead::TooLong));
                     }

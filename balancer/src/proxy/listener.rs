@@ -12,8 +12,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ListenerConfig;
+use crate::message::choice::{Choice, Seen};
 use crate::metrics::{ListenerMetrics, Metrics};
-use crate::pool::Pool;
+use crate::pool::{Pool, Pools};
 use crate::tls::{Certificate, ServerTls};
 
 use super::upstream;
@@ -38,9 +39,42 @@ pub(crate) struct Listener {
 pub(crate) struct Settings {
     pub(crate) config: ListenerConfig,
     pub(crate) pool: Arc<Pool>,
+    /// Of the routes, in their order.
+    routes: Box<[Arc<Pool>]>,
 }
 
 impl Settings {
+    /// With the pools that `config` names, which are among `pools`.
+    pub(crate) fn new(config: ListenerConfig, pools: &Pools) -> Self {
+        let find = |name| Arc::clone(pools.get(name).expect("checked with the settings"));
+        let routes = config.routes.iter().map(|route| find(&route.pool)).collect();
+        Self { pool: find(&config.pool), routes, config }
+    }
+
+    /// Whether requests find the same as with `other`.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.config == other.config
+            && Arc::ptr_eq(&self.pool, &other.pool)
+            && self.routes.iter().zip(&other.routes).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+
+    /// The pool that serves a request.
+    pub(crate) fn pool_of(&self, choice: &Choice) -> &Arc<Pool> {
+        choice.route.map_or(&self.pool, |route| &self.routes[usize::from(route)])
+    }
+
+    /// Finds a request its pool, and what a server is chosen by there.
+    pub(crate) fn choose(&self, seen: &Seen<'_>) -> Choice {
+        let route = self.config.routes.iter().position(|route| route.matches(seen));
+        let route = route.and_then(|route| u16::try_from(route).ok());
+        let rules = self.pool_of(&Choice { route, ..Choice::default() }).rules();
+        Choice {
+            route,
+            key: rules.key.as_ref().and_then(|key| seen.key(key)),
+            sticky: rules.sticky_cookie.as_deref().and_then(|name| seen.sticky(name)),
+        }
+    }
+
     fn certificates(&self) -> &[Certificate] {
         self.config.tls.as_ref().map_or(&[], ServerTls::certificates)
     }

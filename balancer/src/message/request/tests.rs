@@ -1,8 +1,13 @@
 use super::*;
+use crate::message::choice::Key;
+use crate::pool::balance;
 
 fn plain(peer: &Peer) -> Reading<'_> {
-    let (key, sticky_cookie, request_id) = (None, None, None);
-    Reading { peer, trusted: &[], key, sticky_cookie, forwarded: false, request_id }
+    Reading { peer, trusted: &[], forwarded: false, request_id: None }
+}
+
+fn nowhere(_: &Seen<'_>) -> Choice {
+    Choice::default()
 }
 
 fn read_from(head: &str, peer: &str) -> Result<(RequestHead, String), Refused> {
@@ -10,7 +15,7 @@ fn read_from(head: &str, peer: &str) -> Result<(RequestHead, String), Refused> {
     let mut out = b"before".to_vec();
     let peer = Peer::new(peer.parse().unwrap(), "http");
     let reading = Reading { trusted: &trusted, ..plain(&peer) };
-    let read = read(head.as_bytes(), &reading, &mut out)?.expect("a whole head");
+    let read = read(head.as_bytes(), &reading, &mut out, nowhere)?.expect("a whole head");
     assert_eq!(read.length, head.len());
     let out = String::from_utf8(out).unwrap();
     Ok((read, out.strip_prefix("before").unwrap().to_owned()))
@@ -161,7 +166,11 @@ fn a_head_is_awaited_to_its_last_byte() {
     for length in 0..head.len() {
         let mut out = Vec::new();
         let reading = plain(&peer);
-        assert_eq!(read(&head.as_bytes()[..length], &reading, &mut out), Ok(None), "{length}");
+        assert_eq!(
+            read(&head.as_bytes()[..length], &reading, &mut out, nowhere),
+            Ok(None),
+            "{length}"
+        );
         assert!(out.is_empty());
     }
 }
@@ -178,10 +187,14 @@ fn a_request_names_what_it_is_spread_by() {
         (Key::Cookie("room".into()), Some(b"green")),
         (Key::Cookie("oom".into()), None),
     ] {
-        let (key, sticky_cookie) = (Some(&key), Some("server"));
-        let reading = Reading { key, sticky_cookie, ..plain(&peer) };
-        let head = read(text.as_bytes(), &reading, &mut Vec::new()).unwrap().unwrap();
-        assert_eq!((head.key, head.sticky), (value.map(balance::hash), Some(255)), "{key:?}");
+        let choose = |seen: &Seen<'_>| Choice {
+            route: Some(7),
+            key: seen.key(&key),
+            sticky: seen.sticky("server"),
+        };
+        let head = read(text.as_bytes(), &plain(&peer), &mut Vec::new(), choose);
+        let choice = Choice { route: Some(7), key: value.map(balance::hash), sticky: Some(255) };
+        assert_eq!(head.unwrap().unwrap().choice, choice, "{key:?}");
     }
 }
 
@@ -207,7 +220,7 @@ fn a_request_gets_a_number_and_a_standard_trace_of_its_way() {
         let reading =
             Reading { trusted: &trusted, forwarded: true, request_id: Some(255), ..plain(&peer) };
         let mut out = Vec::new();
-        read(text.as_bytes(), &reading, &mut out).unwrap().unwrap();
+        read(text.as_bytes(), &reading, &mut out, nowhere).unwrap().unwrap();
         let out = String::from_utf8(out).unwrap();
         assert_eq!(out.matches("X-Request-Id: ").count(), 1, "{out}");
         assert!(out.contains(&format!("X-Request-Id: {id}\r\n")), "{out}");
