@@ -3,9 +3,11 @@
 //! Everything that changes pools and listeners goes through [`Balancer`]: settings by [`Balancer::reload`], the operator's changes under
 //! an epoch. Data-path threads hold snapshots and notice changes with the next connection or request.
 
+mod changes;
+mod keeping;
 mod reload;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -16,25 +18,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::check;
+use crate::config::admin::AdminConfig;
 use crate::config::{Config, ServerConfig};
 use crate::metrics::{Close, Metrics};
 use crate::pool::server::Server;
 use crate::pool::{Pool, Pools};
 use crate::proxy::listener::{Listener, Settings};
 use crate::proxy::worker::{Command, Handle};
+use crate::record::{Limits, Recorder};
+use changes::Ledger;
 
+pub use changes::{Change, Conditions, Refused, Who};
 pub use reload::ReloadError;
 
 /// How often time has its effect on pools: ramps rise in steps of this, ejections end this late at most.
 const POOL_TICK: Duration = Duration::from_millis(50);
-
-/// A change that names an older epoch than one seen before.
-#[derive(Debug, thiserror::Error)]
-#[error("stale epoch {given}, {highest} was seen")]
-pub struct StaleEpoch {
-    given: u64,
-    highest: u64,
-}
 
 /// All there is, shared by everything that is not the data path.
 #[derive(Debug)]
@@ -47,7 +45,13 @@ pub struct Balancer {
     listeners: Mutex<Vec<Arc<Listener>>>,
     workers: Arc<[Handle]>,
     metrics: Arc<Metrics>,
-    epoch: Mutex<u64>,
+    ledger: Mutex<Ledger>,
+    /// Who is known; tokens and certificates follow a reload.
+    admin: RwLock<Arc<AdminConfig>>,
+    recorder: Recorder,
+    keeps_changes: bool,
+    /// Servers of the settings that an operator has taken out, by pool.
+    removed: Mutex<BTreeMap<String, Vec<String>>>,
     tasks: TaskTracker,
     ended: CancellationToken,
 }
@@ -72,6 +76,11 @@ impl Balancer {
         }
         metrics.reload_successful.set(1);
         metrics.reload_timestamp.set(unix_seconds());
+        let admin = config.admin.clone();
+        let limits = Limits { bytes_max: admin.journal_bytes_max, files: admin.journal_files };
+        let record = Arc::clone(&metrics.record);
+        let recorder = Recorder::start(admin.state_dir.as_deref(), limits, record)?;
+        let keeps_changes = admin.keep_changes;
         Ok(Self {
             config: tokio::sync::Mutex::new(config),
             pools: RwLock::new(Arc::new(pools)),
@@ -79,14 +88,19 @@ impl Balancer {
             listeners: Mutex::new(listeners),
             workers,
             metrics,
-            epoch: Mutex::new(0),
+            ledger: Mutex::new(Ledger::new()),
+            admin: RwLock::new(Arc::new(admin)),
+            recorder,
+            keeps_changes,
+            removed: Mutex::default(),
             tasks: TaskTracker::new(),
             ended: CancellationToken::new(),
         })
     }
 
-    /// Starts checks and lets every worker accept.
+    /// Sets what the last run has kept, starts checks and lets every worker accept.
     pub(crate) async fn start(&self) {
+        self.restore();
         for pool in self.pools().values() {
             for server in pool.members().iter() {
                 self.start_checks(pool, server);
@@ -124,19 +138,14 @@ impl Balancer {
         self.listeners().iter().map(|listener| (name(listener), listener.address())).collect()
     }
 
-    /// Enters a change under `epoch`. No other is made while the guard lives.
-    ///
-    /// # Errors
-    /// A higher epoch was seen: the one who asks has been replaced.
-    pub fn enter(&self, epoch: Option<u64>) -> Result<MutexGuard<'_, u64>, StaleEpoch> {
-        let mut highest = lock(&self.epoch);
-        if let Some(given) = epoch {
-            if given < *highest {
-                return Err(StaleEpoch { given, highest: *highest });
-            }
-            *highest = given;
-        }
-        Ok(highest)
+    /// Who is known to the operator API.
+    pub(crate) fn admin_config(&self) -> Arc<AdminConfig> {
+        Arc::clone(&self.admin.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What was changed.
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     /// Adds a server at run time; it begins with a ramp.

@@ -13,6 +13,7 @@
 //! - `check`: active health checks.
 //! - [`control`]: the balancer as a whole; reload.
 //! - `admin`: operator API.
+//! - `record`: what operators have changed.
 //! - [`metrics`]: every figure.
 //! - [`run`]: the life of the process.
 
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod pool;
 mod proxy;
 pub mod proxy_protocol;
+mod record;
 pub mod run;
 pub mod tls;
 

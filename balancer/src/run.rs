@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,12 +16,14 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin;
+use crate::admin::{self, doors};
 use crate::config::Config;
-use crate::control::Balancer;
+use crate::config::admin::UnixSocket;
+use crate::control::{Balancer, Who};
 use crate::metrics::Metrics;
 use crate::proxy::listener;
 use crate::proxy::worker::{self, Command, Handle};
+use doors::Doors;
 
 /// How often the end looks whether the last connection has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -36,6 +40,15 @@ pub enum RunError {
         key: String,
         /// The address.
         address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket of the operator API cannot be made.
+    #[error("admin.unix: bind {}", path.display())]
+    BindUnix {
+        /// Where it was to be.
+        path: PathBuf,
         /// The cause.
         #[source]
         source: io::Error,
@@ -62,6 +75,7 @@ pub enum RunError {
 pub struct Bound {
     config: Config,
     admin: TcpListener,
+    unix: Option<UnixListener>,
     sockets: Vec<TcpListener>,
 }
 
@@ -74,14 +88,15 @@ impl Bound {
         let bind = |key: String, address| {
             listener::bind(address).map_err(|source| RunError::Bind { key, address, source })
         };
-        let admin = bind("admin.listen".to_owned(), config.admin_listen)?;
+        let admin = bind("admin.listen".to_owned(), config.admin.listen)?;
+        let unix = config.admin.unix.as_ref().map(bind_unix).transpose()?;
         let sockets = config
             .listeners
             .iter()
             .enumerate()
             .map(|(i, listener)| bind(format!("listener[{i}].listen"), listener.listen))
             .collect::<Result<_, _>>()?;
-        Ok(Self { config, admin, sockets })
+        Ok(Self { config, admin, unix, sockets })
     }
 
     /// Serves until `shutdown` comes, then ends gracefully. `started` is told once connections are accepted.
@@ -93,7 +108,7 @@ impl Bound {
         shutdown: impl Future<Output = ()>,
         started: Option<oneshot::Sender<Started>>,
     ) -> Result<(), RunError> {
-        let Self { config, admin, sockets } = self;
+        let Self { config, admin, unix, sockets } = self;
         let system = |attempt| move |source| RunError::System { attempt, source };
         let registry = telemetry::registry("balancer", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::register(&registry);
@@ -121,14 +136,15 @@ impl Bound {
             .map_err(system("start a worker thread"))?;
 
         let drain_period = config.drain_period;
-        let token = config.token.clone();
         let balancer = Balancer::new(config, sockets, Arc::clone(&handles), metrics)
-            .map_err(system("read a socket's address"))?;
+            .map_err(system("set up listeners and the journal"))?;
         let balancer = Arc::new(balancer);
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("poll a socket"))?;
         let admin_address = admin.local_addr().map_err(system("read a socket's address"))?;
-        let router = admin::router(Arc::clone(&balancer), token, registry, readiness.clone());
-        let mut admin = tokio::spawn(axum::serve(admin, router).into_future());
+        let router = admin::router(Arc::clone(&balancer), registry, readiness.clone());
+        let router = router.into_make_service_with_connect_info::<admin::Via>();
+        let doors = Doors::open(&balancer, admin, unix).map_err(system("poll a socket"))?;
+        let mut admin = tokio::spawn(axum::serve(doors, router).into_future());
 
         // Both are listened for before the first address is announced: whoever reads it may signal at once.
         let hangups = signal(SignalKind::hangup()).map_err(system("listen for SIGHUP"))?;
@@ -166,6 +182,11 @@ impl Bound {
     }
 }
 
+fn bind_unix(socket: &UnixSocket) -> Result<UnixListener, RunError> {
+    let path = || socket.path.clone();
+    doors::bind_unix(socket).map_err(|source| RunError::BindUnix { path: path(), source })
+}
+
 /// A balancer that accepts connections.
 #[derive(Debug)]
 pub struct Started {
@@ -180,7 +201,7 @@ async fn reload_on_hangup(balancer: &Balancer, mut hangups: Signal) -> Infallibl
     loop {
         hangups.recv().await;
         // It has logged and counted what was wrong.
-        let _ = balancer.reload().await;
+        let _ = balancer.reload(&Who::ourselves("SIGHUP")).await;
     }
 }
 

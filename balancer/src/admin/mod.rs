@@ -1,124 +1,103 @@
-//! The operator API: who may ask, and which function answers.
+//! The operator API: what there is, and how one comes in.
 //!
-//! Everything under `/api/v1` needs the bearer token; `/metrics` and `/health/*` do not, as scrapers and probes carry none. A change may
-//! name an epoch, by which a supervisor that has been replaced is refused.
+//! Everything under `/api/v1` asks who it is ([`access`]); `/metrics` and `/health/*` do not, as scrapers and probes cannot tell. Each
+//! topic declares its paths beside their handlers ([`api`]); a change goes through [`operator`], which holds it to epoch and version and
+//! writes it down.
 
+mod access;
+mod api;
+pub(crate) mod doors;
+mod error;
+mod journal;
+mod operator;
 mod pools;
+mod settings;
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post};
+use axum::response::Response;
+use axum::routing::get;
 use axum::{Json, Router};
-use holdfast_settings::Secret;
 use holdfast_telemetry::Registry;
 use holdfast_telemetry::health::Readiness;
-use serde_json::json;
-use subtle::ConstantTimeEq as _;
+use serde::de::DeserializeOwned;
 
-use crate::control::{Balancer, ReloadError, StaleEpoch};
+use crate::control::Balancer;
+pub(crate) use access::Via;
+use api::Route;
+pub(crate) use error::ApiError;
 
-/// The largest body there is a use for is a few hundred bytes.
-const BODY_BYTES_MAX: usize = 16 * 1_024;
-const EPOCH: &str = "x-holdfast-epoch";
-
-/// An error as the API tells it: a status and `{"error": text}`.
-#[derive(Debug)]
-struct ApiError {
-    status: StatusCode,
-    text: String,
-    faults: Vec<String>,
-}
-
-impl ApiError {
-    fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), faults: Vec::new() }
-    }
-}
-
-impl From<StaleEpoch> for ApiError {
-    fn from(stale: StaleEpoch) -> Self {
-        Self::new(StatusCode::CONFLICT, stale.to_string())
-    }
-}
-
-impl From<ReloadError> for ApiError {
-    fn from(error: ReloadError) -> Self {
-        let text = error.to_string();
-        Self { status: StatusCode::UNPROCESSABLE_ENTITY, text, faults: error.faults }
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let mut body = json!({ "error": self.text });
-        if !self.faults.is_empty() {
-            body["faults"] = json!(self.faults);
-        }
-        (self.status, Json(body)).into_response()
-    }
+/// Every path of the API, topic by topic.
+fn routes() -> Vec<Route> {
+    [pools::routes(), settings::routes(), journal::routes()].into_iter().flatten().collect()
 }
 
 /// Everything the admin listener answers.
-pub(crate) fn router(
-    balancer: Arc<Balancer>,
-    token: Secret,
-    registry: Registry,
-    readiness: Readiness,
-) -> Router {
-    let api = Router::new()
-        .route("/pools", get(pools::list))
-        .route("/pools/{pool}", get(pools::show))
-        .route("/pools/{pool}/servers", post(pools::add))
-        .route("/pools/{pool}/servers/{server}", patch(pools::change).delete(pools::remove))
-        .route("/reload", post(reload))
-        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "there is no such path"))
+pub(crate) fn router(balancer: Arc<Balancer>, registry: Registry, readiness: Readiness) -> Router {
+    let routes = routes();
+    let document = Arc::new(api::document(&routes));
+    let describe = async move || Json((*document).clone());
+    let api = api::router(routes)
+        .route("/openapi.json", get(describe))
+        .fallback(async || ApiError::not_found("there is no such path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(from_fn_with_state(Arc::new(token), authenticate))
+        .layer(from_fn_with_state(Arc::clone(&balancer), attest))
+        .layer(from_fn_with_state(Arc::clone(&balancer), access::authenticate))
         .with_state(balancer);
-    Router::new().nest("/api/v1", api).merge(holdfast_telemetry::http::router(registry, readiness))
+    Router::new()
+        .nest(api::PREFIX, api)
+        .merge(holdfast_telemetry::http::router(registry, readiness))
 }
 
-/// Lets only those pass who know the token.
-async fn authenticate(State(token): State<Arc<Secret>>, request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim());
-    // In constant time, so that the token cannot be guessed letter by letter.
-    let known = given.is_some_and(|given| given.as_bytes().ct_eq(token.expose().as_bytes()).into());
-    if known {
-        return next.run(request).await;
+/// Says which version an answer shows; that of a change only once it is written down.
+async fn attest(State(balancer): State<Arc<Balancer>>, request: Request, next: Next) -> Response {
+    let reads = request.method() == Method::GET;
+    // What is read was so at this version or at a later one: whoever acts on it is refused rather than obeyed by mistake.
+    let seen = reads.then(|| balancer.version());
+    let mut response = next.run(request).await;
+    if !reads {
+        balancer.recorder().flushed().await;
     }
-    let error =
-        ApiError::new(StatusCode::UNAUTHORIZED, "expected the header Authorization: Bearer TOKEN");
-    ([(header::WWW_AUTHENTICATE, "Bearer")], error).into_response()
+    let version = seen.unwrap_or_else(|| balancer.version());
+    if let Ok(version) = HeaderValue::try_from(version) {
+        response.headers_mut().entry(header::ETAG).or_insert(version);
+    }
+    response
 }
 
-/// `POST /reload`
-async fn reload(
-    State(balancer): State<Arc<Balancer>>,
-    headers: HeaderMap,
-) -> Result<Json<serde_json::Value>, ApiError> {
-    drop(balancer.enter(epoch(&headers)?)?);
-    let changed = balancer.reload().await?;
-    Ok(Json(json!({ "changed": changed })))
+/// Reads a JSON body; one that is no JSON is the caller's mistake in form, one of another shape in content.
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // A list would be taken for the fields in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "expected a JSON object"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let status = if error.inner().is_data() {
+            StatusCode::UNPROCESSABLE_ENTITY
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        let at = error.path().to_string();
+        let error = error.into_inner();
+        let at_root = at == ".";
+        ApiError::new(status, if at_root { error.to_string() } else { format!("{at}: {error}") })
+    })?;
+    json.end().map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    Ok(value)
 }
 
-/// The epoch a change is made under, if it names one.
-fn epoch(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
-    let Some(value) = headers.get(EPOCH) else { return Ok(None) };
-    let number = value.to_str().ok().and_then(|text| text.parse().ok());
-    number.map(Some).ok_or_else(|| {
-        ApiError::new(StatusCode::BAD_REQUEST, format!("expected a number in the header {EPOCH}"))
-    })
+/// Reads what stands after the question mark.
+fn read_query<T>(
+    query: Result<axum::extract::Query<T>, axum::extract::rejection::QueryRejection>,
+) -> Result<T, ApiError> {
+    let bad = |error: axum::extract::rejection::QueryRejection| {
+        ApiError::new(StatusCode::BAD_REQUEST, error.body_text())
+    };
+    query.map(|query| query.0).map_err(bad)
 }

@@ -6,11 +6,14 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use serde::de::DeserializeOwned;
+use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{ApiError, epoch};
+use super::api::Route;
+use super::operator::Operator;
+use super::{ApiError, read, read_query};
 use crate::config::{Address, Algorithm, EXPECTED_NAME, ServerConfig, Weight, is_name};
 use crate::control::Balancer;
 use crate::pool::Pool;
@@ -24,20 +27,39 @@ const WEIGHT: i64 = 100;
 /// A reason is a sentence, not a document.
 const REASON_BYTES_MAX: usize = 1_000;
 
-#[derive(Debug, Serialize)]
-pub(super) struct PoolsView {
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/pools", "All pools and their servers").answers::<PoolsView>(200).to(list),
+        Route::get("/pools/{pool}", "A pool and its servers").answers::<PoolView>(200).to(show),
+        Route::post("/pools/{pool}/servers", "Add a server; it begins with a ramp")
+            .takes::<NewServer>()
+            .answers::<ServerView>(201)
+            .to(add),
+        Route::patch("/pools/{pool}/servers/{server}", "Set state, weight and the reason for it")
+            .takes::<ServerChange>()
+            .answers::<ServerView>(200)
+            .to(change),
+        Route::delete("/pools/{pool}/servers/{server}", "Take a server out")
+            .query::<Removal>()
+            .answers_nothing(204)
+            .to(remove),
+    ]
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct PoolsView {
     pools: Vec<PoolView>,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct PoolView {
+#[derive(Debug, Serialize, JsonSchema)]
+struct PoolView {
     name: Arc<str>,
     algorithm: Algorithm,
     servers: Vec<ServerView>,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct ServerView {
+#[derive(Debug, Serialize, JsonSchema)]
+struct ServerView {
     name: Arc<str>,
     address: String,
     state: AdminState,
@@ -84,7 +106,7 @@ impl From<&Server> for ServerView {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ServerChange {
     state: Option<AdminState>,
@@ -92,7 +114,7 @@ struct ServerChange {
     reason: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NewServer {
     name: String,
@@ -100,21 +122,21 @@ struct NewServer {
     weight: Option<i64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Removal {
+struct Removal {
     #[serde(default)]
     force: bool,
 }
 
 /// `GET /pools`
-pub(super) async fn list(State(balancer): State<Arc<Balancer>>) -> Json<PoolsView> {
+async fn list(State(balancer): State<Arc<Balancer>>) -> Json<PoolsView> {
     let pools = balancer.pools().values().map(|pool| PoolView::from(&**pool)).collect();
     Json(PoolsView { pools })
 }
 
 /// `GET /pools/{pool}`
-pub(super) async fn show(
+async fn show(
     State(balancer): State<Arc<Balancer>>,
     Path(name): Path<String>,
 ) -> Result<Json<PoolView>, ApiError> {
@@ -122,10 +144,10 @@ pub(super) async fn show(
 }
 
 /// `PATCH /pools/{pool}/servers/{server}`
-pub(super) async fn change(
+async fn change(
     State(balancer): State<Arc<Balancer>>,
     Path((pool, name)): Path<(String, String)>,
-    headers: HeaderMap,
+    operator: Operator,
     body: Bytes,
 ) -> Result<Json<ServerView>, ApiError> {
     let pool = find_pool(&balancer, &pool)?;
@@ -133,15 +155,15 @@ pub(super) async fn change(
     let change: ServerChange = read(&body)?;
     let weight = change.weight.map(read_weight).transpose()?;
     if change.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
-        let text = format!("reason: expected at most {REASON_BYTES_MAX} bytes");
-        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text));
+        return Err(ApiError::invalid(format!(
+            "reason: expected at most {REASON_BYTES_MAX} bytes"
+        )));
     }
-    let _entered = balancer.enter(epoch(&headers)?)?;
-    tracing::info!(pool = %pool.name(), server = %name, state = ?change.state, weight = ?change.weight,
-        reason = change.reason, "operator's change");
+    let entered = operator.enter(&balancer)?;
     if change.state.is_none() && weight.is_none() && change.reason.is_none() {
         return Ok(Json(ServerView::from(&*server)));
     }
+    let old = settings(&server);
     pool.change(&server, |record, now| {
         if let Some(weight) = weight {
             record.state.set_weight(weight);
@@ -151,60 +173,64 @@ pub(super) async fn change(
         }
         record.reason = change.reason;
     });
+    entered.done("server changed", &target(&pool, &name), &old, &settings(&server));
     Ok(Json(ServerView::from(&*server)))
 }
 
 /// `POST /pools/{pool}/servers`
-pub(super) async fn add(
+async fn add(
     State(balancer): State<Arc<Balancer>>,
     Path(pool): Path<String>,
-    headers: HeaderMap,
+    operator: Operator,
     body: Bytes,
 ) -> Result<(StatusCode, Json<ServerView>), ApiError> {
-    let invalid = |text: String| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text);
     let pool = find_pool(&balancer, &pool)?;
     let new: NewServer = read(&body)?;
     if !is_name(&new.name) {
-        return Err(invalid(format!("name: {EXPECTED_NAME} {:?}", new.name)));
+        return Err(ApiError::invalid(format!("name: {EXPECTED_NAME} {:?}", new.name)));
     }
-    let address = Address::try_new(&new.address)
-        .ok_or_else(|| invalid(format!("address: expected host:port, found {:?}", new.address)))?;
+    let address = Address::try_new(&new.address).ok_or_else(|| {
+        ApiError::invalid(format!("address: expected host:port, found {:?}", new.address))
+    })?;
     let weight = read_weight(new.weight.unwrap_or(WEIGHT))?;
-    let _entered = balancer.enter(epoch(&headers)?)?;
+    let entered = operator.enter(&balancer)?;
     if pool.member(&new.name).is_some() {
         let text = format!("there is a server named {} already", new.name);
-        return Err(ApiError::new(StatusCode::CONFLICT, text));
+        return Err(ApiError::conflict(text));
     }
     if pool.members().len() >= SERVERS_MAX {
-        return Err(invalid(format!("the pool has {SERVERS_MAX} servers already")));
+        return Err(ApiError::invalid(format!("the pool has {SERVERS_MAX} servers already")));
     }
     let config = ServerConfig { name: new.name.into(), address, weight };
     let server = balancer.add_server(&pool, &config);
-    tracing::info!(pool = %pool.name(), server = %config.name, address = %config.address, "server added");
+    let new = json!({ "address": config.address.as_str(), "weight": weight.get() });
+    entered.done("server added", &target(&pool, &config.name), &Value::Null, &new);
     Ok((StatusCode::CREATED, Json(ServerView::from(&*server))))
 }
 
 /// `DELETE /pools/{pool}/servers/{server}`
-pub(super) async fn remove(
+async fn remove(
     State(balancer): State<Arc<Balancer>>,
     Path((pool, name)): Path<(String, String)>,
     query: Result<Query<Removal>, QueryRejection>,
-    headers: HeaderMap,
+    operator: Operator,
 ) -> Result<StatusCode, ApiError> {
-    let Query(removal) =
-        query.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let removal = read_query(query)?;
     let pool = find_pool(&balancer, &pool)?;
     let server = find_server(&pool, &name)?;
     {
-        let _entered = balancer.enter(epoch(&headers)?)?;
+        let entered = operator.enter(&balancer)?;
         let active = server.active();
         if active > 0 && !removal.force {
             let text = format!("{name} has {active} connections; drain it first, or force=true");
-            return Err(ApiError::new(StatusCode::CONFLICT, text));
+            return Err(ApiError::conflict(text));
         }
+        let old = settings(&server);
+        balancer.note_removed(&pool, &server);
         pool.remove(&server);
+        let new = json!({ "force": removal.force });
+        entered.done("server removed", &target(&pool, &name), &old, &new);
     }
-    tracing::info!(pool = %pool.name(), server = %name, force = removal.force, "server removed");
     if removal.force {
         balancer.close_server(&server).await;
     }
@@ -212,43 +238,36 @@ pub(super) async fn remove(
 }
 
 fn find_pool(balancer: &Balancer, name: &str) -> Result<Arc<Pool>, ApiError> {
-    balancer.pools().get(name).cloned().ok_or_else(|| {
-        ApiError::new(StatusCode::NOT_FOUND, format!("there is no pool named {name}"))
-    })
+    let pool = balancer.pools().get(name).cloned();
+    pool.ok_or_else(|| ApiError::not_found(format!("there is no pool named {name}")))
 }
 
 fn find_server(pool: &Pool, name: &str) -> Result<Arc<Server>, ApiError> {
     pool.member(name).ok_or_else(|| {
         let text = format!("there is no server named {name} in the pool {}", pool.name());
-        ApiError::new(StatusCode::NOT_FOUND, text)
+        ApiError::not_found(text)
+    })
+}
+
+/// Its path below the API, for the journal.
+fn target(pool: &Pool, server: &str) -> String {
+    format!("pools/{}/servers/{server}", pool.name())
+}
+
+/// What operators can set of it, for the journal.
+fn settings(server: &Server) -> Value {
+    let record = server.record();
+    json!({
+        "address": server.address().as_str(),
+        "state": record.state.admin(),
+        "weight": record.state.weight().get(),
+        "reason": record.reason,
     })
 }
 
 fn read_weight(weight: i64) -> Result<Weight, ApiError> {
     u16::try_from(weight).ok().and_then(Weight::try_new).ok_or_else(|| {
         let text = format!("weight: expected 0 to {}, found {weight}", Weight::MAX);
-        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text)
+        ApiError::invalid(text)
     })
-}
-
-/// Reads a JSON body; one that is no JSON is the caller's mistake in form, one of another shape in content.
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    // A list would be taken for the fields in their order.
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "expected a JSON object"));
-    }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let status = if error.inner().is_data() {
-            StatusCode::UNPROCESSABLE_ENTITY
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        let at = error.path().to_string();
-        let error = error.into_inner();
-        let at_root = at == ".";
-        ApiError::new(status, if at_root { error.to_string() } else { format!("{at}: {error}") })
-    })?;
-    json.end().map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-    Ok(value)
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_settings::{Faults, Secret, Source};
+use holdfast_settings::{Faults, Source};
 use ipnet::IpNet;
 
 use super::file::{self, Algorithm, CheckType, Mode};
@@ -39,11 +39,7 @@ pub(super) struct Checker<'a> {
 /// Converts `file`, whose text is `source`.
 pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Faults> {
     let mut checker = Checker { source, faults: Faults::new(&source.file) };
-    let admin_listen = checker.listen("admin.listen", &file.admin.listen);
-    let token = Secret::from_file(&file.admin.token_file).unwrap_or_else(|error| {
-        checker.fault("admin.token_file", error);
-        Secret::new("")
-    });
+    let admin = checker.admin(file.admin);
     if let Some(count) = file.workers.count {
         checker.require("workers.count", (1..=WORKERS_MAX).contains(&count), || {
             format!("expected 1 to {WORKERS_MAX}, found {count}")
@@ -62,11 +58,11 @@ pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Fault
         .map(|(i, listener)| checker.listener(i, listener, &pools))
         .collect();
     checker.unique("listener", listeners.iter().map(|listener| &listener.name));
-    checker.addresses(admin_listen, &listeners);
+    checker.addresses(admin.listen, &listeners);
     let config = Config {
         file: source.file.clone(),
-        admin_listen,
-        token,
+        text: source.text().into(),
+        admin,
         log_level: file.log.level,
         log_format: file.log.format,
         drain_period: file.drain.period,
@@ -105,7 +101,7 @@ impl Checker<'_> {
     }
 
     /// An address to bind; on a fault a stand-in that is never used.
-    fn listen(&mut self, key: &str, text: &str) -> SocketAddr {
+    pub(super) fn listen(&mut self, key: &str, text: &str) -> SocketAddr {
         text.parse().unwrap_or_else(|_| {
             let message = format!("expected an IP address and port to bind, found {text:?}");
             self.fault(key, message);

@@ -42,7 +42,7 @@ const DRAIN_PERIOD: Duration = Duration::from_secs(5);
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
-    pub admin: Admin,
+    pub admin: super::admin::File,
     #[serde(default)]
     pub log: Log,
     #[serde(default)]
@@ -53,13 +53,6 @@ pub(super) struct File {
     pub listener: Vec<Listener>,
     #[serde(default)]
     pub pool: Vec<Pool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Admin {
-    pub listen: String,
-    pub token_file: PathBuf,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -156,7 +149,9 @@ pub(super) struct PoolTls {
 }
 
 /// How a server is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
     /// In turn, weights ignored (but not weight 0).

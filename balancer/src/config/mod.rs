@@ -3,6 +3,7 @@
 //! [`load`] reads the [`file`] as written and converts it once; whatever cannot run is refused there, all faults together, so the rest
 //! of the program holds values that are right by their type.
 
+pub mod admin;
 mod check;
 mod file;
 mod routes;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_settings::{Faults, Secret};
+use holdfast_settings::Faults;
 use holdfast_telemetry::logs;
 use ipnet::IpNet;
 
@@ -22,6 +23,8 @@ use crate::message::choice::Key;
 use crate::proxy_protocol::Version;
 use crate::tls::{ClientTls, ServerTls};
 
+use admin::AdminConfig;
+use check::Checker;
 pub use file::{Algorithm, Mode};
 pub use routes::RouteConfig;
 
@@ -30,10 +33,10 @@ pub use routes::RouteConfig;
 pub struct Config {
     /// Where they were read from; a reload reads it again.
     pub file: PathBuf,
-    /// Address of the operator API, `/metrics` and `/health/*`.
-    pub admin_listen: SocketAddr,
-    /// Bearer token of the operator API.
-    pub token: Secret,
+    /// The file as it was then.
+    pub text: Arc<str>,
+    /// Operator API, `/metrics` and `/health/*`.
+    pub admin: AdminConfig,
     /// Least important log lines written.
     pub log_level: logs::Level,
     /// How log lines are written.
@@ -237,5 +240,14 @@ pub fn is_name(text: &str) -> bool {
 /// Everything that is wrong with it, with line and key.
 pub fn load(path: &Path) -> Result<Config, Faults> {
     let (file, source) = holdfast_settings::read::<file::File>(path)?;
+    check::convert(file, &source)
+}
+
+/// Checks `text` as if it stood in the settings file at `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(path: &Path, text: String) -> Result<Config, Faults> {
+    let (file, source) = holdfast_settings::parse::<file::File>(path, text)?;
     check::convert(file, &source)
 }

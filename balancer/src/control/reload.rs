@@ -6,9 +6,13 @@
 
 use std::collections::HashMap;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use super::{Balancer, lock, unix_seconds};
+use holdfast_settings::Faults;
+use serde_json::Value;
+
+use super::{Balancer, Conditions, Who, lock, unix_seconds};
 use crate::config::{self, Config, ListenerConfig, PoolConfig, ServerConfig};
 use crate::pool::{Pool, Pools};
 use crate::proxy::listener::{self, Listener, Settings};
@@ -21,18 +25,31 @@ pub struct ReloadError {
     pub faults: Vec<String>,
 }
 
+impl From<Faults> for ReloadError {
+    fn from(faults: Faults) -> Self {
+        Self { faults: faults.to_string().lines().map(str::to_owned).collect() }
+    }
+}
+
 impl Balancer {
+    /// The settings file in force, and where it was read.
+    pub(crate) async fn settings(&self) -> (PathBuf, Arc<str>) {
+        let config = self.config.lock().await;
+        (config.file.clone(), Arc::clone(&config.text))
+    }
+
     /// Reads the settings file again and puts it in force. Returns what changed, in words.
     ///
     /// # Errors
     /// The file has faults or a new address cannot be bound; nothing has changed then.
-    pub async fn reload(&self) -> Result<Vec<String>, ReloadError> {
+    pub async fn reload(&self, who: &Who) -> Result<Vec<String>, ReloadError> {
         let mut current = self.config.lock().await;
         let outcome = self.replace(&current).await;
         self.metrics.reload_successful.set(outcome.is_ok().into());
         match outcome {
             Ok((config, changed)) => {
                 *current = config;
+                self.note_reload(who, &changed);
                 self.metrics.reload_timestamp.set(unix_seconds());
                 tracing::info!(changes = changed.len(), "settings reloaded");
                 for change in &changed {
@@ -50,15 +67,22 @@ impl Balancer {
     }
 
     async fn replace(&self, old: &Config) -> Result<(Config, Vec<String>), ReloadError> {
-        let new = config::load(&old.file).map_err(|faults| ReloadError {
-            faults: faults.to_string().lines().map(str::to_owned).collect(),
-        })?;
+        let new = config::load(&old.file)?;
         let mut sockets = self.bind_new(&new)?;
         let mut changed = restart_needed(old, &new);
         self.replace_pools(old, &new, &mut changed);
         self.replace_listeners(&new, &mut sockets, &mut changed).await;
         self.close_pools(&new, &mut changed);
+        *self.admin.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new.admin.clone());
         Ok((new, changed))
+    }
+
+    fn note_reload(&self, who: &Who, changed: &[String]) {
+        // What the settings name is there again.
+        lock(&self.removed).clear();
+        if let Ok(change) = self.enter(who, &Conditions::default()) {
+            change.done("settings reloaded", "config", &Value::Null, &changed.into());
+        }
     }
 
     /// A socket for each listener that is new, by name: a bound address under another name is doubled, any other is bound.
@@ -235,15 +259,14 @@ fn has_address(listener: &Listener, config: &ListenerConfig) -> bool {
 
 /// Settings that only a start reads, where they differ.
 fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
-    [
-        ("admin.listen", old.admin_listen != new.admin_listen),
-        ("admin.token_file", old.token != new.token),
+    let admin = old.admin.differs_at_start(&new.admin);
+    let others = [
         ("log", old.log_level != new.log_level || old.log_format != new.log_format),
         ("drain.period", old.drain_period != new.drain_period),
         ("workers.count", old.workers != new.workers),
     ]
     .into_iter()
-    .filter(|(_, differs)| *differs)
-    .map(|(key, _)| format!("{key} takes effect after a restart"))
-    .collect()
+    .filter_map(|(key, differs)| differs.then_some(key));
+    let keys = admin.into_iter().chain(others);
+    keys.map(|key| format!("{key} takes effect after a restart")).collect()
 }

@@ -7,6 +7,7 @@
 mod labels;
 mod listeners;
 mod pools;
+mod record;
 mod servers;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use http::StatusCode;
 pub use labels::{Close, PoolError, Rejection};
 pub(crate) use listeners::ListenerMetrics;
 pub(crate) use pools::PoolMetrics;
+pub(crate) use record::RecordMetrics;
 pub(crate) use servers::ServerMetrics;
 
 /// Status codes by class; the position is the first digit less one.
@@ -29,6 +31,7 @@ pub struct Metrics {
     pub(crate) servers: servers::Families,
     pub(crate) pools: pools::Families,
     pub(crate) listeners: listeners::Families,
+    pub(crate) record: Arc<RecordMetrics>,
     /// 1 if the last reload was taken, 0 if its settings were refused.
     pub(crate) reload_successful: IntGauge,
     /// When settings were last taken.
@@ -45,6 +48,7 @@ impl Metrics {
             servers: servers::Families::register(r),
             pools: pools::Families::register(r),
             listeners: listeners::Families::register(r),
+            record: Arc::new(RecordMetrics::register(r)),
             reload_successful: gauge(
                 r,
                 "balancer_config_last_reload_successful",

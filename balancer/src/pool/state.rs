@@ -11,6 +11,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Algorithm, CheckRules, PoolRules, Weight};
@@ -19,7 +20,7 @@ use crate::config::{Algorithm, CheckRules, PoolRules, Weight};
 const RAMP_SHARE_MIN: f64 = 0.1;
 
 /// The operator's word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AdminState {
     /// Takes connections.
@@ -45,7 +46,7 @@ impl AdminState {
 }
 
 /// The active checks' word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     /// Not checked, or not yet.
@@ -57,7 +58,7 @@ pub enum Health {
 }
 
 /// The traffic's word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Passive {
     /// Traffic flows.

@@ -6,6 +6,7 @@
 
 mod certificate;
 mod client;
+mod names;
 mod server;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 
 pub use certificate::Certificate;
 pub use client::ClientTls;
+pub(crate) use names::names_of;
 pub use server::{ClientCertificate, MinVersion, ServerTls};
 
 /// Why TLS cannot be spoken with these files; the text names what is wrong with the file at hand.

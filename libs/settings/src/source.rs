@@ -60,6 +60,11 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: String) -> Result<(T, Sourc
 }
 
 impl Source {
+    /// The file's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The line of `key` (such as `pool[0].server[1].address`), or of the innermost table on the way to it that is in the file.
     pub fn line_of(&self, key: &str) -> Option<usize> {
         let mut table: &dyn TableLike = self.document.as_ref()?.as_table();

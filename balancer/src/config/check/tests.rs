@@ -10,7 +10,7 @@ const SAMPLE: &str = include_str!("../../../../deploy/config/balancer.toml");
 fn sample() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
-    std::fs::write(&token, "secret\n").unwrap();
+    std::fs::write(&token, "hunter2\n").unwrap();
     let text = SAMPLE.replace("/etc/holdfast/balancer.token", token.to_str().unwrap());
     (dir, text)
 }
@@ -29,7 +29,7 @@ fn the_sample_is_right() {
     assert_eq!(pool.rules.algorithm, Algorithm::LeastConnections);
     assert_eq!(pool.servers[1].weight.get(), 100);
     assert_eq!(pool.rules.check.as_ref().unwrap().kind, CheckKind::Http("/health/ready".into()));
-    assert!(!format!("{config:?}").contains("secret"));
+    assert!(!format!("{config:?}").contains("hunter2"));
 }
 
 #[test]
@@ -58,6 +58,8 @@ fn the_sample_shows_the_defaults() {
         "forwarded",
         "request_id",
         "queue_",
+        "keep_changes",
+        "journal_",
     ];
     let short: String = text
         .lines()
@@ -68,6 +70,7 @@ fn the_sample_shows_the_defaults() {
     assert_eq!(full.listeners, short.listeners);
     assert_eq!(full.pools, short.pools);
     assert_eq!(full.drain_period, short.drain_period);
+    assert_eq!(full.admin, short.admin);
 }
 
 #[test]

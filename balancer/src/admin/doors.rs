@@ -1,0 +1,159 @@
+//! The ways into the operator API: an address, in clear text or TLS, and a socket in the file system.
+//!
+//! Handshakes are made beside each other, each within a time, so that a client that says nothing keeps nobody else out.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+
+use super::access::Via;
+use crate::config::admin::UnixSocket;
+use crate::control::Balancer;
+use crate::tls::names_of;
+
+/// More than any number of operators, scrapers and supervisors makes at a time.
+const HANDSHAKES_MAX: usize = 64;
+/// Operators are near.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that wait for the server; it takes them at once.
+const READY_MAX: usize = 16;
+/// Accepting fails for want of file descriptors; some become free when connections end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Binds the socket, in the place of one that a former run has left.
+pub(crate) fn bind_unix(socket: &UnixSocket) -> io::Result<StdUnixListener> {
+    match std::fs::symlink_metadata(&socket.path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(&socket.path)?,
+        // Whatever else stands there is not ours to remove; binding says so.
+        _ => {}
+    }
+    let listener = StdUnixListener::bind(&socket.path)?;
+    std::fs::set_permissions(&socket.path, std::fs::Permissions::from_mode(socket.mode))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Every way in, as one.
+pub(crate) struct Doors {
+    address: std::net::SocketAddr,
+    ready: mpsc::Receiver<(Box<dyn Socket>, Via)>,
+}
+
+impl Doors {
+    /// Opens them; for as long as the runtime lives.
+    pub(crate) fn open(
+        balancer: &Arc<Balancer>,
+        tcp: TcpListener,
+        unix: Option<StdUnixListener>,
+    ) -> io::Result<Self> {
+        let address = tcp.local_addr()?;
+        let (enter, ready) = mpsc::channel(READY_MAX);
+        if let Some(unix) = unix {
+            tokio::spawn(accept_unix(UnixListener::from_std(unix)?, enter.clone()));
+        }
+        tokio::spawn(accept_tcp(Arc::clone(balancer), tcp, enter));
+        Ok(Self { address, ready })
+    }
+}
+
+impl axum::serve::Listener for Doors {
+    type Io = Box<dyn Socket>;
+    type Addr = Via;
+
+    async fn accept(&mut self) -> (Self::Io, Via) {
+        match self.ready.recv().await {
+            Some(entered) => entered,
+            // Only at the end of the runtime do both accept loops end.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Via> {
+        Ok(Via::Tcp { peer: self.address, names: Arc::default() })
+    }
+}
+
+impl Connected<IncomingStream<'_, Doors>> for Via {
+    fn connect_info(stream: IncomingStream<'_, Doors>) -> Self {
+        stream.remote_addr().clone()
+    }
+}
+
+type Enter = mpsc::Sender<(Box<dyn Socket>, Via)>;
+
+async fn accept_unix(listener: UnixListener, enter: Enter) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept at the unix socket");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match stream.peer_cred() {
+            Ok(user) => {
+                let via = Via::Unix { user: user.uid() };
+                if enter.send((Box::new(stream), via)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot tell who is at the unix socket"),
+        }
+    }
+}
+
+async fn accept_tcp(balancer: Arc<Balancer>, listener: TcpListener, enter: Enter) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept at the operator API");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(tls) = balancer.admin_config().tls.as_ref().map(|tls| tls.server.acceptor())
+        else {
+            let via = Via::Tcp { peer, names: Arc::default() };
+            if enter.send((Box::new(stream), via)).await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let Ok(place) = Arc::clone(&handshakes).try_acquire_owned() else {
+            tracing::warn!(%peer, "too many handshakes at the operator API");
+            continue;
+        };
+        let enter = enter.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let shown = stream.get_ref().1.peer_certificates();
+                    let names = shown.and_then(|chain| chain.first()).map(names_of);
+                    let via = Via::Tcp { peer, names: names.unwrap_or_default().into() };
+                    // The program is ending if nobody takes it.
+                    let _ = enter.send((Box::new(stream), via)).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+/// A connection of any kind.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}

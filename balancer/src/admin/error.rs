@@ -1,0 +1,74 @@
+//! How the operator API says no.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::control::{Refused, ReloadError};
+
+/// An error as the API tells it: a status and `{"error": text}`.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    text: String,
+    faults: Vec<String>,
+    /// The version there is, where another was expected.
+    version: Option<HeaderValue>,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), faults: Vec::new(), version: None }
+    }
+
+    /// What was sent is well formed, and means nothing that can be done.
+    pub(super) fn invalid(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, text)
+    }
+
+    /// There is no such thing.
+    pub(super) fn not_found(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, text)
+    }
+
+    /// What there is stands in the way.
+    pub(super) fn conflict(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, text)
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let text = refused.to_string();
+        match refused {
+            Refused::StaleEpoch { .. } => Self::new(StatusCode::CONFLICT, text),
+            Refused::OtherVersion { current } => Self {
+                // Of characters that a header may have.
+                version: current.parse().ok(),
+                ..Self::new(StatusCode::PRECONDITION_FAILED, text)
+            },
+        }
+    }
+}
+
+impl From<ReloadError> for ApiError {
+    fn from(error: ReloadError) -> Self {
+        let text = error.to_string();
+        Self { faults: error.faults, ..Self::invalid(text) }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = json!({ "error": self.text });
+        if !self.faults.is_empty() {
+            body["faults"] = json!(self.faults);
+        }
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(version) = self.version {
+            response.headers_mut().insert(header::ETAG, version);
+        }
+        response
+    }
+}
