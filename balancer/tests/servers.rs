@@ -52,7 +52,8 @@ async fn nobody_notices_a_server_that_refuses_connections() {
     }
     assert_eq!(balancer.server("a").await["passive"], "open");
     let labels = "{pool=\"p\",server=\"a\"}";
-    balancer.wait_metric(&format!("balancer_server_ejections_total{labels}"), 1.0).await;
+    let ejections = "balancer_server_ejections_total{cause=\"failures\",pool=\"p\",server=\"a\"}";
+    balancer.wait_metric(ejections, 1.0).await;
     balancer.wait_metric(&format!("balancer_server_usable{labels}"), 0.0).await;
 }
 

@@ -201,7 +201,7 @@ async fn add(
     if pool.members().len() >= SERVERS_MAX {
         return Err(ApiError::invalid(format!("the pool has {SERVERS_MAX} servers already")));
     }
-    let config = ServerConfig { name: new.name.into(), address, weight };
+    let config = ServerConfig::new(&new.name, address, weight);
     let server = balancer.add_server(&pool, &config);
     let new = json!({ "address": config.address.as_str(), "weight": weight.get() });
     entered.done("server added", &target(&pool, &config.name), &Value::Null, &new);

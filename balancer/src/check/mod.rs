@@ -1,9 +1,10 @@
-//! Active health checks: one task per server asks it again and again and tells its pool.
+//! Active health checks: one task per server asks it, and its [`agent`] if it has one, again and again and tells its pool.
 //!
 //! The rules are read anew for each check, so a reload needs to start and stop nothing. A failure of real traffic brings the next check
 //! forward: whether a server is dead is known within a round trip, not within an interval. The [`probe`] is a connection of its own;
 //! an idle one that still works proves nothing about the next client's.
 
+mod agent;
 mod probe;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::pool::server::Server;
 use crate::pool::state::{AdminState, Change, CheckResult};
 use crate::proxy::worker::{Command, Handle};
 
-/// How much earlier or later than the interval a check comes, so that the checks of many balancers and servers drift apart.
+/// How much earlier or later than its interval an agent is asked, so that the questions of many balancers drift apart.
 const JITTER: f64 = 0.1;
 /// Share of the interval that passes at least, however often traffic fails.
 const EARLY: f64 = 0.2;
@@ -30,6 +31,7 @@ pub(crate) async fn watch(pool: Arc<Pool>, server: Arc<Server>, workers: Arc<[Ha
     tokio::select! {
         () = removed.cancelled() => {}
         () = check_on(&pool, &server, &workers) => {}
+        () = agent::listen(&pool, &server) => {}
     }
 }
 
@@ -42,8 +44,9 @@ async fn check_on(pool: &Pool, server: &Server, workers: &[Handle]) {
             let _ = timeout(REST, server.check_now.notified()).await;
             continue;
         };
+        let place = server.record().check.clone();
         let probed =
-            timeout(rules.timeout, probe::probe(&rules.kind, server.address(), &of_pool)).await;
+            timeout(rules.timeout, probe::probe(rules, &place, server.address(), &of_pool)).await;
         let (result, detail) = match probed {
             Ok(Ok(())) => (CheckResult::Pass, None),
             Ok(Err(error)) => (CheckResult::Fail, Some(error.to_string())),
@@ -58,9 +61,14 @@ async fn check_on(pool: &Pool, server: &Server, workers: &[Handle]) {
             }
         }
         let early = rules.interval.mul_f64(EARLY);
-        let rest = rules.interval.mul_f64(1.0 - EARLY + JITTER * (fastrand::f64() * 2.0 - 1.0));
+        let rest = spread(rules.interval, rules.jitter).saturating_sub(early);
         sleep(early).await;
         // Either the time is over or traffic has failed; both mean the next check.
         let _ = timeout(rest, server.check_now.notified()).await;
     }
+}
+
+/// `interval`, or up to a share of `jitter` earlier or later.
+fn spread(interval: Duration, jitter: f64) -> Duration {
+    interval.mul_f64(1.0 + jitter * (fastrand::f64() * 2.0 - 1.0))
 }

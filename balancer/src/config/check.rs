@@ -10,13 +10,13 @@ use std::time::Duration;
 use holdfast_settings::{Faults, Source};
 use ipnet::IpNet;
 
-use super::file::{self, Algorithm, CheckType, Mode};
+use super::file::{self, Algorithm, Mode};
 use crate::message::choice::Key;
 use crate::message::is_token;
 use crate::tls::{ClientCertificate, ClientTls, ServerTls};
 
 use super::{
-    Address, CheckKind, CheckRules, Config, EXPECTED_NAME, ListenerConfig, PoolConfig, PoolRules,
+    Address, CheckPlace, Config, EXPECTED_NAME, ListenerConfig, PoolConfig, PoolRules,
     ServerConfig, Weight, is_name, routes,
 };
 
@@ -25,8 +25,6 @@ const WORKERS_MAX: usize = 256;
 /// hyper's smallest read buffer; a smaller limit could not be kept.
 const HEADER_BYTES_MIN: usize = 8_192;
 const HEADER_BYTES_MAX: usize = 1_048_576;
-/// Checks more frequent than this cost more than they tell.
-const INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Servers in a pool: the choice looks at each of them for every connection.
 const SERVERS_MAX: usize = 256;
 
@@ -59,6 +57,7 @@ pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Fault
         .collect();
     checker.unique("listener", listeners.iter().map(|listener| &listener.name));
     checker.addresses(admin.listen, &listeners);
+    let faults = checker.injection(&file.faults);
     let config = Config {
         file: source.file.clone(),
         text: source.text().into(),
@@ -67,6 +66,7 @@ pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Fault
         log_format: file.log.format,
         drain_period: file.drain.period,
         workers: file.workers.count,
+        faults,
         listeners,
         pools,
     };
@@ -94,7 +94,7 @@ impl Checker<'_> {
         name.into()
     }
 
-    fn positive(&mut self, key: String, duration: Duration) {
+    pub(super) fn positive(&mut self, key: String, duration: Duration) {
         self.require(key, !duration.is_zero(), || {
             "expected a duration above 0, found \"0s\"".to_owned()
         });
@@ -208,7 +208,14 @@ impl Checker<'_> {
             format!("expected 0 to 1, found {threshold}")
         });
         let tls = written.tls.as_ref().and_then(|tls| self.pool_tls(&at("tls"), tls));
-        let check = written.health_check.map(|check| self.check(i, &check));
+        let check = written
+            .health_check
+            .map(|check| self.health_check(&at("health_check"), &check, written.tls.is_some()));
+        let agent = written.agent_check.map(|check| self.agent_check(&at("agent_check"), &check));
+        let outliers =
+            written.outlier_detection.map(|rules| self.outliers(&at("outlier_detection"), &rules));
+        let retries = self.retries(&at("retries"), &written.retries);
+        let server_rate_max = self.rate(at("server_max_rate"), written.server_max_rate);
         let count = written.server.len();
         self.require(at("server"), count <= SERVERS_MAX, || {
             format!("expected at most {SERVERS_MAX} servers, found {count}")
@@ -227,12 +234,8 @@ impl Checker<'_> {
             });
             name.into_boxed_str()
         });
-        let server_connections_max = written.server_max_connections.and_then(|max| {
-            if max == 0 {
-                self.fault(at("server_max_connections"), "expected at least 1, found 0");
-            }
-            NonZeroU32::new(max)
-        });
+        let server_connections_max =
+            self.connections_max(at("server_max_connections"), written.server_max_connections);
         let rules = PoolRules {
             algorithm: written.algorithm,
             key,
@@ -249,6 +252,10 @@ impl Checker<'_> {
             send_proxy: written.send_proxy_protocol,
             tls,
             check,
+            agent,
+            outliers,
+            retries,
+            server_rate_max,
         };
         PoolConfig { name, rules, servers }
     }
@@ -323,40 +330,6 @@ impl Checker<'_> {
         }
     }
 
-    fn check(&mut self, i: usize, written: &file::HealthCheck) -> CheckRules {
-        let at = |key: &str| format!("pool[{i}].health_check.{key}");
-        let kind = match (written.kind, &written.path) {
-            (CheckType::Http, path) => {
-                let path = path.as_deref().unwrap_or("/");
-                let valid = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
-                self.require(at("path"), valid, || {
-                    format!("expected a path that begins with '/', found {path:?}")
-                });
-                CheckKind::Http(path.into())
-            }
-            (CheckType::Tcp, path) => {
-                self.require(at("path"), path.is_none(), || {
-                    "has no meaning with type = \"tcp\"".to_owned()
-                });
-                CheckKind::Tcp
-            }
-        };
-        self.require(at("interval"), written.interval >= INTERVAL_MIN, || {
-            "expected at least \"10ms\"".to_owned()
-        });
-        self.positive(at("timeout"), written.timeout);
-        for (key, value) in [("rise", written.rise), ("fall", written.fall)] {
-            self.require(at(key), value > 0, || "expected at least 1, found 0".to_owned());
-        }
-        CheckRules {
-            kind,
-            interval: written.interval,
-            timeout: written.timeout,
-            rise: written.rise,
-            fall: written.fall,
-        }
-    }
-
     fn server(&mut self, key: &str, written: &file::Server) -> ServerConfig {
         let name = self.name(format!("{key}.name"), &written.name);
         let address = Address::try_new(&written.address).unwrap_or_else(|| {
@@ -369,7 +342,22 @@ impl Checker<'_> {
             self.fault(format!("{key}.weight"), message);
             Weight(0)
         });
-        ServerConfig { name, address, weight }
+        let check = CheckPlace {
+            port: written.check_port,
+            path: written
+                .check_path
+                .as_deref()
+                .map(|path| self.path(format!("{key}.check_path"), Some(path))),
+            agent_port: written.agent_port,
+        };
+        let connections_max =
+            self.connections_max(format!("{key}.max_connections"), written.max_connections);
+        ServerConfig { name, address, weight, connections_max, check }
+    }
+
+    fn connections_max(&mut self, key: String, max: Option<u32>) -> Option<NonZeroU32> {
+        self.require(key, max != Some(0), || "expected at least 1, found 0".to_owned());
+        max.and_then(NonZeroU32::new)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The settings file as an operator writes it. Names and defaults stand here and nowhere else; `deploy/config/balancer.toml` is the
 //! commented sample of every key.
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use holdfast_settings::duration;
 use holdfast_telemetry::logs;
 use serde::Deserialize;
 
+use super::faults::Faults;
+use super::health::{AgentCheck, HealthCheck};
+use super::resilience::{OutlierDetection, Retries};
 use crate::proxy_protocol::Version;
 use crate::tls::{ClientCertificate, MinVersion};
 
@@ -49,6 +53,8 @@ pub(super) struct File {
     pub drain: Drain,
     #[serde(default)]
     pub workers: Workers,
+    #[serde(default)]
+    pub faults: Faults,
     #[serde(default)]
     pub listener: Vec<Listener>,
     #[serde(default)]
@@ -193,39 +199,18 @@ pub(super) struct Pool {
     pub send_proxy_protocol: Option<Version>,
     pub tls: Option<PoolTls>,
     pub health_check: Option<HealthCheck>,
+    pub agent_check: Option<AgentCheck>,
+    pub outlier_detection: Option<OutlierDetection>,
+    #[serde(default)]
+    pub retries: Retries,
     pub server_max_connections: Option<u32>,
+    pub server_max_rate: Option<u32>,
     #[serde(default = "queue_max")]
     pub queue_max: usize,
     #[serde(with = "duration", default = "queue_timeout")]
     pub queue_timeout: Duration,
     #[serde(default)]
     pub server: Vec<Server>,
-}
-
-/// What a health check speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum CheckType {
-    /// `GET path` answered with 2xx or 3xx.
-    Http,
-    /// A connection that is accepted.
-    Tcp,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HealthCheck {
-    #[serde(rename = "type")]
-    pub kind: CheckType,
-    pub path: Option<String>,
-    #[serde(with = "duration", default = "check_interval")]
-    pub interval: Duration,
-    #[serde(with = "duration", default = "check_timeout")]
-    pub timeout: Duration,
-    #[serde(default = "check_streak")]
-    pub rise: u32,
-    #[serde(default = "check_streak")]
-    pub fall: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -235,6 +220,10 @@ pub(super) struct Server {
     pub address: String,
     #[serde(default = "weight")]
     pub weight: u16,
+    pub max_connections: Option<u32>,
+    pub check_port: Option<NonZeroU16>,
+    pub check_path: Option<String>,
+    pub agent_port: Option<NonZeroU16>,
 }
 
 fn mode() -> Mode {
@@ -280,17 +269,6 @@ fn queue_timeout() -> Duration {
 }
 fn panic_threshold() -> f64 {
     PANIC_THRESHOLD
-}
-/// A second of outage at most with the default `fall`.
-fn check_interval() -> Duration {
-    Duration::from_millis(500)
-}
-fn check_timeout() -> Duration {
-    Duration::from_millis(400)
-}
-/// Two in a row, so that one lost packet is no outage.
-fn check_streak() -> u32 {
-    2
 }
 fn weight() -> u16 {
     WEIGHT

@@ -5,12 +5,15 @@
 
 pub mod admin;
 mod check;
+mod faults;
 mod file;
+mod health;
+mod resilience;
 mod routes;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +28,10 @@ use crate::tls::{ClientTls, ServerTls};
 
 use admin::AdminConfig;
 use check::Checker;
+pub use faults::FaultRules;
 pub use file::{Algorithm, Mode};
+pub use health::{AgentRules, CheckKind, CheckPlace, CheckRules, Expected, Question};
+pub use resilience::{OutlierRules, RetryRules};
 pub use routes::RouteConfig;
 
 /// Checked settings.
@@ -45,6 +51,8 @@ pub struct Config {
     pub drain_period: Duration,
     /// Worker threads; `None` means one per core.
     pub workers: Option<usize>,
+    /// Whether faults may be injected.
+    pub faults: Option<FaultRules>,
     /// At least one, names and addresses unique.
     pub listeners: Vec<ListenerConfig>,
     /// Names unique; the pools of listeners and routes are among them.
@@ -128,30 +136,14 @@ pub struct PoolRules {
     pub tls: Option<ClientTls>,
     /// Active checks, if any.
     pub check: Option<CheckRules>,
-}
-
-/// Active health checks.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CheckRules {
-    /// What is asked.
-    pub kind: CheckKind,
-    /// Time between two checks of a server.
-    pub interval: Duration,
-    /// Time for one check.
-    pub timeout: Duration,
-    /// Passes in a row that bring a server up.
-    pub rise: u32,
-    /// Failures in a row that take it down.
-    pub fall: u32,
-}
-
-/// What a check asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckKind {
-    /// `GET` of this path.
-    Http(Arc<str>),
-    /// A connection.
-    Tcp,
+    /// Where servers say themselves how much they can take, if they do.
+    pub agent: Option<AgentRules>,
+    /// Comparison of servers by their traffic, if wanted.
+    pub outliers: Option<OutlierRules>,
+    /// What is asked again elsewhere.
+    pub retries: RetryRules,
+    /// WebSockets and TCP connections a server is given per second.
+    pub server_rate_max: Option<NonZeroU32>,
 }
 
 /// One server.
@@ -163,6 +155,23 @@ pub struct ServerConfig {
     pub address: Address,
     /// Its share.
     pub weight: Weight,
+    /// Connections it may have at a time, if not as many as the pool says.
+    pub connections_max: Option<NonZeroU32>,
+    /// What its checks have otherwise than the pool's.
+    pub check: CheckPlace,
+}
+
+impl ServerConfig {
+    /// A server with what its pool has for everything else.
+    pub fn new(name: &str, address: Address, weight: Weight) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            weight,
+            connections_max: None,
+            check: CheckPlace::default(),
+        }
+    }
 }
 
 /// Share of new connections, 0 (none) to 256.
@@ -205,6 +214,14 @@ impl Address {
             is_host && port.parse::<u16>().is_ok_and(|port| port != 0)
         };
         valid.then(|| Self { text: text.into(), socket })
+    }
+
+    /// The same host at another port.
+    #[must_use]
+    pub fn with_port(&self, port: NonZeroU16) -> Self {
+        let host = self.text.rsplit_once(':').map_or(&*self.text, |(host, _)| host);
+        let socket = self.socket.map(|socket| SocketAddr::new(socket.ip(), port.get()));
+        Self { text: format!("{host}:{port}").into(), socket }
     }
 
     /// The address, if no name has to be resolved.

@@ -132,11 +132,7 @@ fn restore_added(pool: &Arc<Pool>, server: &NewServer) {
     };
     // The settings file may name it by now.
     if pool.member(&server.name).is_none() {
-        pool.add(
-            &ServerConfig { name: server.name.as_str().into(), address, weight },
-            false,
-            false,
-        );
+        pool.add(&ServerConfig::new(&server.name, address, weight), false, false);
     }
 }
 

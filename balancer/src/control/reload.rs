@@ -179,9 +179,16 @@ impl Balancer {
                 record.in_file = true;
                 record.configured_weight = new.weight;
                 record.state.set_weight(new.weight);
+                record.connections_max = new.connections_max;
+                record.check = new.check.clone();
                 record.reason = None;
             });
             changed.push(format!("{label} has weight {}", new.weight.get()));
+            if old.is_some_and(|old| {
+                old.connections_max != new.connections_max || old.check != new.check
+            }) {
+                changed.push(format!("{label} has other limits or checks"));
+            }
         }
     }
 

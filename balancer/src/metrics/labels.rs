@@ -55,6 +55,18 @@ labels! {
 }
 
 labels! {
+    /// What became of two connections of which one was needed.
+    Hedge {
+        /// The first was made after all, the second closed.
+        First = "first",
+        /// The second was made before the first, which was closed.
+        Second = "second",
+        /// Neither could be made.
+        Neither = "neither",
+    }
+}
+
+labels! {
     /// Why a connection ended.
     Close {
         /// The client closed it.

@@ -16,7 +16,7 @@ use holdfast_telemetry::metrics::{counter, float_gauge, gauge};
 use holdfast_telemetry::{Gauge, IntCounter, IntGauge, Registry};
 use http::StatusCode;
 
-pub use labels::{Close, PoolError, Rejection};
+pub use labels::{Close, Hedge, PoolError, Rejection};
 pub(crate) use listeners::ListenerMetrics;
 pub(crate) use pools::PoolMetrics;
 pub(crate) use record::RecordMetrics;

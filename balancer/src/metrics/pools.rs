@@ -1,6 +1,6 @@
 //! Figures of pools.
 
-use super::labels::PoolError;
+use super::labels::{Hedge, PoolError};
 use holdfast_telemetry::metrics::{counter_vec, gauge_vec};
 use holdfast_telemetry::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
@@ -9,6 +9,8 @@ use holdfast_telemetry::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Regis
 pub(crate) struct Families {
     errors: IntCounterVec,
     retries: IntCounterVec,
+    retries_denied: IntCounterVec,
+    hedges: IntCounterVec,
     panic: IntGaugeVec,
     queued: IntGaugeVec,
 }
@@ -28,6 +30,18 @@ impl Families {
                 "balancer_pool_retries_total",
                 "Attempts at another server after one that failed",
                 &["pool"],
+            ),
+            retries_denied: counter_vec(
+                r,
+                "balancer_pool_retries_denied_total",
+                "Attempts at another server that the retry budget did not allow",
+                &["pool"],
+            ),
+            hedges: counter_vec(
+                r,
+                "balancer_pool_hedges_total",
+                "Second connections begun because the first took long, by which of the two was used",
+                &["pool", "used"],
             ),
             panic: gauge_vec(
                 r,
@@ -50,6 +64,11 @@ impl Families {
         PoolMetrics {
             errors: PoolError::TEXTS.iter().map(error).collect(),
             retries: self.retries.with_label_values(&[pool]),
+            retries_denied: self.retries_denied.with_label_values(&[pool]),
+            hedges: Hedge::TEXTS
+                .iter()
+                .map(|used| self.hedges.with_label_values(&[pool, used]))
+                .collect(),
             panic: self.panic.with_label_values(&[pool]),
             queued: self.queued.with_label_values(&[pool]),
         }
@@ -59,6 +78,10 @@ impl Families {
     pub(crate) fn forget(&self, pool: &str) {
         // An absent series is what is wanted, so the result of each removal carries no news.
         let _ = self.retries.remove_label_values(&[pool]);
+        let _ = self.retries_denied.remove_label_values(&[pool]);
+        for used in Hedge::TEXTS {
+            let _ = self.hedges.remove_label_values(&[pool, used]);
+        }
         let _ = self.panic.remove_label_values(&[pool]);
         let _ = self.queued.remove_label_values(&[pool]);
         for cause in PoolError::TEXTS {
@@ -72,11 +95,18 @@ impl Families {
 pub(crate) struct PoolMetrics {
     errors: Box<[IntCounter]>,
     pub(crate) retries: IntCounter,
+    pub(crate) retries_denied: IntCounter,
+    hedges: Box<[IntCounter]>,
     pub(crate) panic: IntGauge,
     pub(crate) queued: IntGauge,
 }
 
 impl PoolMetrics {
+    /// Counts a second connection.
+    pub(crate) fn hedge(&self, used: Hedge) {
+        self.hedges[used as usize].inc();
+    }
+
     /// Counts what could not be served.
     pub(crate) fn error(&self, cause: PoolError) {
         self.errors[cause as usize].inc();

@@ -8,7 +8,7 @@ use holdfast_telemetry::{
 use http::StatusCode;
 
 use super::{CODES, class};
-use crate::pool::state::AdminState;
+use crate::pool::state::{AdminState, Cause};
 
 /// From a connection on the same host (50 µs) to the longest connect timeout worth setting.
 const CONNECT_BUCKETS: [f64; 12] =
@@ -33,6 +33,7 @@ pub(crate) struct Families {
     first_byte: HistogramVec,
     checks: IntCounterVec,
     ejections: IntCounterVec,
+    agent_checks: IntCounterVec,
 }
 
 impl Families {
@@ -112,8 +113,14 @@ impl Families {
             ejections: counter_vec(
                 r,
                 "balancer_server_ejections_total",
-                "Times passive marking took the server out",
-                labels,
+                "Times the traffic took the server out",
+                &["pool", "server", "cause"],
+            ),
+            agent_checks: counter_vec(
+                r,
+                "balancer_server_agent_checks_total",
+                "Questions to the server's agent",
+                &["pool", "server", "result"],
             ),
         }
     }
@@ -136,7 +143,9 @@ impl Families {
             first_byte: self.first_byte.with_label_values(labels),
             checks_passed: self.checks.with_label_values(&with("pass")),
             checks_failed: self.checks.with_label_values(&with("fail")),
-            ejections: self.ejections.with_label_values(labels),
+            ejections: Cause::ALL.map(|c| self.ejections.with_label_values(&with(c.as_str()))),
+            agent_answers: self.agent_checks.with_label_values(&with("pass")),
+            agent_failures: self.agent_checks.with_label_values(&with("fail")),
         }
     }
 
@@ -154,7 +163,9 @@ impl Families {
         let _ = self.connect_failures.remove_label_values(labels);
         let _ = self.connect.remove_label_values(labels);
         let _ = self.first_byte.remove_label_values(labels);
-        let _ = self.ejections.remove_label_values(labels);
+        for cause in Cause::ALL {
+            let _ = self.ejections.remove_label_values(&with(cause.as_str()));
+        }
         for state in AdminState::ALL {
             let _ = self.state.remove_label_values(&with(state.as_str()));
         }
@@ -163,6 +174,7 @@ impl Families {
         }
         for result in ["pass", "fail"] {
             let _ = self.checks.remove_label_values(&with(result));
+            let _ = self.agent_checks.remove_label_values(&with(result));
         }
     }
 }
@@ -183,7 +195,10 @@ pub(crate) struct ServerMetrics {
     pub(crate) first_byte: Histogram,
     pub(crate) checks_passed: IntCounter,
     pub(crate) checks_failed: IntCounter,
-    pub(crate) ejections: IntCounter,
+    /// By [`Cause`].
+    pub(crate) ejections: [IntCounter; 4],
+    pub(crate) agent_answers: IntCounter,
+    pub(crate) agent_failures: IntCounter,
 }
 
 impl ServerMetrics {

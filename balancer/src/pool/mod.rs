@@ -1,16 +1,21 @@
 //! Pools: the servers that serve the same, and the choice between them.
 //!
-//! [`state`] and [`balance`] decide and are pure; [`server`] is what threads share; this file joins them: it takes events in (a check,
-//! a failure, an operator's change), publishes what follows, counts and logs it. Choosing a server reads a snapshot of the members and
+//! [`state`], [`outliers`] and [`balance`] decide and are pure; [`server`] is what threads share; this file joins them for
+//! the choice and for the operator, `events` for what happens by itself. Choosing a server reads a snapshot of the members and
 //! takes no lock but round robin's own.
 
+pub mod admission;
+pub mod agent;
 pub mod balance;
+mod events;
+pub mod outliers;
+pub mod retry;
 pub(crate) mod room;
 pub mod server;
 pub mod state;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -19,9 +24,10 @@ use chrono::Utc;
 use crate::config::{Algorithm, PoolConfig, PoolRules, ServerConfig};
 use crate::metrics::{Metrics, PoolMetrics};
 use balance::{Candidate, RoundRobin};
+use outliers::Detector;
+use retry::{Budget, Permit};
 use room::Room;
 use server::{Lease, Record, Server};
-use state::{Change, CheckResult, ServerState};
 
 /// Servers tried for one request or connection before giving up: enough to pass over a rack of dead ones, few enough to answer soon.
 pub const ATTEMPTS_MAX: usize = 5;
@@ -30,7 +36,7 @@ pub const ATTEMPTS_MAX: usize = 5;
 pub type Pools = BTreeMap<Arc<str>, Arc<Pool>>;
 
 /// Servers already tried for one request or connection.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Tried {
     ids: [u64; ATTEMPTS_MAX],
     count: usize,
@@ -50,9 +56,9 @@ impl Tried {
         self.count == 0
     }
 
-    /// Whether no attempt is left.
-    pub fn is_full(&self) -> bool {
-        self.count == ATTEMPTS_MAX
+    /// Servers tried so far.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     fn contains(&self, server: &Server) -> bool {
@@ -69,6 +75,15 @@ pub struct Ask {
     pub key: Option<u64>,
     /// The server it has been to, by [`Server::key`].
     pub sticky: Option<u64>,
+    /// Whether it opens something that stays (a WebSocket, a TCP connection), of which a server may be given so many per second.
+    pub opens: bool,
+}
+
+/// Comparing servers, and when that is due again.
+#[derive(Debug, Default)]
+struct Comparison {
+    due: Option<Instant>,
+    detector: Detector,
 }
 
 /// One pool.
@@ -84,9 +99,11 @@ pub struct Pool {
     turn: Mutex<RoundRobin>,
     rotation: AtomicUsize,
     panic: AtomicBool,
-    /// Connections a server may have; the largest number if there is no limit.
-    connections_max: AtomicU64,
     pub(crate) room: Arc<Room>,
+    retries: Budget,
+    /// Whether servers are compared by their traffic.
+    detects: AtomicBool,
+    detector: Mutex<Comparison>,
     /// Whether the algorithm wants to know latencies.
     judges_latency: AtomicBool,
     /// When it was made; latencies are dated by its age.
@@ -101,8 +118,10 @@ impl Pool {
             name: Arc::clone(&config.name),
             families: Arc::clone(families),
             room: Arc::new(Room::new(metrics.queued.clone())),
-            connections_max: AtomicU64::new(connections_max(&config.rules)),
             metrics,
+            retries: Budget::new(&config.rules.retries),
+            detects: AtomicBool::new(config.rules.outliers.is_some()),
+            detector: Mutex::default(),
             rules: RwLock::new(Arc::new(config.rules.clone())),
             members: RwLock::new(Arc::new([])),
             leaving: Mutex::default(),
@@ -143,11 +162,23 @@ impl Pool {
     /// A pool in panic uses every server the operator lets it use; once an attempt has failed, those believed to work come first.
     pub fn pick(&self, ask: &Ask, tried: &Tried) -> Option<Lease> {
         let members = self.members();
-        let max = self.connections_max.load(Ordering::Relaxed);
+        let lease = |server: &Arc<Server>| {
+            let lease = Lease::new(Arc::clone(server))?;
+            // The place first: a token that was taken is gone.
+            let admitted = !ask.opens
+                || !server.admission().is_limited()
+                || server.admission().take(self.age());
+            admitted.then_some(lease)
+        };
+        let admits = |server: &Server| {
+            !ask.opens
+                || !server.admission().is_limited()
+                || server.admission().tokens(self.age()) > 0
+        };
         if let Some(key) = ask.sticky {
             let known = members.iter().find(|server| server.key() == key && server.is_usable());
             let known = known.filter(|server| !tried.contains(server));
-            if let Some(lease) = known.and_then(|server| Lease::new(Arc::clone(server), max)) {
+            if let Some(lease) = known.and_then(lease) {
                 return Some(lease);
             }
         }
@@ -157,7 +188,7 @@ impl Pool {
                 if tried.count > 0 && tried.contains(server) {
                     return None;
                 }
-                server.candidate(index, in_panic).filter(|candidate| candidate.active < max)
+                server.candidate(index, in_panic).filter(|_| admits(server))
             });
             self.choose(candidates, &members, ask)
         };
@@ -166,18 +197,26 @@ impl Pool {
         } else {
             choose(false).or_else(|| if panic { choose(true) } else { None })
         };
-        Lease::new(Arc::clone(&members[index?]), max)
+        lease(&members[index?])
     }
 
     /// After [`Self::pick`] has found nobody: whether it would have if a server had room.
     pub(crate) fn lacks_room(&self, tried: &Tried) -> bool {
-        let max = self.connections_max.load(Ordering::Relaxed);
-        max < u64::MAX
-            && self.members().iter().any(|server| {
-                let panic = self.panic.load(Ordering::Relaxed);
-                let wanted = server.is_usable() || (panic && server.may_be_tried());
-                wanted && !tried.contains(server)
-            })
+        self.members().iter().any(|server| {
+            let panic = self.panic.load(Ordering::Relaxed);
+            let wanted = server.is_usable() || (panic && server.may_be_tried());
+            server.is_limited() && wanted && !tried.contains(server)
+        })
+    }
+
+    /// Permission to ask another server after one has failed, if not too much is being asked again already.
+    pub(crate) fn permit_retry(&self, rules: &PoolRules) -> Option<Permit> {
+        let active = self.members().iter().map(|server| server.active()).sum();
+        let permit = self.retries.permit(self.age(), active, &rules.retries);
+        if permit.is_none() {
+            self.metrics.retries_denied.inc();
+        }
+        permit
     }
 
     fn choose(
@@ -204,58 +243,6 @@ impl Pool {
             Algorithm::SourceHash => balance::rendezvous(candidates, ask.source),
             Algorithm::Hash => balance::rendezvous(candidates, ask.key.unwrap_or(ask.source)),
         }
-    }
-
-    /// Takes in the result of an active check.
-    pub fn handle_check(&self, server: &Server, result: CheckResult) -> Option<Change> {
-        let counter = match result {
-            CheckResult::Pass => &server.metrics.checks_passed,
-            CheckResult::Fail | CheckResult::Silent => &server.metrics.checks_failed,
-        };
-        counter.inc();
-        self.update(server, |state, rules, now| {
-            state.handle_check(now, result, rules.check.as_ref()?)
-        })
-    }
-
-    /// Takes in a connection that could not be made or a request without a response.
-    pub fn handle_failure(&self, server: &Server) {
-        self.update(server, |state, rules, now| state.handle_failure(now, rules));
-        server.check_now.notify_one();
-    }
-
-    /// Takes in traffic that worked, with the time to the response, or of the connection where there is none.
-    pub fn handle_success(&self, server: &Server, latency: Duration) {
-        if self.judges_latency.load(Ordering::Relaxed) {
-            server.observe_latency(self.age(), latency);
-        }
-        if server.is_failing() {
-            self.update(server, |state, _, _| {
-                state.handle_success();
-                None
-            });
-        }
-    }
-
-    /// Lets time have its effect: ejections end, ramps rise, servers that left are forgotten once they are empty.
-    pub fn tick(&self) {
-        for server in self.members().iter() {
-            let waiting = {
-                let rules = self.rules();
-                server.record().state.is_waiting(now(), rules.slow_start)
-            };
-            if waiting {
-                self.update(server, |state, _, now| state.tick(now));
-            }
-        }
-        let mut leaving = lock(&self.leaving);
-        leaving.retain(|server| {
-            let stays = server.active() > 0;
-            if !stays && self.member(server.name()).is_none() {
-                self.families.servers.forget(&self.name, server.name());
-            }
-            stays
-        });
     }
 
     /// Makes an operator's change and publishes it.
@@ -295,14 +282,15 @@ impl Pool {
 
     /// Puts new rules in force.
     pub(crate) fn set_rules(&self, rules: PoolRules) {
-        self.connections_max.store(connections_max(&rules), Ordering::Relaxed);
+        self.retries.set_rules(&rules.retries);
+        self.detects.store(rules.outliers.is_some(), Ordering::Relaxed);
         self.room.note_change();
         self.judges_latency.store(rules.algorithm == Algorithm::PeakEwma, Ordering::Relaxed);
         let rules = Arc::new(rules);
         let old = self.rules();
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&rules);
         let check_differs = match (&old.check, &rules.check) {
-            (Some(old), Some(new)) => old.kind != new.kind,
+            (Some(old), Some(new)) => old.kind != new.kind || old.port != new.port,
             (None, None) => false,
             _ => true,
         };
@@ -310,6 +298,9 @@ impl Pool {
             let mut record = server.record();
             if check_differs {
                 record.state.forget_health();
+            }
+            if rules.agent.is_none() {
+                record.state.forget_agent();
             }
             server.publish(&record, &rules, now());
         }
@@ -341,33 +332,6 @@ impl Pool {
         self.refresh_panic();
     }
 
-    fn update(
-        &self,
-        server: &Server,
-        change: impl FnOnce(&mut ServerState, &PoolRules, Instant) -> Option<Change>,
-    ) -> Option<Change> {
-        let rules = self.rules();
-        let change = {
-            let mut record = server.record();
-            let now = now();
-            let change = change(&mut record.state, &rules, now);
-            if change.is_some() {
-                record.last_change = Utc::now();
-            }
-            server.publish(&record, &rules, now);
-            change
-        };
-        if let Some(change) = change {
-            if change == Change::Ejected {
-                server.metrics.ejections.inc();
-            }
-            tracing::info!(pool = %self.name, server = %server.name(), address = %server.address(),
-                change = %change, usable = server.is_usable(), "server changed");
-            self.refresh_panic();
-        }
-        change
-    }
-
     /// Whether so small a share of the servers is usable that all are used.
     fn refresh_panic(&self) {
         let members = self.members();
@@ -386,10 +350,6 @@ impl Pool {
 /// A panic while one of these is held leaves plain values, so poison carries no news.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn connections_max(rules: &PoolRules) -> u64 {
-    rules.server_connections_max.map_or(u64::MAX, |max| max.get().into())
 }
 
 /// Two random numbers, read at this edge only.

@@ -22,9 +22,14 @@ impl Room {
         Self { waiting: AtomicUsize::new(0), freed: Notify::new(), gauge }
     }
 
+    /// Whether anybody waits.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
     /// A place has become free.
     pub(crate) fn note_free(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        if self.is_awaited() {
             self.freed.notify_one();
         }
     }

@@ -3,6 +3,7 @@
 //! The [`ServerState`] stands behind a lock that is taken when something about the server changes. What the data path asks for each
 //! connection (may it, with what share, how many has it) is published beside it in atomics, so choosing a server takes no lock.
 
+use std::num::NonZeroU32;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +13,12 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::admission::Admission;
 use super::balance::{self, Candidate, PeakEwma};
+use super::outliers::Tally;
 use super::room::Room;
 use super::state::{Health, ServerState};
-use crate::config::{Address, PoolRules, ServerConfig, Weight};
+use crate::config::{Address, CheckPlace, PoolRules, ServerConfig, Weight};
 use crate::metrics::ServerMetrics;
 
 /// Thousandths: a ramp has steps even at weight 1.
@@ -36,6 +39,12 @@ pub struct Server {
     share: AtomicU32,
     /// Share when nobody is usable; 0 if the operator does not want it used.
     share_in_panic: AtomicU32,
+    /// Connections it may have; the largest number if there is no limit.
+    connections_max: AtomicU64,
+    /// New WebSockets and TCP connections it is given per second.
+    admission: Admission,
+    /// What the traffic shows, where outliers are detected.
+    pub(crate) tally: Tally,
     /// Whether failures are being counted, so that a success is worth taking the lock.
     failing: AtomicBool,
     latency: Mutex<PeakEwma>,
@@ -54,6 +63,10 @@ pub(crate) struct Record {
     pub(crate) state: ServerState,
     /// Weight the settings or the one who added it gave; the API may have set another since.
     pub(crate) configured_weight: Weight,
+    /// Connections it may have, if not as many as its pool says.
+    pub(crate) connections_max: Option<NonZeroU32>,
+    /// What its checks have otherwise than the pool's.
+    pub(crate) check: CheckPlace,
     /// Whether the settings file names it.
     pub(crate) in_file: bool,
     /// The operator's reason for the last change of state or weight.
@@ -78,12 +91,17 @@ impl Server {
             record: Mutex::new(Record {
                 state: ServerState::new(config.weight, returning),
                 configured_weight: config.weight,
+                connections_max: config.connections_max,
+                check: config.check.clone(),
                 in_file,
                 reason: None,
                 last_change: Utc::now(),
             }),
             share: AtomicU32::new(0),
             share_in_panic: AtomicU32::new(0),
+            connections_max: AtomicU64::new(u64::MAX),
+            admission: Admission::default(),
+            tally: Tally::default(),
             failing: AtomicBool::new(false),
             latency: Mutex::default(),
             room,
@@ -148,12 +166,28 @@ impl Server {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// This server for the choice, if it may be chosen.
+    /// This server for the choice, if it may be chosen and has room.
     pub(crate) fn candidate(&self, index: usize, panic: bool) -> Option<Candidate> {
         let share = if panic { &self.share_in_panic } else { &self.share };
         let share = share.load(Ordering::Relaxed);
         let active = self.active();
-        (share > 0).then_some(Candidate { index, share, active, key: self.key })
+        let has_room = active < self.connections_max();
+        (share > 0 && has_room).then_some(Candidate { index, share, active, key: self.key })
+    }
+
+    /// Connections it may have at a time; the largest number if there is no limit.
+    pub fn connections_max(&self) -> u64 {
+        self.connections_max.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may be full, or given too much at once.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.connections_max() < u64::MAX || self.admission.is_limited()
+    }
+
+    /// How many WebSockets and TCP connections it may be given.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
@@ -187,6 +221,15 @@ impl Server {
         let in_panic = if member && state.may_be_tried() { share } else { 0 };
         self.share_in_panic.store(in_panic, Ordering::Relaxed);
         self.failing.store(state.is_failing(), Ordering::Relaxed);
+        let agent = state.agent();
+        let written = record.connections_max.or(rules.server_connections_max);
+        // Whoever knows of the narrowest place is right.
+        let max = written.into_iter().chain(agent.connections_max).min();
+        let max = max.map_or(u64::MAX, |max| max.get().into());
+        self.connections_max.store(max, Ordering::Relaxed);
+        let ramp = state.ramp(now, rules.slow_start);
+        let rate = rules.server_rate_max.map(|rate| f64::from(rate.get()) * ramp);
+        self.admission.set_rate(rate);
 
         let up = match state.health() {
             Health::Up => true,
@@ -210,12 +253,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes a place at `server`; `None` if it has `max` connections already.
-    pub(crate) fn new(server: Arc<Server>, max: u64) -> Option<Self> {
+    /// Takes a place at `server`; `None` if it has as many connections as it may.
+    pub(crate) fn new(server: Arc<Server>) -> Option<Self> {
         server.metrics.active.inc();
         // Counted before it is looked at, so that of two who come at once not both get the last place.
         let lease = Self { server };
-        (lease.server.active() <= max).then_some(lease)
+        (lease.server.active() <= lease.server.connections_max()).then_some(lease)
     }
 }
 

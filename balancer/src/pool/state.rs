@@ -1,8 +1,8 @@
 //! What is known of one server and what follows from it: may it take connections, and with what weight?
 //!
-//! Three independent voices: the operator's (state and weight), the active checks' (health) and the traffic's own (passive marking). A
-//! server is used when none of them objects. A server that returns from any of the three gets its weight step by step, or it would be
-//! hit by everything the others shed. Pure: time comes in as an argument, transitions go out as [`Change`] for the edge to count and log.
+//! Four independent voices: the operator's (state and weight), the active checks' (health), the node's own (its agent) and the traffic's
+//! (passive marking). A server is used when none of them objects. A server that returns from any of the four gets its weight step by step,
+//! or it would be hit by everything the others shed. Pure: time comes in as an argument, transitions go out as [`Change`] for the edge to count and log.
 //!
 //! Two kinds of down are told apart: a server that answers "not ready" or refuses connections leaves its established connections in a
 //! known state (they work, or the kernel has ended them), one that says nothing at all may be hung or cut off, and its connections
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::agent::{Agent, Word};
 use crate::config::{Algorithm, CheckRules, PoolRules, Weight};
 
 /// Where a ramp begins: low enough to be gentle, high enough that a pool in which everybody returns at once works.
@@ -67,6 +68,44 @@ pub enum Passive {
     Open,
 }
 
+/// Why the traffic took a server out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Failures in a row: no connection, no response, no response in time.
+    Failures,
+    /// Responses in a row with a status of 500 and above.
+    Errors,
+    /// Fewer successes than the others.
+    SuccessRate,
+    /// Slower than the others.
+    Latency,
+}
+
+impl Cause {
+    /// Every cause, in the order of the metric's series.
+    pub const ALL: [Self; 4] = [Self::Failures, Self::Errors, Self::SuccessRate, Self::Latency];
+
+    /// As in the API and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failures => "failures",
+            Self::Errors => "errors",
+            Self::SuccessRate => "success_rate",
+            Self::Latency => "latency",
+        }
+    }
+}
+
+/// An ejection in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejection {
+    /// Why.
+    pub cause: Cause,
+    /// When it ends.
+    pub until: Instant,
+}
+
 /// Outcome of one active check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckResult {
@@ -89,9 +128,11 @@ pub enum Change {
         silent: bool,
     },
     /// Passive marking took it out.
-    Ejected,
+    Ejected(Cause),
     /// Passive marking lets it back.
     Readmitted,
+    /// The node has changed its mind about itself.
+    Agent(Agent),
 }
 
 impl fmt::Display for Change {
@@ -100,8 +141,20 @@ impl fmt::Display for Change {
             Self::Up => "health checks pass",
             Self::Down { silent: false } => "health checks fail",
             Self::Down { silent: true } => "health checks get no answer",
-            Self::Ejected => "taken out after failed connections",
-            Self::Readmitted => "taken in again after failed connections",
+            Self::Ejected(Cause::Failures) => "taken out after failed connections",
+            Self::Ejected(Cause::Errors) => "taken out after errors in a row",
+            Self::Ejected(Cause::SuccessRate) => "taken out, fewer successes than the others",
+            Self::Ejected(Cause::Latency) => "taken out, slower than the others",
+            Self::Readmitted => "taken in again on trial",
+            Self::Agent(agent) => {
+                let up = if agent.up { "up" } else { "down" };
+                return write!(
+                    f,
+                    "its agent says {up} {} {}%",
+                    agent.state.as_str(),
+                    agent.percent
+                );
+            }
         })
     }
 }
@@ -119,7 +172,13 @@ pub struct ServerState {
     /// Failures of real traffic in a row.
     fails: u32,
     first_fail: Option<Instant>,
-    open_until: Option<Instant>,
+    ejection: Option<Ejection>,
+    /// Ejections in a row, by which the next one is longer.
+    strikes: u32,
+    /// When the last one ended; time spent well since takes strikes away.
+    readmitted: Option<Instant>,
+    /// The node's own word.
+    agent: Agent,
     ramp_from: Option<Instant>,
     /// Whether being found up means that it comes to a pool at work, and so begins with a ramp.
     returning: bool,
@@ -136,7 +195,10 @@ impl ServerState {
             silent: 0,
             fails: 0,
             first_fail: None,
-            open_until: None,
+            ejection: None,
+            strikes: 0,
+            readmitted: None,
+            agent: Agent::default(),
             ramp_from: None,
             returning,
         }
@@ -159,7 +221,17 @@ impl ServerState {
 
     /// The traffic's word.
     pub fn passive(&self) -> Passive {
-        if self.open_until.is_some() { Passive::Open } else { Passive::Closed }
+        if self.ejection.is_some() { Passive::Open } else { Passive::Closed }
+    }
+
+    /// Why and until when the traffic has taken it out, if it has.
+    pub fn ejection(&self) -> Option<Ejection> {
+        self.ejection
+    }
+
+    /// The node's own word.
+    pub fn agent(&self) -> Agent {
+        self.agent
     }
 
     /// Whether failures of traffic are being counted; a success is news only then.
@@ -232,6 +304,25 @@ impl ServerState {
         Some(Change::Up)
     }
 
+    /// Takes in what its agent says.
+    pub fn handle_agent(&mut self, now: Instant, word: &Word) -> Option<Change> {
+        let (before, after) = (self.agent, self.agent.after(word));
+        if before == after {
+            return None;
+        }
+        self.agent = after;
+        let took = before.up && before.is_willing();
+        if !took && after.up && after.is_willing() {
+            self.ramp_from = Some(now);
+        }
+        Some(Change::Agent(after))
+    }
+
+    /// Voids what its agent has said, because it is asked no more.
+    pub fn forget_agent(&mut self) {
+        self.agent = Agent::default();
+    }
+
     /// Takes in a connection that could not be made, or a request without a response.
     pub fn handle_failure(&mut self, now: Instant, rules: &PoolRules) -> Option<Change> {
         if rules.fails_max == 0 {
@@ -247,24 +338,48 @@ impl ServerState {
         if self.fails < rules.fails_max {
             return None;
         }
-        let was_open = self.open_until.is_some();
-        self.open_until = Some(now + rules.fail_timeout);
-        (!was_open).then_some(Change::Ejected)
+        self.eject(now, Cause::Failures, rules)
+    }
+
+    /// Takes it out. One that is out already is out for longer, which is no news.
+    ///
+    /// Where outliers are detected, each ejection in a row is longer than the last; time spent well between two makes up for earlier ones.
+    pub fn eject(&mut self, now: Instant, cause: Cause, rules: &PoolRules) -> Option<Change> {
+        let news = self.ejection.is_none();
+        let base = match (&rules.outliers, cause) {
+            (Some(outliers), Cause::Errors | Cause::SuccessRate | Cause::Latency) => {
+                outliers.ejection_base
+            }
+            (_, Cause::Failures) | (None, _) => rules.fail_timeout,
+        };
+        let time = match &rules.outliers {
+            None => base,
+            Some(outliers) => {
+                if news {
+                    self.strikes = self.strikes_left(now, base).saturating_add(1);
+                }
+                base.saturating_mul(self.strikes).min(outliers.ejection_max.max(base))
+            }
+        };
+        let until = self.ejection.map_or(now, |ejection| ejection.until).max(now + time);
+        self.ejection = Some(Ejection { cause, until });
+        news.then_some(Change::Ejected(cause))
     }
 
     /// Takes in traffic that worked. An open circuit stays open for its time: one success among failures proves little.
     pub fn handle_success(&mut self) {
-        if self.open_until.is_none() {
+        if self.ejection.is_none() {
             self.clear_fails();
         }
     }
 
     /// Lets a server back whose time is over.
     pub fn tick(&mut self, now: Instant) -> Option<Change> {
-        if self.open_until.is_none_or(|until| now < until) {
+        if self.ejection.is_none_or(|ejection| now < ejection.until) {
             return None;
         }
         self.clear_fails();
+        self.readmitted = Some(now);
         self.ramp_from = Some(now);
         Some(Change::Readmitted)
     }
@@ -273,19 +388,30 @@ impl ServerState {
     pub fn is_waiting(&self, now: Instant, slow_start: Duration) -> bool {
         let ramping =
             self.ramp_from.is_some_and(|from| now.saturating_duration_since(from) <= slow_start);
-        self.open_until.is_some() || ramping
+        self.ejection.is_some() || ramping
     }
 
     /// Whether a new connection may go there.
     pub fn is_usable(&self, rules: &PoolRules) -> bool {
         let healthy =
             self.health == Health::Up || (rules.check.is_none() && self.health == Health::Unknown);
-        self.may_be_tried() && healthy && self.open_until.is_none()
+        self.may_be_tried() && healthy && self.agent.up && self.ejection.is_none()
     }
 
-    /// Whether the operator lets it take connections; enough when nobody in the pool is usable.
+    /// Whether the operator lets it take connections and the node wants some; enough when nobody in the pool is usable.
     pub fn may_be_tried(&self) -> bool {
-        self.admin == AdminState::Ready && self.weight.get() > 0
+        self.admin == AdminState::Ready && self.weight.get() > 0 && self.agent.is_willing()
+    }
+
+    /// How far a server that returns is on its way to all it may have: up to 1.
+    pub fn ramp(&self, now: Instant, slow_start: Duration) -> f64 {
+        match self.ramp_from {
+            Some(from) if !slow_start.is_zero() => {
+                let since = now.saturating_duration_since(from).as_secs_f64();
+                (since / slow_start.as_secs_f64()).clamp(RAMP_SHARE_MIN, 1.0)
+            }
+            _ => 1.0,
+        }
     }
 
     /// The weight the algorithm uses now: after the ramp, and equal for all in plain round robin.
@@ -297,18 +423,19 @@ impl ServerState {
             Algorithm::RoundRobin => 100.0,
             _ => f64::from(self.weight.get()),
         };
-        let ramp = match self.ramp_from {
-            Some(from) if !rules.slow_start.is_zero() => {
-                let since = now.saturating_duration_since(from).as_secs_f64();
-                (since / rules.slow_start.as_secs_f64()).clamp(RAMP_SHARE_MIN, 1.0)
-            }
-            _ => 1.0,
-        };
-        weight * ramp
+        let said = weight * f64::from(self.agent.percent) / 100.0;
+        said.min(f64::from(Weight::MAX)) * self.ramp(now, rules.slow_start)
+    }
+
+    /// Ejections in a row that still count at `now`: one less for each `base` of time spent well since the last ended.
+    fn strikes_left(&self, now: Instant, base: Duration) -> u32 {
+        let well = self.readmitted.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let forgiven = well.as_nanos() / base.as_nanos().max(1);
+        self.strikes.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX))
     }
 
     fn clear_fails(&mut self) {
-        (self.fails, self.first_fail, self.open_until) = (0, None, None);
+        (self.fails, self.first_fail, self.ejection) = (0, None, None);
     }
 }
 

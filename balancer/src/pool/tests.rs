@@ -4,14 +4,13 @@ use std::time::Duration;
 use holdfast_telemetry::{Registry, metrics};
 
 use super::*;
-use crate::config::{Address, Weight};
+use crate::config::{Address, RetryRules, Weight};
 use crate::pool::state::AdminState;
 
 fn pool(algorithm: Algorithm, weights: &[u16]) -> (Registry, Pool) {
-    let servers = weights.iter().enumerate().map(|(i, weight)| ServerConfig {
-        name: format!("s{i}").into(),
-        address: Address::try_new("127.0.0.1:9").unwrap(),
-        weight: Weight::try_new(*weight).unwrap(),
+    let servers = weights.iter().enumerate().map(|(i, weight)| {
+        let address = Address::try_new("127.0.0.1:9").unwrap();
+        ServerConfig::new(&format!("s{i}"), address, Weight::try_new(*weight).unwrap())
     });
     let rules = PoolRules {
         algorithm,
@@ -29,6 +28,10 @@ fn pool(algorithm: Algorithm, weights: &[u16]) -> (Registry, Pool) {
         send_proxy: None,
         tls: None,
         check: None,
+        agent: None,
+        outliers: None,
+        retries: RetryRules { servers_max: 5, share: 0.2, per_second: 10, hedge_after: None },
+        server_rate_max: None,
     };
     let config = PoolConfig { name: "p".into(), rules, servers: servers.collect() };
     let registry = Registry::new();

@@ -5,7 +5,6 @@
 //! connection that turns out closed says nothing about the server: the same one is asked again, afresh.
 
 use std::future::poll_fn;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,14 +13,14 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::buffers::{self, LARGE_BYTES};
 use super::http::Conversation;
+use super::reach::{Search, Way};
 use super::session::Phase;
 use super::stream::Stream;
 use super::transfer::{Broken, End, Transfer};
-use super::upstream;
 use crate::config::PoolRules;
 use crate::message::Framing;
 use crate::message::request::RequestHead;
@@ -29,7 +28,7 @@ use crate::message::response::{self, Asked, ResponseHead};
 use crate::metrics::PoolError;
 use crate::pool::balance;
 use crate::pool::server::Lease;
-use crate::pool::{Ask, Pool, Tried};
+use crate::pool::{Ask, Pool};
 use crate::proxy_protocol::Ends;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -91,27 +90,6 @@ pub(crate) fn ends(rules: &PoolRules, source: SocketAddr, stream: &Stream) -> Op
     Some(Ends { source, destination })
 }
 
-/// Connects to a server of the pool, to another one if that fails.
-pub(crate) async fn connect(
-    pool: &Arc<Pool>,
-    rules: &PoolRules,
-    ends: Option<Ends>,
-    ask: &Ask,
-    tried: &mut Tried,
-) -> Result<(Stream, Lease), Failure> {
-    loop {
-        let lease = pick(pool, rules, ask, tried).await?;
-        let begun = Instant::now();
-        match upstream::connect(&lease, rules, ends).await {
-            Ok(stream) => {
-                pool.handle_success(&lease, begun.elapsed());
-                return Ok((stream, lease));
-            }
-            Err(error) => fail(pool, &lease, tried, &error),
-        }
-    }
-}
-
 /// Passes a request on whose rewritten head is `out`, and its response back.
 pub(crate) async fn forward(
     conversation: &mut Conversation,
@@ -139,23 +117,19 @@ async fn attempts(
     out: Vec<u8>,
 ) -> Result<Outcome, Failure> {
     let rules = pool.rules();
-    let ask = Ask { source: source(head.client), key: head.choice.key, sticky: head.choice.sticky };
+    let ask = Ask {
+        source: source(head.client),
+        key: head.choice.key,
+        sticky: head.choice.sticky,
+        opens: head.upgrade,
+    };
     let mut request = Transfer::new(out, head.framing, false);
-    let mut tried = Tried::default();
-    // Once a kept connection has failed us, the others of its age are not asked.
-    let mut fresh = false;
     let mut continue_due = head.expects_continue && conversation.client.buffer.is_empty();
-    conversation.session.enter(Phase::Connecting);
-    let mut lease = pick(pool, &rules, &ask, &tried).await?;
+    let ends = ends(&rules, conversation.address, &conversation.client.stream);
+    let mut search = Search::new(pool, &rules, ask, ends);
+    let mut way = search.reach(&conversation.session, Some(&conversation.idle), None).await?;
     loop {
-        let (stream, reused) = match find_way(conversation, &lease, &rules, fresh).await {
-            Ok(way) => way,
-            Err(error) => {
-                fail(pool, &lease, &mut tried, &error);
-                lease = pick(pool, &rules, &ask, &tried).await?;
-                continue;
-            }
-        };
+        let Way { stream, lease, reused, .. } = way;
         if std::mem::take(&mut continue_due) {
             let stream = &mut conversation.client.stream;
             stream.write_all(CONTINUE).await.map_err(|_| Failure::Client)?;
@@ -166,7 +140,7 @@ async fn attempts(
         let extra = set_cookie(&rules, head, &lease, conversation.peer.is_secure());
         match send(conversation, &mut server, &mut request, head, &extra).await {
             Attempt::Response(response, out, latency) => {
-                pool.handle_success(&lease, latency);
+                pool.handle_response(&lease, status(&response), latency);
                 lease.metrics.first_byte.observe(latency.as_secs_f64());
                 lease.metrics.response(status(&response));
                 let keep = response.reusable && rules.send_proxy.is_none();
@@ -176,17 +150,15 @@ async fn attempts(
             Attempt::Broken => {
                 let unsent = request.is_unsent();
                 if !reused {
-                    fail(pool, &lease, &mut tried, &"closed without a response");
+                    search.fail(&lease, &"closed without a response");
                 }
                 if !request.rewind() || !(unsent || head.repeatable) {
                     return Err(Failure::NoResponse);
                 }
-                fresh = true;
-                if !reused {
-                    let next = pick(pool, &rules, &ask, &tried).await;
-                    lease =
-                        next.map_err(|failure| if unsent { failure } else { Failure::NoResponse })?;
-                }
+                // Once a kept connection has failed us, the others of its age are not asked.
+                let again = if reused { Some(lease) } else { None };
+                let next = search.reach(&conversation.session, None, again).await;
+                way = next.map_err(|failure| if unsent { failure } else { Failure::NoResponse })?;
             }
             // The server waits as we do, so its silence says nothing about it.
             Attempt::Failed(failure) => {
@@ -197,25 +169,6 @@ async fn attempts(
             }
         }
     }
-}
-
-/// A kept connection, or a new one; whether it is a kept one.
-async fn find_way(
-    conversation: &Conversation,
-    lease: &Lease,
-    rules: &PoolRules,
-    fresh: bool,
-) -> io::Result<(Stream, bool)> {
-    // A server that was told of one client is not shown another on the same connection.
-    if !fresh
-        && rules.send_proxy.is_none()
-        && let Some(stream) = conversation.idle.take(lease.id())
-    {
-        return Ok((stream, true));
-    }
-    conversation.session.enter(Phase::Connecting);
-    let ends = ends(rules, conversation.address, &conversation.client.stream);
-    Ok((upstream::connect(lease, rules, ends).await?, false))
 }
 
 /// Sends the request until the head of the response is there.
@@ -374,31 +327,4 @@ impl Delivery {
         }
         Outcome::Done { close }
     }
-}
-
-/// Chooses a server that was not tried yet; waits for one if those that would do have no room.
-async fn pick(pool: &Pool, rules: &PoolRules, ask: &Ask, tried: &Tried) -> Result<Lease, Failure> {
-    let failure = if tried.is_empty() { Failure::NoServer } else { Failure::Connect };
-    if tried.is_full() {
-        return Err(failure);
-    }
-    let lease = match pool.pick(ask, tried) {
-        Some(lease) => lease,
-        None if pool.lacks_room(tried) => {
-            let free = pool.room.wait(rules.queue_max, || pool.pick(ask, tried));
-            let waited = timeout(rules.queue_timeout, Box::pin(free)).await;
-            waited.map_err(|_| Failure::QueueTimeout)?.ok_or(Failure::QueueFull)?
-        }
-        None => return Err(failure),
-    };
-    if !tried.is_empty() {
-        pool.metrics.retries.inc();
-    }
-    Ok(lease)
-}
-
-fn fail(pool: &Pool, lease: &Lease, tried: &mut Tried, error: &dyn std::fmt::Display) {
-    tracing::debug!(pool = %pool.name(), server = %lease.name(), %error, "attempt failed");
-    pool.handle_failure(lease);
-    tried.add(lease);
 }

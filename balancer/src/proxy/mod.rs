@@ -4,7 +4,7 @@
 //! - [`worker`]: the threads that serve, and how connections are spread over them.
 //! - [`session`]: one client connection: phase, timeouts, stop.
 //! - [`welcome`]: PROXY header and TLS handshake, where a listener wants them; [`stream`] hides the difference from there on.
-//! - [`http`] → [`forward`] → [`upstream`], with [`transfer`]: a request on its way and its response back; [`crate::message`] says what
+//! - [`http`] → [`forward`] → [`reach`] → [`upstream`], with [`transfer`]: a request on its way and its response back; [`crate::message`] says what
 //!   the bytes mean.
 //! - [`tcp`]: a connection on its way.
 //! - [`relay`], [`buffers`]: bytes both ways after that.
@@ -13,6 +13,7 @@ mod buffers;
 mod forward;
 mod http;
 pub(crate) mod listener;
+mod reach;
 mod relay;
 mod session;
 mod stream;

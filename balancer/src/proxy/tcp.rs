@@ -5,25 +5,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::forward::{self, Failure};
+use super::reach::{Search, Way};
 use super::relay::{self, HalfClose};
-use super::session::Phase;
 use super::stream::Stream;
 use super::worker::SessionGuard;
 use crate::metrics::{Close, PoolError};
-use crate::pool::{Ask, Tried};
+use crate::pool::Ask;
 
 /// Serves one client until both sides have ended.
 pub(crate) async fn serve(guard: SessionGuard, stream: Stream, peer: SocketAddr) {
     let session = Rc::clone(guard.session());
-    session.enter(Phase::Connecting);
     let pool = Arc::clone(&session.listener.settings().pool);
     let rules = pool.rules();
     let source = forward::source(peer.ip().to_canonical());
     let ends = forward::ends(&rules, peer, &stream);
-    let ask = Ask { source, ..Ask::default() };
-    let connected = forward::connect(&pool, &rules, ends, &ask, &mut Tried::default()).await;
-    let (server, lease) = match connected {
-        Ok(connected) => connected,
+    let ask = Ask { source, opens: true, ..Ask::default() };
+    let reached = Search::new(&pool, &rules, ask, ends).reach(&session, None, None).await;
+    let (server, lease) = match reached {
+        Ok(Way { stream, lease, took, .. }) => {
+            pool.handle_connected(&lease, took);
+            (stream, lease)
+        }
         Err(failure) => {
             pool.metrics.error(match failure {
                 Failure::NoServer => PoolError::NoServer,

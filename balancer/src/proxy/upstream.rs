@@ -19,7 +19,8 @@ use tokio_rustls::TlsStream;
 use super::stream::Stream;
 use crate::config::{Address, PoolRules};
 use crate::pool::server::Server;
-use crate::proxy_protocol::{self, Ends};
+use crate::proxy_protocol::{self, Ends, Version};
+use crate::tls::ClientTls;
 
 /// Idle connections kept per server and worker.
 const IDLE_MAX: usize = 64;
@@ -80,7 +81,7 @@ pub(crate) async fn connect(
     ends: Option<Ends>,
 ) -> io::Result<Stream> {
     let begun = Instant::now();
-    let attempt = establish(server.address(), rules, ends);
+    let attempt = establish(server.address(), rules.tls.as_ref(), rules.send_proxy, ends);
     let outcome = match timeout(rules.connect_timeout, attempt).await {
         Ok(outcome) => outcome,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -104,7 +105,8 @@ pub(crate) async fn connect(
 /// Dropping it closes the connection; nothing else is affected.
 pub(crate) async fn establish(
     address: &Address,
-    rules: &PoolRules,
+    tls: Option<&ClientTls>,
+    send_proxy: Option<Version>,
     ends: Option<Ends>,
 ) -> io::Result<Stream> {
     let mut stream = match address.socket() {
@@ -115,10 +117,10 @@ pub(crate) async fn establish(
         // Without any of it the connection works as well.
         tracing::debug!(%error, "cannot tune a socket");
     }
-    if let Some(version) = rules.send_proxy {
+    if let Some(version) = send_proxy {
         stream.write_all(&proxy_protocol::write(version, ends)).await?;
     }
-    let Some(tls) = &rules.tls else { return Ok(stream.into()) };
+    let Some(tls) = tls else { return Ok(stream.into()) };
     let name = tls.name(address.as_str()).map_err(io::Error::other)?;
     // Apart: a handshake's state is large, and most pools need none.
     let stream = Box::pin(tls.connector().connect(name, stream)).await?;

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::Algorithm;
+use crate::config::{Algorithm, CheckKind};
 
 /// The sample that operators start from; `deploy/config/balancer.toml`.
 const SAMPLE: &str = include_str!("../../../../deploy/config/balancer.toml");
@@ -28,7 +28,8 @@ fn the_sample_is_right() {
     let pool = &config.pools[0];
     assert_eq!(pool.rules.algorithm, Algorithm::LeastConnections);
     assert_eq!(pool.servers[1].weight.get(), 100);
-    assert_eq!(pool.rules.check.as_ref().unwrap().kind, CheckKind::Http("/health/ready".into()));
+    let CheckKind::Http(question, _) = &pool.rules.check.as_ref().unwrap().kind else { panic!() };
+    assert_eq!(&*question.path, "/health/ready");
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::CheckKind;
+use crate::config::{CheckKind, OutlierRules, RetryRules};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -9,8 +9,16 @@ fn start() -> Instant {
 }
 
 fn rules(check: bool) -> PoolRules {
-    let checks =
-        CheckRules { kind: CheckKind::Tcp, interval: MS(500), timeout: MS(400), rise: 2, fall: 3 };
+    let checks = CheckRules {
+        kind: CheckKind::Tcp,
+        port: None,
+        tls: true,
+        interval: MS(500),
+        timeout: MS(400),
+        jitter: 0.1,
+        rise: 2,
+        fall: 3,
+    };
     PoolRules {
         algorithm: Algorithm::LeastConnections,
         connect_timeout: MS(1_000),
@@ -27,6 +35,10 @@ fn rules(check: bool) -> PoolRules {
         send_proxy: None,
         tls: None,
         check: check.then_some(checks),
+        agent: None,
+        outliers: None,
+        retries: RetryRules { servers_max: 5, share: 0.2, per_second: 10, hedge_after: None },
+        server_rate_max: None,
     }
 }
 
@@ -84,7 +96,10 @@ fn failures_in_a_row_eject_for_a_time_and_a_ramp_follows() {
     assert_eq!(state.handle_failure(now, &rules), None);
     // The second comes after the window of the first.
     assert_eq!(state.handle_failure(now + MS(2_001), &rules), None);
-    assert_eq!(state.handle_failure(now + MS(3_000), &rules), Some(Change::Ejected));
+    assert_eq!(
+        state.handle_failure(now + MS(3_000), &rules),
+        Some(Change::Ejected(Cause::Failures))
+    );
     assert!(!state.is_usable(&rules) && state.may_be_tried());
     // Traffic of a pool in panic fails on: out for longer, but counted once.
     assert_eq!(state.handle_failure(now + MS(4_000), &rules), None);
@@ -133,4 +148,73 @@ fn plain_round_robin_knows_no_weights() {
     let (state, mut rules) = (state(), rules(false));
     rules.algorithm = Algorithm::RoundRobin;
     assert!((state.effective_weight(start(), &rules) - 100.0).abs() < 1e-9);
+}
+
+fn outliers() -> OutlierRules {
+    OutlierRules {
+        interval: MS(10_000),
+        ejection_base: MS(30_000),
+        ejection_max: MS(100_000),
+        ejected_share_max: 0.34,
+        errors_in_row: None,
+        servers_min: 3,
+        requests_min: 50,
+        deviations: 1.9,
+        latency_factor: 3.0,
+        latency_min: MS(100),
+    }
+}
+
+#[test]
+fn ejections_in_a_row_grow_and_time_spent_well_makes_up_for_them() {
+    let rules = PoolRules { outliers: Some(outliers()), ..rules(false) };
+    let (mut state, start) = (state(), start());
+    let mut now = start;
+    let mut times = Vec::new();
+    // Ejected again as soon as it is back, then after a minute, then after ten.
+    for pause in [0, 0, 0, 60_000, 600_000] {
+        now += MS(pause);
+        let change = state.eject(now, Cause::Latency, &rules);
+        assert_eq!(change, Some(Change::Ejected(Cause::Latency)));
+        let until = state.ejection().unwrap().until;
+        times.push((until - now).as_secs());
+        assert_eq!(state.tick(until.checked_sub(MS(1)).unwrap()), None);
+        now = until;
+        assert_eq!(state.tick(now), Some(Change::Readmitted));
+    }
+    assert_eq!(times, [30, 60, 90, 60, 30]);
+}
+
+#[test]
+fn failures_of_a_server_that_is_out_never_shorten_its_time() {
+    let rules = PoolRules { outliers: Some(outliers()), ..rules(false) };
+    let (mut state, now) = (state(), start());
+    state.eject(now, Cause::Latency, &rules);
+    let until = state.ejection().unwrap().until;
+    for _ in 0..5 {
+        assert_eq!(state.handle_failure(now, &rules), None);
+    }
+    assert_eq!(state.ejection().unwrap().until, until);
+}
+
+#[test]
+fn the_nodes_own_word_counts_like_the_others() {
+    let (mut state, rules, now) = (state(), rules(false), start());
+    let say =
+        |state: &mut ServerState, text: &[u8]| state.handle_agent(now, &Word::read(text).unwrap());
+    assert!(say(&mut state, b"50%").is_some());
+    assert!((state.effective_weight(now, &rules) - 100.0).abs() < 1e-9);
+    assert_eq!(say(&mut state, b"up 50%"), None, "nothing new");
+    say(&mut state, b"down");
+    assert!(!state.is_usable(&rules) && state.may_be_tried());
+    say(&mut state, b"up drain");
+    assert!(!state.is_usable(&rules) && !state.may_be_tried());
+    say(&mut state, b"ready 200%");
+    assert!(state.is_usable(&rules));
+    assert!(
+        (state.effective_weight(now, &rules) - 25.6).abs() < 1e-9,
+        "no more than 256, on a ramp"
+    );
+    state.forget_agent();
+    assert!((state.effective_weight(now + MS(60_000), &rules) - 200.0).abs() < 1e-9);
 }
