@@ -6,6 +6,7 @@
 mod changes;
 mod keeping;
 mod reload;
+mod sessions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -28,8 +29,10 @@ use crate::proxy::worker::{Command, Handle};
 use crate::record::{Limits, Recorder};
 use changes::Ledger;
 
+pub use crate::proxy::session::{Kind, Phase};
 pub use changes::{Change, Conditions, Refused, Who};
 pub use reload::ReloadError;
+pub use sessions::{SESSIONS_PAGE_MAX, SessionFilter, SessionQuery, SessionView};
 
 /// How often time has its effect on pools: ramps rise in steps of this, ejections end this late at most.
 const POOL_TICK: Duration = Duration::from_millis(50);

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, doors};
-use crate::config::Config;
 use crate::config::admin::UnixSocket;
+use crate::config::{Config, TcpRules};
 use crate::control::{Balancer, Who};
 use crate::metrics::Metrics;
 use crate::proxy::listener;
@@ -85,16 +85,18 @@ impl Bound {
     /// # Errors
     /// The first that cannot be bound, by key and address.
     pub fn bind(config: Config) -> Result<Self, RunError> {
-        let bind = |key: String, address| {
-            listener::bind(address).map_err(|source| RunError::Bind { key, address, source })
+        let bind = |key: String, address, rules: &TcpRules| {
+            listener::bind(address, rules).map_err(|source| RunError::Bind { key, address, source })
         };
-        let admin = bind("admin.listen".to_owned(), config.admin.listen)?;
+        let admin = bind("admin.listen".to_owned(), config.admin.listen, &TcpRules::default())?;
         let unix = config.admin.unix.as_ref().map(bind_unix).transpose()?;
         let sockets = config
             .listeners
             .iter()
             .enumerate()
-            .map(|(i, listener)| bind(format!("listener[{i}].listen"), listener.listen))
+            .map(|(i, listener)| {
+                bind(format!("listener[{i}].listen"), listener.listen, &listener.tcp)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self { config, admin, unix, sockets })
     }

@@ -5,7 +5,7 @@
 use tokio::time::{sleep, timeout};
 
 use super::probe::{self, ProbeError};
-use crate::config::{Address, AgentRules, CheckPlace};
+use crate::config::{Address, AgentRules, CheckPlace, TcpRules};
 use crate::pool::Pool;
 use crate::pool::agent::{ANSWER_BYTES_MAX, NoWord, Word};
 use crate::pool::server::Server;
@@ -54,8 +54,9 @@ async fn ask(
 ) -> Result<Word, AgentError> {
     let at = place.agent_port.or(rules.port).map(|port| address.with_port(port));
     let at = at.as_ref().unwrap_or(address);
-    let mut stream =
-        upstream::establish(at, None, None, None).await.map_err(ProbeError::Connect)?;
+    let mut stream = upstream::establish(at, &TcpRules::default(), None, None, None)
+        .await
+        .map_err(ProbeError::Connect)?;
     let answer = if let Some(path) = &rules.path {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {at}\r\nUser-Agent: holdfast-balancer\r\nConnection: close\r\n\r\n"

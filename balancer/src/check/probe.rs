@@ -62,8 +62,9 @@ pub(super) async fn probe(
     let at = place.port.or(check.port).map(|port| address.with_port(port));
     let at = at.as_ref().unwrap_or(address);
     let tls = rules.tls.as_ref().filter(|_| check.tls);
-    let mut stream =
-        upstream::establish(at, tls, rules.send_proxy, None).await.map_err(ProbeError::Connect)?;
+    let mut stream = upstream::establish(at, &rules.tcp, tls, rules.send_proxy, None)
+        .await
+        .map_err(ProbeError::Connect)?;
     match &check.kind {
         CheckKind::Tcp => Ok(()),
         CheckKind::Http(question, expected) => {

@@ -194,6 +194,7 @@ impl Checker<'_> {
             header_timeout: written.header_timeout,
             idle_timeout: written.idle_timeout,
             header_bytes_max: bytes,
+            tcp: self.tcp(&at("tcp"), &written.tcp),
         }
     }
 
@@ -256,6 +257,8 @@ impl Checker<'_> {
             outliers,
             retries,
             server_rate_max,
+            lifetime: self.lifetime(&at("lifetime"), &written.lifetime, written.algorithm),
+            tcp: self.tcp(&at("tcp"), &written.tcp),
         };
         PoolConfig { name, rules, servers }
     }

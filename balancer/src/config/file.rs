@@ -126,6 +126,8 @@ pub(super) struct Listener {
     pub idle_timeout: Duration,
     #[serde(default = "max_header_bytes")]
     pub max_header_bytes: usize,
+    #[serde(default)]
+    pub tcp: super::tcp::File,
 }
 
 #[derive(Debug, Deserialize)]
@@ -209,6 +211,10 @@ pub(super) struct Pool {
     pub queue_max: usize,
     #[serde(with = "duration", default = "queue_timeout")]
     pub queue_timeout: Duration,
+    #[serde(default)]
+    pub lifetime: super::lifetime::File,
+    #[serde(default)]
+    pub tcp: super::tcp::File,
     #[serde(default)]
     pub server: Vec<Server>,
 }

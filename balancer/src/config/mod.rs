@@ -8,8 +8,10 @@ mod check;
 mod faults;
 mod file;
 mod health;
+pub(crate) mod lifetime;
 mod resilience;
 mod routes;
+mod tcp;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -31,8 +33,10 @@ use check::Checker;
 pub use faults::FaultRules;
 pub use file::{Algorithm, Mode};
 pub use health::{AgentRules, CheckKind, CheckPlace, CheckRules, Expected, Question};
+pub use lifetime::{Lifetime, Pace, Rebalance};
 pub use resilience::{OutlierRules, RetryRules};
 pub use routes::RouteConfig;
+pub use tcp::TcpRules;
 
 /// Checked settings.
 #[derive(Debug, Clone)]
@@ -90,6 +94,8 @@ pub struct ListenerConfig {
     pub idle_timeout: Duration,
     /// Largest request head.
     pub header_bytes_max: usize,
+    /// When a silent client counts as gone.
+    pub tcp: TcpRules,
 }
 
 /// A set of servers that serve the same.
@@ -144,6 +150,10 @@ pub struct PoolRules {
     pub retries: RetryRules,
     /// WebSockets and TCP connections a server is given per second.
     pub server_rate_max: Option<NonZeroU32>,
+    /// How connections that live long end.
+    pub lifetime: Lifetime,
+    /// When a silent server counts as gone.
+    pub tcp: TcpRules,
 }
 
 /// One server.

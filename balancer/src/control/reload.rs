@@ -96,7 +96,7 @@ impl Balancer {
             }
             let socket = match listeners.iter().find(|l| has_address(l, config)) {
                 Some(listener) => listener.socket(),
-                None => listener::bind(config.listen),
+                None => listener::bind(config.listen, &config.tcp),
             };
             match socket {
                 Ok(socket) => drop(sockets.insert(Arc::clone(&config.name), socket)),

@@ -11,6 +11,7 @@
 pub mod choice;
 pub mod chunked;
 mod fields;
+pub mod frames;
 pub mod request;
 pub mod response;
 

@@ -21,6 +21,7 @@ pub struct Asked<'a> {
 
 /// What a head says beyond itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not states")]
 pub struct ResponseHead {
     /// Bytes it had.
     pub length: usize,
@@ -34,6 +35,8 @@ pub struct ResponseHead {
     pub close: bool,
     /// Whether the client gets the content of chunks without the chunks.
     pub unchunk: bool,
+    /// Whether both sides speak WebSocket from here on.
+    pub websocket: bool,
 }
 
 impl ResponseHead {
@@ -70,7 +73,7 @@ pub fn read(
     }
     let server_http10 = response.version == Some(0);
     let mut connection = Connection::default();
-    let (mut content_length, mut chunked) = (None, false);
+    let (mut content_length, mut chunked, mut websocket) = (None, false, false);
     for field in response.headers.iter() {
         match classify(field.name) {
             Field::Connection => connection.read(field.value),
@@ -87,6 +90,9 @@ pub fn read(
                     return Err(Malformed("bad Transfer-Encoding in the response"));
                 }
                 chunked = true;
+            }
+            Field::Upgrade => {
+                websocket = status == 101 && field.value.eq_ignore_ascii_case(b"websocket");
             }
             _ => {}
         }
@@ -141,7 +147,7 @@ pub fn read(
         out.extend_from_slice(asked.extra.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
-    Ok(Some(ResponseHead { length, status, framing, reusable, close, unchunk }))
+    Ok(Some(ResponseHead { length, status, framing, reusable, close, unchunk, websocket }))
 }
 
 #[cfg(test)]

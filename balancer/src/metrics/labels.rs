@@ -83,5 +83,13 @@ labels! {
         ServerRemoved = "server_removed",
         /// The balancer ended and the drain period was over.
         Shutdown = "shutdown",
+        /// Its server was drained at a set pace.
+        Drained = "drained",
+        /// It was older than the pool's connections may be.
+        MaxAge = "max_age",
+        /// Its server had more than its share, as after another was added.
+        Rebalanced = "rebalanced",
+        /// An operator closed it.
+        Operator = "operator",
     }
 }

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod agent;
 pub mod balance;
 mod events;
+mod lifetime;
 pub mod outliers;
 pub mod retry;
 pub(crate) mod room;
@@ -150,6 +151,13 @@ impl Pool {
     /// The servers in force.
     pub fn members(&self) -> Arc<[Arc<Server>]> {
         Arc::clone(&self.members.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The servers in force, and those taken out whose connections go on.
+    pub(crate) fn present_and_past(&self) -> Vec<Arc<Server>> {
+        let mut servers = self.members().to_vec();
+        servers.extend(lock(&self.leaving).iter().cloned());
+        servers
     }
 
     /// The member of this name.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::balance::{self, Candidate, PeakEwma};
+use super::lifetime;
 use super::outliers::Tally;
 use super::room::Room;
 use super::state::{Health, ServerState};
@@ -48,6 +49,8 @@ pub struct Server {
     /// Whether failures are being counted, so that a success is worth taking the lock.
     failing: AtomicBool,
     latency: Mutex<PeakEwma>,
+    /// For its connections that live long.
+    pub(crate) lifetime: lifetime::Published,
     /// The line for a place here or at another server of the pool.
     room: Arc<Room>,
     pub(crate) metrics: ServerMetrics,
@@ -104,6 +107,7 @@ impl Server {
             tally: Tally::default(),
             failing: AtomicBool::new(false),
             latency: Mutex::default(),
+            lifetime: lifetime::Published::default(),
             room,
             metrics,
             check_now: Notify::new(),
@@ -230,6 +234,7 @@ impl Server {
         let ramp = state.ramp(now, rules.slow_start);
         let rate = rules.server_rate_max.map(|rate| f64::from(rate.get()) * ramp);
         self.admission.set_rate(rate);
+        self.lifetime.set(&rules.lifetime);
 
         let up = match state.health() {
             Health::Up => true,

@@ -4,7 +4,7 @@ use std::time::Duration;
 use holdfast_telemetry::{Registry, metrics};
 
 use super::*;
-use crate::config::{Address, RetryRules, Weight};
+use crate::config::{Address, Lifetime, RetryRules, TcpRules, Weight};
 use crate::pool::state::AdminState;
 
 fn pool(algorithm: Algorithm, weights: &[u16]) -> (Registry, Pool) {
@@ -32,6 +32,8 @@ fn pool(algorithm: Algorithm, weights: &[u16]) -> (Registry, Pool) {
         outliers: None,
         retries: RetryRules { servers_max: 5, share: 0.2, per_second: 10, hedge_after: None },
         server_rate_max: None,
+        lifetime: Lifetime::default(),
+        tcp: TcpRules::default(),
     };
     let config = PoolConfig { name: "p".into(), rules, servers: servers.collect() };
     let registry = Registry::new();

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::buffers::{self, LARGE_BYTES};
 use super::http::Conversation;
 use super::reach::{Search, Way};
-use super::session::Phase;
+use super::session::{Kind, Phase};
 use super::stream::Stream;
 use super::transfer::{Broken, End, Transfer};
 use crate::config::PoolRules;
@@ -63,7 +63,7 @@ pub(crate) enum Outcome {
     /// The response ended early, which only the end of the connection can tell.
     Cut,
     /// The server has switched protocols.
-    Upgraded(Box<(End, Lease)>),
+    Upgraded(Box<(End, Lease, Kind)>),
 }
 
 /// How one attempt ended.
@@ -319,7 +319,8 @@ impl Delivery {
             return Outcome::Cut;
         }
         if switching {
-            return Outcome::Upgraded(Box::new((server, lease)));
+            let kind = if response.websocket { Kind::WebSocket } else { Kind::Upgrade };
+            return Outcome::Upgraded(Box::new((server, lease, kind)));
         }
         let close = response.close || !request.is_done();
         if keep && request.is_done() && server.buffer.is_empty() {

@@ -1,5 +1,5 @@
 //! HTTP/1.1 from one client: a head is read, [`forward`] finds it a server and a response, and the next one follows. What is upgraded
-//! goes on in [`relay`] in a task of its own, which is smaller than this one.
+//! goes on in [`super::relay`] in a task of its own, which is smaller than this one.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use super::buffers::{self, SMALL_BYTES};
 use super::forward::{self, Failure, Outcome};
 use super::listener::Settings;
-use super::relay::{self, HalfClose};
-use super::session::{Phase, Session};
+use super::relay::Relay;
+use super::session::{Kind, Phase, Session};
 use super::stream::Stream;
 use super::transfer::End;
 use super::upstream::Idle;
@@ -51,7 +51,7 @@ pub(crate) struct Conversation {
 enum Ended {
     Closed(Close),
     /// The server has switched protocols.
-    Upgraded(Box<(End, Lease)>),
+    Upgraded(Box<(End, Lease, Kind)>),
 }
 
 /// Why there is no head.
@@ -86,18 +86,11 @@ pub(crate) async fn serve(guard: SessionGuard, idle: Rc<Idle>, stream: Stream, p
             guard.end(close);
         }
         Ended::Upgraded(upgraded) => {
-            tokio::task::spawn_local(relay_upgraded(guard, conversation.client, upgraded));
+            let (server, lease, kind) = *upgraded;
+            let relay = Relay::new(guard, lease, kind, conversation.client, server);
+            tokio::task::spawn_local(relay);
         }
     }
-}
-
-async fn relay_upgraded(guard: SessionGuard, client: End, upgraded: Box<(End, Lease)>) {
-    let (server, lease) = *upgraded;
-    let session = Rc::clone(guard.session());
-    session.bind(lease.id());
-    let close = relay::run(&session, client, server, HalfClose::ServerEnds).await;
-    drop(lease);
-    guard.end(close);
 }
 
 impl Conversation {

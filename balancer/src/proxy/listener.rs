@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ListenerConfig;
+use crate::config::{ListenerConfig, TcpRules};
 use crate::message::choice::{Choice, Seen};
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::pool::{Pool, Pools};
@@ -145,22 +145,32 @@ impl Listener {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether this is its name.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        *self.settings().config.name == *name
+    }
+
     /// Puts other settings in force for what comes.
     pub(crate) fn set_settings(&self, settings: Settings, metrics: &Metrics) {
+        if let Some(socket) = &*self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Err(error) = upstream::tune(&SockRef::from(socket), &settings.config.tcp)
+        {
+            tracing::warn!(%error, "cannot tune a listening socket");
+        }
         settings.show_certificates(metrics, self.settings().certificates().len());
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 }
 
 /// Binds `address`.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr, rules: &TcpRules) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of the last run may still be in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     // Accepted sockets inherit it.
-    upstream::tune(&SockRef::from(&socket))?;
+    upstream::tune(&SockRef::from(&socket), rules)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`listener`]: a bound address and its settings.
 //! - [`worker`]: the threads that serve, and how connections are spread over them.
-//! - [`session`]: one client connection: phase, timeouts, stop.
+//! - [`session`]: one client connection: phase, timeouts, stop; [`registry`]: all of a worker's, listed and told to leave.
 //! - [`welcome`]: PROXY header and TLS handshake, where a listener wants them; [`stream`] hides the difference from there on.
 //! - [`http`] → [`forward`] → [`reach`] → [`upstream`], with [`transfer`]: a request on its way and its response back; [`crate::message`] says what
 //!   the bytes mean.
@@ -14,8 +14,9 @@ mod forward;
 mod http;
 pub(crate) mod listener;
 mod reach;
+pub(crate) mod registry;
 mod relay;
-mod session;
+pub(crate) mod session;
 mod stream;
 mod tcp;
 mod transfer;

@@ -1,4 +1,4 @@
-//! A TCP connection: a server is found as for a request, then bytes go both ways, half-closes included.
+//! A TCP connection: a server is found as for a request, then bytes go both ways, half-closes included, in a task of their own.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::forward::{self, Failure};
 use super::reach::{Search, Way};
-use super::relay::{self, HalfClose};
+use super::relay::Relay;
+use super::session::Kind;
 use super::stream::Stream;
 use super::worker::SessionGuard;
 use crate::metrics::{Close, PoolError};
@@ -36,8 +37,6 @@ pub(crate) async fn serve(guard: SessionGuard, stream: Stream, peer: SocketAddr)
             return guard.end(Close::Error);
         }
     };
-    session.bind(lease.id());
-    let close = relay::run(&session, stream.into(), server.into(), HalfClose::Kept).await;
-    drop(lease);
-    guard.end(close);
+    let relay = Relay::new(guard, lease, Kind::Tcp, stream.into(), server.into());
+    tokio::task::spawn_local(relay);
 }

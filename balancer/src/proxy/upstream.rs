@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsStream;
 
 use super::stream::Stream;
-use crate::config::{Address, PoolRules};
+use crate::config::{Address, PoolRules, TcpRules};
 use crate::pool::server::Server;
 use crate::proxy_protocol::{self, Ends, Version};
 use crate::tls::ClientTls;
@@ -26,10 +26,6 @@ use crate::tls::ClientTls;
 const IDLE_MAX: usize = 64;
 /// Longer than the pause between requests of a busy site, shorter than the idle timeouts usual in servers (nginx: 75 s).
 const IDLE_AGE_MAX: Duration = Duration::from_secs(30);
-/// A peer whose host is gone says nothing; the kernel finds out within half a minute.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
-/// Unacknowledged data for this long means the same.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Idle connections of one worker.
 #[derive(Debug, Default)]
@@ -81,7 +77,8 @@ pub(crate) async fn connect(
     ends: Option<Ends>,
 ) -> io::Result<Stream> {
     let begun = Instant::now();
-    let attempt = establish(server.address(), rules.tls.as_ref(), rules.send_proxy, ends);
+    let attempt =
+        establish(server.address(), &rules.tcp, rules.tls.as_ref(), rules.send_proxy, ends);
     let outcome = match timeout(rules.connect_timeout, attempt).await {
         Ok(outcome) => outcome,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -105,6 +102,7 @@ pub(crate) async fn connect(
 /// Dropping it closes the connection; nothing else is affected.
 pub(crate) async fn establish(
     address: &Address,
+    tcp: &TcpRules,
     tls: Option<&ClientTls>,
     send_proxy: Option<Version>,
     ends: Option<Ends>,
@@ -113,7 +111,7 @@ pub(crate) async fn establish(
         Some(socket) => TcpStream::connect(socket).await,
         None => TcpStream::connect(address.as_str()).await,
     }?;
-    if let Err(error) = tune(&SockRef::from(&stream)) {
+    if let Err(error) = tune(&SockRef::from(&stream), tcp) {
         // Without any of it the connection works as well.
         tracing::debug!(%error, "cannot tune a socket");
     }
@@ -135,11 +133,12 @@ fn is_quiet(stream: &mut Stream) -> bool {
 }
 
 /// No delay for small messages, and the kernel watches for peers that are gone.
-pub(crate) fn tune(socket: &SockRef<'_>) -> io::Result<()> {
-    let (time, interval, retries) = KEEPALIVE;
-    let keepalive =
-        TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+pub(crate) fn tune(socket: &SockRef<'_>, rules: &TcpRules) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(rules.keepalive_idle)
+        .with_interval(rules.keepalive_interval)
+        .with_retries(rules.keepalive_probes);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_user_timeout(Some(rules.user_timeout))
 }

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::listener::Settings;
+use super::session::Session;
 use super::stream::Stream;
 use super::upstream::Idle;
 use super::worker::SessionGuard;
@@ -45,7 +46,7 @@ pub(crate) async fn serve(
     let settings = session.listener.settings();
     let metrics = &session.listener.metrics;
     let welcomed = {
-        let welcome = pin!(welcome(stream, peer, &settings));
+        let welcome = pin!(welcome(&session, stream, peer, &settings));
         session.until_stopped(welcome).await
     };
     match welcomed {
@@ -72,6 +73,7 @@ pub(crate) async fn serve(
 }
 
 async fn welcome(
+    session: &Session,
     mut stream: TcpStream,
     mut peer: SocketAddr,
     settings: &Settings,
@@ -84,6 +86,7 @@ async fn welcome(
         }
         if let Some(ends) = read_header(&mut stream).await? {
             peer = ends.source;
+            session.set_peer(peer);
         }
     }
     let Some(tls) = &config.tls else { return Ok((stream.into(), peer)) };

@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::listener::Listener;
+use super::registry::{Listed, Selection};
 use super::session::{Session, TICK};
 use super::upstream::Idle;
-use super::{http, tcp, welcome};
+use super::{http, registry, tcp, welcome};
 use crate::config::Mode;
 use crate::metrics::{Close, Metrics, Rejection};
 
@@ -41,6 +42,10 @@ pub(crate) enum Command {
     Serve(Arc<Listener>, std::net::TcpStream, SocketAddr),
     /// End the connections that are bound to this server.
     CloseServer(u64, Close),
+    /// List selected connections, at most so many, by ascending number.
+    List(Selection, usize, oneshot::Sender<Vec<Listed>>),
+    /// Tell selected connections to leave, at most so many, and say how many that were.
+    Dismiss(Selection, usize, Close, oneshot::Sender<usize>),
     /// Let connections end after what is in flight.
     Finish,
     /// End every connection now.
@@ -81,9 +86,10 @@ pub(crate) struct Worker {
     index: usize,
     all: Arc<[Handle]>,
     metrics: Arc<Metrics>,
-    clock: Rc<Cell<u64>>,
+    clock: Rc<Cell<u32>>,
     sessions: RefCell<HashMap<u64, Rc<Session>>>,
-    next_session: Cell<u64>,
+    /// How many there were.
+    began: Cell<u64>,
     idle: Rc<Idle>,
     finishing: Cell<bool>,
 }
@@ -102,7 +108,7 @@ pub(crate) fn run(
         metrics,
         clock: Rc::default(),
         sessions: RefCell::default(),
-        next_session: Cell::default(),
+        began: Cell::default(),
         idle: Rc::default(),
         finishing: Cell::new(false),
     });
@@ -141,6 +147,13 @@ impl Worker {
                         session.stop(close);
                     }
                 });
+            }
+            // Whoever asked may have lost patience.
+            Command::List(selection, max, reply) => {
+                let _ = reply.send(selection.list(&self.sessions.borrow(), max));
+            }
+            Command::Dismiss(selection, max, cause, reply) => {
+                let _ = reply.send(selection.dismiss(&self.sessions.borrow(), max, cause));
             }
             Command::Finish => {
                 self.finishing.set(true);
@@ -225,7 +238,7 @@ impl Worker {
 
     fn serve(self: &Rc<Self>, listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
         let settings = listener.settings();
-        let guard = SessionGuard::new(Rc::clone(self), listener);
+        let guard = SessionGuard::new(Rc::clone(self), listener, peer);
         let idle = Rc::clone(&self.idle);
         if settings.has_preface() {
             tokio::task::spawn_local(welcome::serve(guard, idle, stream, peer));
@@ -250,14 +263,15 @@ pub(crate) struct SessionGuard {
 }
 
 impl SessionGuard {
-    fn new(worker: Rc<Worker>, listener: Arc<Listener>) -> Self {
-        let session = Rc::new(Session::new(listener, Rc::clone(&worker.clock)));
+    fn new(worker: Rc<Worker>, listener: Arc<Listener>, peer: SocketAddr) -> Self {
+        let session = Rc::new(Session::new(listener, Rc::clone(&worker.clock), peer));
         if worker.finishing.get() {
             session.finish();
         }
         session.listener.metrics.active.inc();
         worker.all[worker.index].active.fetch_add(1, Ordering::Relaxed);
-        let number = worker.next_session.replace(worker.next_session.get() + 1);
+        let number = registry::number(worker.began.get(), worker.index);
+        worker.began.set(worker.began.get() + 1);
         worker.sessions.borrow_mut().insert(number, Rc::clone(&session));
         Self { worker, session, number }
     }

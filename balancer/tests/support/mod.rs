@@ -59,6 +59,11 @@ impl Balancer {
         self.dir.path().join("balancer.toml")
     }
 
+    /// The balancer itself.
+    pub(crate) fn core(&self) -> &holdfast_balancer::control::Balancer {
+        &self.started.balancer
+    }
+
     /// Where a listener is bound.
     pub(crate) fn address(&self, listener: &str) -> SocketAddr {
         self.started.balancer.addresses()[listener]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{CheckKind, OutlierRules, RetryRules};
+use crate::config::{CheckKind, Lifetime, OutlierRules, RetryRules, TcpRules};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -39,6 +39,8 @@ fn rules(check: bool) -> PoolRules {
         outliers: None,
         retries: RetryRules { servers_max: 5, share: 0.2, per_second: 10, hedge_after: None },
         server_rate_max: None,
+        lifetime: Lifetime::default(),
+        tcp: TcpRules::default(),
     }
 }
 
