@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::check;
 use crate::config::admin::AdminConfig;
-use crate::config::{Config, ServerConfig};
+use crate::config::{Config, FaultRules, ServerConfig};
 use crate::metrics::{Close, Metrics};
 use crate::pool::server::Server;
 use crate::pool::{Pool, Pools};
@@ -51,6 +51,8 @@ pub struct Balancer {
     ledger: Mutex<Ledger>,
     /// Who is known; tokens and certificates follow a reload.
     admin: RwLock<Arc<AdminConfig>>,
+    /// Whether faults may be injected.
+    faults: RwLock<Option<FaultRules>>,
     recorder: Recorder,
     keeps_changes: bool,
     /// Servers of the settings that an operator has taken out, by pool.
@@ -80,6 +82,7 @@ impl Balancer {
         metrics.reload_successful.set(1);
         metrics.reload_timestamp.set(unix_seconds());
         let admin = config.admin.clone();
+        let faults = config.faults;
         let limits = Limits { bytes_max: admin.journal_bytes_max, files: admin.journal_files };
         let record = Arc::clone(&metrics.record);
         let recorder = Recorder::start(admin.state_dir.as_deref(), limits, record)?;
@@ -93,6 +96,7 @@ impl Balancer {
             metrics,
             ledger: Mutex::new(Ledger::new()),
             admin: RwLock::new(Arc::new(admin)),
+            faults: RwLock::new(faults),
             recorder,
             keeps_changes,
             removed: Mutex::default(),
@@ -128,6 +132,11 @@ impl Balancer {
                 pool.is_leaving()
             });
         }
+    }
+
+    /// Whether faults may be injected, and for how long.
+    pub fn fault_rules(&self) -> Option<FaultRules> {
+        *self.faults.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The pools in force.

@@ -11,6 +11,7 @@
 //! - [`proxy_protocol`], [`tls`]: what comes before the first byte of a message.
 //! - [`pool`]: servers, their state, and the choice between them (pure in [`pool::state`] and [`pool::balance`]).
 //! - `check`: active health checks.
+//! - [`faults`]: faults made on purpose, for drills (pure).
 //! - [`control`]: the balancer as a whole; reload.
 //! - `admin`: operator API.
 //! - `record`: what operators have changed.
@@ -21,6 +22,7 @@ mod admin;
 mod check;
 pub mod config;
 pub mod control;
+pub mod faults;
 pub mod message;
 pub mod metrics;
 pub mod pool;

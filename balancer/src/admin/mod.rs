@@ -8,6 +8,7 @@ mod access;
 mod api;
 pub(crate) mod doors;
 mod error;
+mod faults;
 mod journal;
 mod operator;
 mod pools;
@@ -32,7 +33,10 @@ pub(crate) use error::ApiError;
 
 /// Every path of the API, topic by topic.
 fn routes() -> Vec<Route> {
-    [pools::routes(), settings::routes(), journal::routes()].into_iter().flatten().collect()
+    [pools::routes(), faults::routes(), settings::routes(), journal::routes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Everything the admin listener answers.

@@ -17,8 +17,9 @@ use super::{ApiError, read, read_query};
 use crate::config::{Address, Algorithm, EXPECTED_NAME, ServerConfig, Weight, is_name};
 use crate::control::Balancer;
 use crate::pool::Pool;
+use crate::pool::agent::Agent;
 use crate::pool::server::Server;
-use crate::pool::state::{AdminState, Health, Passive};
+use crate::pool::state::{AdminState, Cause, Ejection, Health, Passive};
 
 /// As in the settings file: the choice looks at every server for each connection.
 const SERVERS_MAX: usize = 256;
@@ -68,11 +69,30 @@ struct ServerView {
     effective_weight: f64,
     health: Health,
     passive: Passive,
+    /// Why the traffic has taken it out, if it has.
+    ejection: Option<EjectionView>,
+    /// What its agent has said.
+    agent: Agent,
     usable: bool,
     active_connections: u64,
+    /// Connections it may have, from the settings, the operator or its agent; without a limit if there is none.
+    max_connections: Option<u64>,
     connections_total: u64,
     last_change: String,
     reason: Option<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct EjectionView {
+    cause: Cause,
+    seconds_left: f64,
+}
+
+impl From<Ejection> for EjectionView {
+    fn from(ejection: Ejection) -> Self {
+        let left = ejection.until.saturating_duration_since(crate::pool::now());
+        Self { cause: ejection.cause, seconds_left: left.as_secs_f64() }
+    }
 }
 
 impl From<&Pool> for PoolView {
@@ -97,8 +117,11 @@ impl From<&Server> for ServerView {
             effective_weight: server.metrics.effective_weight.get(),
             health: record.state.health(),
             passive: record.state.passive(),
+            ejection: record.state.ejection().map(EjectionView::from),
+            agent: record.state.agent(),
             usable: server.is_usable(),
             active_connections: server.active(),
+            max_connections: Some(server.connections_max()).filter(|max| *max < u64::MAX),
             connections_total: server.metrics.connections.get(),
             last_change: record.last_change.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             reason: record.reason.clone(),

@@ -13,7 +13,7 @@ use holdfast_settings::Faults;
 use serde_json::Value;
 
 use super::{Balancer, Conditions, Who, lock, unix_seconds};
-use crate::config::{self, Config, ListenerConfig, PoolConfig, ServerConfig};
+use crate::config::{self, Config, FaultRules, ListenerConfig, PoolConfig, ServerConfig};
 use crate::pool::{Pool, Pools};
 use crate::proxy::listener::{self, Listener, Settings};
 
@@ -73,8 +73,19 @@ impl Balancer {
         self.replace_pools(old, &new, &mut changed);
         self.replace_listeners(&new, &mut sockets, &mut changed).await;
         self.close_pools(&new, &mut changed);
+        self.replace_fault_rules(new.faults);
         *self.admin.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new.admin.clone());
         Ok((new, changed))
+    }
+
+    /// Where no faults may be injected any more, none is.
+    fn replace_fault_rules(&self, rules: Option<FaultRules>) {
+        *self.faults.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        if rules.is_none() {
+            for pool in self.pools().values() {
+                pool.end_faults(|_| true);
+            }
+        }
     }
 
     fn note_reload(&self, who: &Who, changed: &[String]) {

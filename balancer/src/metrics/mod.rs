@@ -4,6 +4,7 @@
 //! takes its handles once and the data path only adds to them; the series of a known part exist at 0 from the start, and those of a
 //! removed part go with it.
 
+mod faults;
 mod labels;
 mod listeners;
 mod pools;
@@ -16,6 +17,7 @@ use holdfast_telemetry::metrics::{counter, float_gauge, gauge};
 use holdfast_telemetry::{Gauge, IntCounter, IntGauge, Registry};
 use http::StatusCode;
 
+pub(crate) use faults::FaultMetrics;
 pub use labels::{Close, Hedge, PoolError, Rejection};
 pub(crate) use listeners::ListenerMetrics;
 pub(crate) use pools::PoolMetrics;
@@ -30,6 +32,7 @@ const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 pub struct Metrics {
     pub(crate) servers: servers::Families,
     pub(crate) pools: pools::Families,
+    pub(crate) faults: faults::Families,
     pub(crate) listeners: listeners::Families,
     pub(crate) record: Arc<RecordMetrics>,
     /// 1 if the last reload was taken, 0 if its settings were refused.
@@ -47,6 +50,7 @@ impl Metrics {
         Arc::new(Self {
             servers: servers::Families::register(r),
             pools: pools::Families::register(r),
+            faults: faults::Families::register(r),
             listeners: listeners::Families::register(r),
             record: Arc::new(RecordMetrics::register(r)),
             reload_successful: gauge(

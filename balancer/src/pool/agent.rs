@@ -7,6 +7,9 @@
 
 use std::num::NonZeroU32;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use super::state::AdminState;
 use crate::config::Weight;
 
@@ -72,7 +75,7 @@ impl Word {
 }
 
 /// What a node has said so far; full weight and willing until it says otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Agent {
     /// Whether it says it works.
     pub up: bool,

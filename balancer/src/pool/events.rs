@@ -137,6 +137,7 @@ impl Pool {
             }
             self.admit(server);
         }
+        self.note_ended(&self.faults.tick(now()));
         if self.detects.load(Ordering::Relaxed) {
             self.compare(&self.rules());
         }

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 
 use crate::config::{Algorithm, PoolConfig, PoolRules, ServerConfig};
+use crate::faults::{Fault, Faults, Order, TooMany};
 use crate::metrics::{Metrics, PoolMetrics};
 use balance::{Candidate, RoundRobin};
 use outliers::Detector;
@@ -102,6 +103,7 @@ pub struct Pool {
     panic: AtomicBool,
     pub(crate) room: Arc<Room>,
     retries: Budget,
+    faults: Faults,
     /// Whether servers are compared by their traffic.
     detects: AtomicBool,
     detector: Mutex<Comparison>,
@@ -121,6 +123,7 @@ impl Pool {
             room: Arc::new(Room::new(metrics.queued.clone())),
             metrics,
             retries: Budget::new(&config.rules.retries),
+            faults: Faults::new(families.faults.handles(&config.name)),
             detects: AtomicBool::new(config.rules.outliers.is_some()),
             detector: Mutex::default(),
             rules: RwLock::new(Arc::new(config.rules.clone())),
@@ -215,6 +218,37 @@ impl Pool {
             let wanted = server.is_usable() || (panic && server.may_be_tried());
             server.is_limited() && wanted && !tried.contains(server)
         })
+    }
+
+    /// Faults that operators have injected.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Puts a fault in force.
+    ///
+    /// # Errors
+    /// There are too many already.
+    pub fn inject(&self, order: Order) -> Result<Arc<Fault>, TooMany> {
+        let fault = self.faults.inject(now(), Utc::now(), order)?;
+        tracing::warn!(pool = %self.name, fault = fault.id, effect = fault.order.effect.as_str(),
+            server = fault.order.server.as_deref(), share = fault.order.share, ends = %fault.ends,
+            "fault injected");
+        Ok(fault)
+    }
+
+    /// Ends the faults for which `over` holds, and says how many.
+    pub fn end_faults(&self, over: impl Fn(&Fault) -> bool) -> usize {
+        let ended = self.faults.end(over);
+        self.note_ended(&ended);
+        ended.len()
+    }
+
+    fn note_ended(&self, ended: &[Arc<Fault>]) {
+        for fault in ended {
+            tracing::warn!(pool = %self.name, fault = fault.id, effect = fault.order.effect.as_str(),
+                injected = fault.injected(), "injected fault ended");
+        }
     }
 
     /// Permission to ask another server after one has failed, if not too much is being asked again already.
@@ -320,6 +354,8 @@ impl Pool {
         for server in self.members().iter() {
             self.remove(server);
         }
+        self.end_faults(|_| true);
+        self.families.faults.forget(&self.name);
         self.families.pools.forget(&self.name);
     }
 
@@ -366,7 +402,7 @@ fn draws() -> [u64; 2] {
 }
 
 /// The clock of the pools, read at this edge only.
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 

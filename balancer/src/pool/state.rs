@@ -69,7 +69,7 @@ pub enum Passive {
 }
 
 /// Why the traffic took a server out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Failures in a row: no connection, no response, no response in time.

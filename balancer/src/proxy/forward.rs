@@ -54,6 +54,8 @@ pub(crate) enum Failure {
     Malformed(&'static str),
     /// The client stopped sending in the middle of its body.
     ClientTimeout,
+    /// A fault that an operator has injected stands in for the server's answer.
+    Injected(StatusCode),
 }
 
 /// What became of a request that was answered.
@@ -105,7 +107,10 @@ pub(crate) async fn forward(
         Err(Failure::Connect) => pool.metrics.error(PoolError::Connect),
         Err(Failure::NoResponse) => pool.metrics.error(PoolError::NoResponse),
         Err(Failure::Timeout) => pool.metrics.error(PoolError::Timeout),
-        Err(Failure::Client | Failure::Malformed(_) | Failure::ClientTimeout) | Ok(_) => {}
+        Err(
+            Failure::Client | Failure::Malformed(_) | Failure::ClientTimeout | Failure::Injected(_),
+        )
+        | Ok(_) => {}
     }
     outcome
 }
@@ -143,7 +148,8 @@ async fn attempts(
                 pool.handle_response(&lease, status(&response), latency);
                 lease.metrics.first_byte.observe(latency.as_secs_f64());
                 lease.metrics.response(status(&response));
-                let keep = response.reusable && rules.send_proxy.is_none();
+                let keep =
+                    response.reusable && rules.send_proxy.is_none() && !server.stream.is_faulty();
                 let delivery = Delivery { server, request, response, keep, lease };
                 return Ok(delivery.deliver(conversation, out).await);
             }

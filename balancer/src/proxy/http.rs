@@ -222,6 +222,7 @@ impl Conversation {
                 (400, text)
             }
             Failure::ClientTimeout => (408, "the request did not arrive in time\n"),
+            Failure::Injected(status) => (status.as_u16(), "an injected fault\n"),
         };
         // Where a body ends that nobody has read, nobody knows.
         let keep = head.keep_alive && head.framing.is_done() && !self.session.is_finishing();

@@ -4,12 +4,13 @@
 //! - [`worker`]: the threads that serve, and how connections are spread over them.
 //! - [`session`]: one client connection: phase, timeouts, stop; [`registry`]: all of a worker's, listed and told to leave.
 //! - [`welcome`]: PROXY header and TLS handshake, where a listener wants them; [`stream`] hides the difference from there on.
-//! - [`http`] → [`forward`] → [`reach`] → [`upstream`], with [`transfer`]: a request on its way and its response back; [`crate::message`] says what
+//! - [`http`] → [`forward`] → [`reach`] → [`upstream`], with [`faulty`] and [`transfer`]: a request on its way and its response back; [`crate::message`] says what
 //!   the bytes mean.
 //! - [`tcp`]: a connection on its way.
 //! - [`relay`], [`buffers`]: bytes both ways after that.
 
 mod buffers;
+mod faulty;
 mod forward;
 mod http;
 pub(crate) mod listener;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::faulty::{Strike, Struck};
 use super::forward::Failure;
 use super::session::{Phase, Session};
 use super::stream::Stream;
@@ -70,6 +71,20 @@ impl<'a> Search<'a> {
         // A server that was told of one client is not shown another on the same connection.
         let idle = idle.filter(|_| self.rules.send_proxy.is_none());
         loop {
+            let strike = if self.pool.faults().is_any() {
+                match self.suffer(&lease).await {
+                    Ok(strike) => strike,
+                    Err(Struck::Answered(status)) => return Err(Failure::Injected(status)),
+                    Err(Struck::Refused) => {
+                        self.fail(&lease, &"refused by an injected fault");
+                        lease = self.pick().await?;
+                        continue;
+                    }
+                }
+            } else {
+                Strike::default()
+            };
+            let idle = idle.filter(|_| !strike.is_on_the_way());
             if let Some(stream) = idle.and_then(|idle| idle.take(lease.id())) {
                 return Ok(Way { stream, lease, reused: true, took: Duration::ZERO });
             }
@@ -77,6 +92,7 @@ impl<'a> Search<'a> {
             match self.connect(&mut lease).await {
                 Ok(stream) => {
                     let took = begun.elapsed();
+                    let stream = strike.wrap(stream);
                     return Ok(Way { stream, lease, reused: false, took });
                 }
                 Err(error) => {
@@ -85,6 +101,19 @@ impl<'a> Search<'a> {
                 }
             }
         }
+    }
+
+    /// Lets injected faults have their effect before the server of `lease` is asked.
+    async fn suffer(&self, lease: &Lease) -> Result<Strike, Struck> {
+        let begun = Instant::now();
+        let strike = Strike::draw(self.pool, lease);
+        // Apart: it is nearly never needed.
+        let outcome = Box::pin(strike.before()).await;
+        if let Err(Struck::Answered(status)) = outcome {
+            lease.metrics.response(status);
+            self.pool.handle_response(lease, status, begun.elapsed());
+        }
+        outcome.map(|()| strike)
     }
 
     /// Tells the pool that a server has failed; it is not asked again.

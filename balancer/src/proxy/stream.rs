@@ -8,20 +8,30 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use super::faulty::Faulty;
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
     /// Ten times the size of the other, hence apart.
     Tls(Box<TlsStream<TcpStream>>),
+    /// Either, hit by an injected fault.
+    Faulty(Box<Faulty>),
 }
 
 impl Stream {
+    /// Whether an injected fault has hit it: then no other request is to use it.
+    pub(crate) fn is_faulty(&self) -> bool {
+        matches!(self, Self::Faulty(_))
+    }
+
     /// The socket below.
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
+            Self::Faulty(stream) => stream.inner().socket(),
         }
     }
 }
@@ -41,6 +51,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Faulty(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -54,6 +65,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Faulty(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -65,6 +77,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Faulty(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -73,6 +86,7 @@ impl AsyncWrite for Stream {
             // A socket has nothing to flush.
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Faulty(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -80,6 +94,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Faulty(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

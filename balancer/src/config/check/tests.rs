@@ -59,6 +59,10 @@ fn the_sample_shows_the_defaults() {
         "forwarded",
         "request_id",
         "queue_",
+        "jitter",
+        "budget",
+        "min_per_second",
+        "enabled",
         "keep_changes",
         "journal_",
     ];
@@ -99,6 +103,17 @@ fn every_fault_is_named_where_it_is() {
         ("queue_max = 1000", "hash_key = \"uri\"", "pool[0].hash_key: has a meaning only with"),
         ("queue_max = 1000", "sticky_cookie = \"a b\"", "pool[0].sticky_cookie: expected the name"),
         ("interval = \"500ms\"", "interval = \"1ms\"", "pool[0].health_check.interval: expected"),
+        ("jitter = 0.1", "jitter = 0.6", "pool[0].health_check.jitter: expected 0 to 0.5"),
+        ("jitter = 0.1", "expect_status = [\"2xx\"]", "pool[0].health_check.expect_status[0]: exp"),
+        ("jitter = 0.1", "expect_body = \"\"", "pool[0].health_check.expect_body: expected 1 to"),
+        ("jitter = 0.1", "tls = true", "pool[0].health_check.tls: needs [pool.tls]"),
+        ("jitter = 0.1", "port = 0", "pool[0].health_check.port: invalid value"),
+        ("type = \"http\"", "type = \"ping\"", "pool[0].health_check.type: unknown variant `ping`"),
+        ("max_servers = 5", "max_servers = 6", "pool[0].retries.max_servers: expected 1 to 5"),
+        ("budget = 0.2", "budget = 20.0", "pool[0].retries.budget: expected 0 to 1, found 20"),
+        ("queue_max = 1000", "server_max_rate = 0", "pool[0].server_max_rate: expected 1 to"),
+        ("weight = 100", "max_connections = 0", "pool[0].server[0].max_connections: expected at"),
+        ("weight = 100", "check_path = \"x\"", "pool[0].server[0].check_path: expected a path"),
     ];
     for (right, wrong, expected) in cases {
         let (_dir, text) = sample();
@@ -110,7 +125,10 @@ fn every_fault_is_named_where_it_is() {
             None => wrong,
         };
         let lines: Vec<_> = text.lines().collect();
-        let line = 1 + lines.iter().rposition(|line| line.contains(at)).unwrap();
+        let line = 1 + lines
+            .iter()
+            .rposition(|line| line.starts_with(at) || (at == wrong && line.contains(at)))
+            .unwrap();
         let faults = check(text).unwrap_err().to_string();
         assert!(faults.starts_with(&format!("b.toml:{line}: {expected}")), "{wrong}: {faults}");
     }
@@ -122,4 +140,45 @@ fn all_faults_come_together() {
     let faults = check(text.to_owned()).unwrap_err();
     let keys: Vec<_> = faults.list.iter().map(|fault| fault.key.as_str()).collect();
     assert_eq!(keys, ["admin.listen", "admin.token_file", "workers.count", "listener"]);
+}
+
+/// The sample with what is commented out from `from` to the next empty line switched on.
+fn uncommented(text: &str, from: &str) -> String {
+    let start = text.find(from).unwrap();
+    let end = start + text[start..].find("\n\n").unwrap();
+    let table: String = text[start..end]
+        .lines()
+        .flat_map(|line| [line.strip_prefix("# ").unwrap_or(line), "\n"])
+        .collect();
+    [&text[..start], &table, &text[end..]].concat()
+}
+
+#[test]
+fn the_optional_tables_of_the_sample_show_their_defaults() {
+    let (_dir, text) = sample();
+    for (table, key) in [("outlier_detection", "interval"), ("agent_check", "interval")] {
+        // What an agent is asked for has a meaning over HTTP only.
+        let full = uncommented(&text, &format!("# [pool.{table}]"))
+            .lines()
+            .filter(|line| !line.starts_with("path = \"/agent\""))
+            .flat_map(|line| [line, "\n"])
+            .collect::<String>();
+        let pools = check(full.clone()).unwrap().pools;
+        let rules = &pools[0].rules;
+        assert!(rules.outliers.is_some() || rules.agent.is_some(), "{table}");
+        // The keys one by one: without it, nothing changes.
+        let start = full.find(&format!("[pool.{table}]")).unwrap();
+        let rest = &full[start..];
+        let end = start + rest.find("\n\n").unwrap_or(rest.len());
+        let keys: Vec<_> = full[start..end].lines().skip(1).collect();
+        assert!(keys.iter().any(|line| line.starts_with(key)), "{keys:?}");
+        for line in keys.iter().filter(|line| !line.starts_with("port")) {
+            if table == "agent_check" && line.starts_with("type") {
+                continue;
+            }
+            let without = full.replacen(&format!("\n{line}\n"), "\n", 1);
+            let without = check(without).map_or_else(|faults| panic!("{faults}"), |c| c.pools);
+            assert_eq!(without, pools, "{line}");
+        }
+    }
 }
