@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +49,7 @@ pub struct Balancer {
     listeners: Mutex<Vec<Arc<Listener>>>,
     workers: Arc<[Handle]>,
     metrics: Arc<Metrics>,
+    started: DateTime<Utc>,
     ledger: Mutex<Ledger>,
     /// Who is known; tokens and certificates follow a reload.
     admin: RwLock<Arc<AdminConfig>>,
@@ -94,6 +96,7 @@ impl Balancer {
             listeners: Mutex::new(listeners),
             workers,
             metrics,
+            started: Utc::now(),
             ledger: Mutex::new(Ledger::new()),
             admin: RwLock::new(Arc::new(admin)),
             faults: RwLock::new(faults),
@@ -155,6 +158,11 @@ impl Balancer {
         Arc::clone(&self.admin.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// When the program began.
+    pub(crate) fn started(&self) -> DateTime<Utc> {
+        self.started
+    }
+
     /// What was changed.
     pub(crate) fn recorder(&self) -> &Recorder {
         &self.recorder
@@ -193,7 +201,8 @@ impl Balancer {
         self.workers.iter().map(Handle::active).sum()
     }
 
-    fn listeners(&self) -> Vec<Arc<Listener>> {
+    /// The listeners in force.
+    pub(crate) fn listeners(&self) -> Vec<Arc<Listener>> {
         lock(&self.listeners).clone()
     }
 
@@ -227,5 +236,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn unix_seconds() -> f64 {
-    chrono::Utc::now().timestamp_millis() as f64 / 1_000.0
+    Utc::now().timestamp_millis() as f64 / 1_000.0
 }

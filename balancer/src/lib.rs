@@ -16,13 +16,16 @@
 //! - `admin`: operator API.
 //! - `record`: what operators have changed.
 //! - [`metrics`]: every figure.
+//! - `figures`: all of them at a glance; [`top`] shows them in a terminal.
 //! - [`run`]: the life of the process.
 
 mod admin;
 mod check;
+mod client;
 pub mod config;
 pub mod control;
 pub mod faults;
+mod figures;
 pub mod message;
 pub mod metrics;
 pub mod pool;
@@ -31,6 +34,7 @@ pub mod proxy_protocol;
 mod record;
 pub mod run;
 pub mod tls;
+pub mod top;
 
 pub use config::Config;
 pub use run::{Bound, RunError, Started};

@@ -1,11 +1,11 @@
 //! The `holdfast-balancer` binary: settings, logs, addresses, serve, drain, exit code.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
-use holdfast_balancer::{Bound, Config, config};
+use clap::{Parser, Subcommand};
+use holdfast_balancer::{Bound, Config, config, top};
 use holdfast_telemetry::errors::Chain;
 use holdfast_telemetry::{logs, shutdown};
 
@@ -16,26 +16,49 @@ const BAD_SETTINGS: u8 = 2;
 ///
 /// SIGHUP reads the settings again, SIGTERM and SIGINT end it gracefully.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Settings file (TOML).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
     /// Check the settings and exit: 0 if they are right, 2 with every fault on stderr if not.
     #[arg(long)]
     check_config: bool,
 }
 
+/// What else it does than balance.
+#[derive(Subcommand)]
+enum Command {
+    /// Shows a running balancer in the terminal.
+    Top(top::Arguments),
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let config = match config::load(&arguments.config) {
+    let outcome = match arguments.command {
+        Some(Command::Top(arguments)) => top::run(&arguments),
+        None => return balance(&arguments.config.unwrap_or_default(), arguments.check_config),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&Chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn balance(file: &Path, only_check: bool) -> ExitCode {
+    let config = match config::load(file) {
         Ok(config) => config,
         Err(faults) => {
             complain(&faults);
             return ExitCode::from(BAD_SETTINGS);
         }
     };
-    if arguments.check_config {
+    if only_check {
         return ExitCode::SUCCESS;
     }
     match serve(config) {

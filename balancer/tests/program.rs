@@ -117,3 +117,38 @@ fn it_announces_its_addresses_and_ends_on_a_signal_with_0() {
         assert!(!said.contains("\"level\":\"ERROR\""), "{said}");
     }
 }
+
+#[test]
+fn top_shows_a_running_balancer_by_its_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("balancer.sock");
+    let unix = format!("[admin.unix]\npath = \"{}\"\n[[listener]]", socket.display());
+    let (_dir, file) = write(&SETTINGS.replacen("[[listener]]", &unix, 1));
+    let mut program = Program::start(&file, &[]);
+    let mut lines = BufReader::new(program.0.stdout.take().unwrap()).lines();
+    // It announces its listeners once the operator API answers.
+    lines
+        .find(|line| line.as_ref().unwrap().starts_with("listening listener:chat"))
+        .unwrap()
+        .unwrap();
+    let top = |file: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-balancer"));
+        command
+            .args(["top", "--once", "--interval", "50ms", "--config"])
+            .arg(file)
+            .output()
+            .unwrap()
+    };
+    let output = top(&file);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let server = text.lines().find(|line| line.trim_start().starts_with("a ")).unwrap();
+    assert!(server.contains("ready") && server.contains("100/100"), "{text}");
+    assert!(text.contains("POOL chat") && text.contains("127.0.0.1:"), "{text}");
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.end().0, Some(0));
+    let output = top(&file);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("ask the balancer at") && said.contains("balancer.sock"), "{said}");
+}

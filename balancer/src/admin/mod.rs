@@ -13,6 +13,7 @@ mod journal;
 mod operator;
 mod pools;
 mod settings;
+pub(crate) mod stats;
 
 use std::sync::Arc;
 
@@ -33,10 +34,12 @@ pub(crate) use error::ApiError;
 
 /// Every path of the API, topic by topic.
 fn routes() -> Vec<Route> {
-    [pools::routes(), faults::routes(), settings::routes(), journal::routes()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let mut routes = pools::routes();
+    routes.extend(faults::routes());
+    routes.extend(settings::routes());
+    routes.extend(journal::routes());
+    routes.extend(stats::routes());
+    routes
 }
 
 /// Everything the admin listener answers.
@@ -52,10 +55,10 @@ pub(crate) fn router(balancer: Arc<Balancer>, registry: Registry, readiness: Rea
         })
         .layer(from_fn_with_state(Arc::clone(&balancer), attest))
         .layer(from_fn_with_state(Arc::clone(&balancer), access::authenticate))
-        .with_state(balancer);
-    Router::new()
-        .nest(api::PREFIX, api)
-        .merge(holdfast_telemetry::http::router(registry, readiness))
+        .with_state(Arc::clone(&balancer));
+    let page = stats::page_router(balancer);
+    let open = holdfast_telemetry::http::router(registry, readiness);
+    Router::new().nest(api::PREFIX, api).merge(page).merge(open)
 }
 
 /// Says which version an answer shows; that of a change only once it is written down.

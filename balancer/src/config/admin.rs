@@ -145,8 +145,19 @@ pub struct Token {
 pub struct AdminTls {
     /// Certificate, and authorities of clients' certificates.
     pub server: ServerTls,
+    /// File of the certificate.
+    pub chain: PathBuf,
     /// Who is known by a certificate.
     pub clients: Vec<Client>,
+}
+
+impl AdminTls {
+    /// A name the certificate is for, if it is for any.
+    pub(crate) fn server_name(&self) -> Option<String> {
+        let name = self.server.certificates().first()?.names().first()?;
+        // Any name will do under a wildcard.
+        Some(name.replace('*', "balancer"))
+    }
 }
 
 /// Somebody who is known by a certificate.
@@ -295,6 +306,6 @@ impl Checker<'_> {
         let clients = written.client_ca.as_deref().map(|file| (file, policy));
         let server = ServerTls::new(vec![certificate], clients, MinVersion::Tls12);
         let server = server.map_err(|error| fault(self, "admin.tls.client_ca", &error)).ok()?;
-        Some(AdminTls { server, clients: written.client })
+        Some(AdminTls { server, chain: written.chain, clients: written.client })
     }
 }

@@ -90,7 +90,9 @@ pub(super) struct Workers {
 }
 
 /// How a listener treats what arrives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// HTTP/1.1 and what it is upgraded to.

@@ -5,7 +5,8 @@ use holdfast_telemetry::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGauge
 use http::StatusCode;
 
 use super::labels::{Close, Rejection};
-use super::{CODES, class};
+use super::{CODES, class, counts};
+use crate::figures::Counts;
 
 /// Families of all listeners.
 #[derive(Debug)]
@@ -147,6 +148,21 @@ pub(crate) struct ListenerMetrics {
 }
 
 impl ListenerMetrics {
+    /// Answers by class of status.
+    pub(crate) fn requests(&self) -> Counts {
+        counts(&CODES, &self.requests)
+    }
+
+    /// Clients turned away, by reason.
+    pub(crate) fn rejections(&self) -> Counts {
+        counts(Rejection::TEXTS, &self.rejected)
+    }
+
+    /// Connections ended, by cause.
+    pub(crate) fn closes(&self) -> Counts {
+        counts(Close::TEXTS, &self.closed)
+    }
+
     /// Counts an answer.
     pub(crate) fn request(&self, status: StatusCode) {
         class(&self.requests, status).inc();

@@ -17,6 +17,7 @@ use holdfast_telemetry::metrics::{counter, float_gauge, gauge};
 use holdfast_telemetry::{Gauge, IntCounter, IntGauge, Registry};
 use http::StatusCode;
 
+use crate::figures::Counts;
 pub(crate) use faults::FaultMetrics;
 pub use labels::{Close, Hedge, PoolError, Rejection};
 pub(crate) use listeners::ListenerMetrics;
@@ -70,6 +71,11 @@ impl Metrics {
             ),
         })
     }
+}
+
+/// What counters say, by their labels.
+fn counts(labels: &[&str], counters: &[IntCounter]) -> Counts {
+    labels.iter().zip(counters).map(|(label, each)| ((*label).to_owned(), each.get())).collect()
 }
 
 /// The counter of a status; hyper yields no status outside 100 to 999, and what is above 599 is an error of some kind.

@@ -1,6 +1,8 @@
 //! Figures of pools.
 
+use super::counts;
 use super::labels::{Hedge, PoolError};
+use crate::figures::Counts;
 use holdfast_telemetry::metrics::{counter_vec, gauge_vec};
 use holdfast_telemetry::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
@@ -105,6 +107,11 @@ impl PoolMetrics {
     /// Counts a second connection.
     pub(crate) fn hedge(&self, used: Hedge) {
         self.hedges[used as usize].inc();
+    }
+
+    /// What could not be served, by cause.
+    pub(crate) fn errors(&self) -> Counts {
+        counts(PoolError::TEXTS, &self.errors)
     }
 
     /// Counts what could not be served.

@@ -7,7 +7,8 @@ use holdfast_telemetry::{
 };
 use http::StatusCode;
 
-use super::{CODES, class};
+use super::{CODES, class, counts};
+use crate::figures::Counts;
 use crate::pool::state::{AdminState, Cause};
 
 /// From a connection on the same host (50 µs) to the longest connect timeout worth setting.
@@ -202,6 +203,11 @@ pub(crate) struct ServerMetrics {
 }
 
 impl ServerMetrics {
+    /// Responses by class of status.
+    pub(crate) fn responses(&self) -> Counts {
+        counts(&CODES, &self.responses)
+    }
+
     /// Counts a response.
     pub(crate) fn response(&self, status: StatusCode) {
         class(&self.responses, status).inc();

@@ -48,6 +48,11 @@ impl Certificate {
         self.not_after
     }
 
+    /// DNS names it is for, lower case; a wildcard's first label is `*`.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// The chain and the key, for a client that identifies itself.
     pub(super) fn certified(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.key)

@@ -1,6 +1,7 @@
 //! A balancer in this process, servers it can lose, and a client that says exactly what it is told to.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub(crate) mod authority;
 pub(crate) mod upstream;
 
 use std::fmt::Write as _;
