@@ -304,7 +304,7 @@ impl Checker<'_> {
         }
         let policy = written.client_certificate.unwrap_or(ClientCertificate::Optional);
         let clients = written.client_ca.as_deref().map(|file| (file, policy));
-        let server = ServerTls::new(vec![certificate], clients, MinVersion::Tls12);
+        let server = ServerTls::new(vec![certificate], clients, MinVersion::Tls12, false);
         let server = server.map_err(|error| fault(self, "admin.tls.client_ca", &error)).ok()?;
         Some(AdminTls { server, chain: written.chain, clients: written.client })
     }

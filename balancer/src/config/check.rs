@@ -25,6 +25,8 @@ const WORKERS_MAX: usize = 256;
 /// hyper's smallest read buffer; a smaller limit could not be kept.
 const HEADER_BYTES_MIN: usize = 8_192;
 const HEADER_BYTES_MAX: usize = 1_048_576;
+/// Each may hold a head and a task; a client with more to do opens another connection.
+const HTTP2_STREAMS_MAX: u32 = 10_000;
 /// Servers in a pool: the choice looks at each of them for every connection.
 const SERVERS_MAX: usize = 256;
 
@@ -178,7 +180,15 @@ impl Checker<'_> {
         self.require(at("route"), written.mode == Mode::Http || routes.is_empty(), || {
             "has a meaning only with mode = \"http\"".to_owned()
         });
-        let tls = written.tls.as_ref().and_then(|tls| self.listener_tls(&at("tls"), tls));
+        self.require(at("http2"), written.mode == Mode::Http || !written.http2, || {
+            "has a meaning only with mode = \"http\"".to_owned()
+        });
+        let streams = written.http2_max_streams;
+        self.require(at("http2_max_streams"), (1..=HTTP2_STREAMS_MAX).contains(&streams), || {
+            format!("expected 1 to {HTTP2_STREAMS_MAX}, found {streams}")
+        });
+        let tls = written.tls.as_ref();
+        let tls = tls.and_then(|tls| self.listener_tls(&at("tls"), tls, written.http2));
         ListenerConfig {
             name,
             listen,
@@ -190,6 +200,8 @@ impl Checker<'_> {
             forwarded: written.forwarded,
             request_id: written.request_id,
             tls,
+            http2: written.http2,
+            http2_streams_max: streams,
             connections_max: written.max_connections,
             header_timeout: written.header_timeout,
             idle_timeout: written.idle_timeout,
@@ -263,7 +275,12 @@ impl Checker<'_> {
         PoolConfig { name, rules, servers }
     }
 
-    fn listener_tls(&mut self, key: &str, written: &file::ListenerTls) -> Option<ServerTls> {
+    fn listener_tls(
+        &mut self,
+        key: &str,
+        written: &file::ListenerTls,
+        http2: bool,
+    ) -> Option<ServerTls> {
         self.require(format!("{key}.certificate"), !written.certificate.is_empty(), || {
             "expected at least one certificate".to_owned()
         });
@@ -288,7 +305,7 @@ impl Checker<'_> {
                 None
             }
         };
-        let tls = ServerTls::new(certificates, clients, written.min_version);
+        let tls = ServerTls::new(certificates, clients, written.min_version, http2);
         tls.map_err(|error| self.fault(format!("{key}.client_ca"), error)).ok()
     }
 

@@ -19,6 +19,8 @@ use crate::tls::{ClientCertificate, MinVersion};
 const MAX_CONNECTIONS: u32 = 20_000;
 /// A client on a bad mobile link sends its headers in a second or two; one that needs longer is holding a connection on purpose.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What RFC 9113 6.5.2 recommends at least, so that nobody has to open a second connection; all their heads together are under 2 MiB.
+const HTTP2_MAX_STREAMS: u32 = 100;
 /// Longer than the 60 s after which browsers and most clients give up an idle connection, so that they close it and not we.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Twice what browsers accept for all cookies of a site.
@@ -103,6 +105,7 @@ pub enum Mode {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, not states")]
 pub(super) struct Listener {
     pub name: String,
     pub listen: String,
@@ -116,6 +119,10 @@ pub(super) struct Listener {
     #[serde(default)]
     pub proxy_protocol: bool,
     pub tls: Option<ListenerTls>,
+    #[serde(default)]
+    pub http2: bool,
+    #[serde(default = "http2_max_streams")]
+    pub http2_max_streams: u32,
     #[serde(default)]
     pub forwarded: bool,
     #[serde(default)]
@@ -243,6 +250,9 @@ fn min_version() -> MinVersion {
 }
 fn max_connections() -> u32 {
     MAX_CONNECTIONS
+}
+fn http2_max_streams() -> u32 {
+    HTTP2_MAX_STREAMS
 }
 fn header_timeout() -> Duration {
     HEADER_TIMEOUT

@@ -65,6 +65,7 @@ pub struct Config {
 
 /// One listening address.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, not states")]
 pub struct ListenerConfig {
     /// Unique name, a metric label.
     pub name: Arc<str>,
@@ -86,6 +87,10 @@ pub struct ListenerConfig {
     pub request_id: bool,
     /// What is spoken before all else, if not clear text.
     pub tls: Option<ServerTls>,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
+    /// Streams such a client may have open on a connection.
+    pub http2_streams_max: u32,
     /// More connections than this are refused.
     pub connections_max: u32,
     /// Time for a client to send a request's head once it began.

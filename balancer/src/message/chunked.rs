@@ -57,6 +57,11 @@ impl Chunked {
         self.place == Place::Done
     }
 
+    /// How much content comes next; 0 where something else does.
+    pub fn content_left(&self) -> u64 {
+        if self.place == Place::Data { self.left } else { 0 }
+    }
+
     /// How many of `bytes` belong to the body; `data` is told which of them are content.
     ///
     /// # Errors

@@ -29,6 +29,8 @@ labels! {
         HeaderTimeout = "header_timeout",
         /// A method that is not forwarded.
         Method = "method",
+        /// An HTTP/2 connection that broke its rules, or flooded us.
+        Http2 = "http2",
         /// No TLS, or none we could agree on.
         TlsHandshake = "tls_handshake",
         /// No PROXY header where there has to be one, or from a peer that has no say.

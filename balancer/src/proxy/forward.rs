@@ -5,6 +5,7 @@
 //! connection that turns out closed says nothing about the server: the same one is asked again, afresh.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub(crate) enum Failure {
     Timeout,
     /// The client closed in the middle of its request.
     Client,
+    /// The client has given up, and awaits no answer.
+    Gone,
     /// The client's body breaks the rules.
     Malformed(&'static str),
     /// The client stopped sending in the middle of its body.
@@ -88,7 +91,7 @@ pub(crate) fn source(client: IpAddr) -> u64 {
 /// The ends of a client's connection, for a pool whose servers are told.
 pub(crate) fn ends(rules: &PoolRules, source: SocketAddr, stream: &Stream) -> Option<Ends> {
     rules.send_proxy?;
-    let destination = stream.socket().local_addr().ok()?;
+    let destination = stream.local_addr()?;
     Some(Ends { source, destination })
 }
 
@@ -108,7 +111,11 @@ pub(crate) async fn forward(
         Err(Failure::NoResponse) => pool.metrics.error(PoolError::NoResponse),
         Err(Failure::Timeout) => pool.metrics.error(PoolError::Timeout),
         Err(
-            Failure::Client | Failure::Malformed(_) | Failure::ClientTimeout | Failure::Injected(_),
+            Failure::Client
+            | Failure::Gone
+            | Failure::Malformed(_)
+            | Failure::ClientTimeout
+            | Failure::Injected(_),
         )
         | Ok(_) => {}
     }
@@ -195,6 +202,9 @@ async fn send(
             let of_client = session.awaits_client();
             let failure = if of_client { Failure::ClientTimeout } else { Failure::Timeout };
             return Poll::Ready(Attempt::Failed(failure));
+        }
+        if client.stream.poll_gone(cx).is_ready() {
+            return Poll::Ready(Attempt::Failed(Failure::Gone));
         }
         if !deaf && !request.is_done() {
             let note = |count| session.note_received(count);
@@ -309,6 +319,10 @@ impl Delivery {
         let mut delivery = Transfer::new(out, framing, response.unchunk);
         let mut deaf = false;
         let delivered = poll_fn(|cx| {
+            if client.stream.poll_gone(cx).is_ready() {
+                let gone = io::ErrorKind::ConnectionReset.into();
+                return Poll::Ready(Err(Broken::To(gone)));
+            }
             if !deaf && !request.is_done() {
                 let note = |count| session.note_received(count);
                 deaf = matches!(

@@ -20,7 +20,6 @@ use super::forward::{self, Failure, Outcome};
 use super::listener::Settings;
 use super::relay::Relay;
 use super::session::{Kind, Phase, Session};
-use super::stream::Stream;
 use super::transfer::End;
 use super::upstream::Idle;
 use super::worker::SessionGuard;
@@ -64,11 +63,11 @@ enum NoHead {
 }
 
 /// Serves one client until it or we have had enough.
-pub(crate) async fn serve(guard: SessionGuard, idle: Rc<Idle>, stream: Stream, peer: SocketAddr) {
+pub(crate) async fn serve(guard: SessionGuard, idle: Rc<Idle>, client: End, peer: SocketAddr) {
     let session = Rc::clone(guard.session());
-    let scheme = if matches!(stream, Stream::Tls(_)) { "https" } else { "http" };
+    let scheme = if client.stream.is_secure() { "https" } else { "http" };
     let mut conversation = Conversation {
-        client: stream.into(),
+        client,
         session: Rc::clone(&session),
         idle,
         address: peer,
@@ -138,6 +137,7 @@ impl Conversation {
             }
             Ok(Outcome::Cut) => ControlFlow::Break(Ended::Closed(Close::Error)),
             Ok(Outcome::Upgraded(upgraded)) => ControlFlow::Break(Ended::Upgraded(upgraded)),
+            Err(Failure::Gone) => ControlFlow::Break(Ended::Closed(Close::Client)),
             Err(failure) => self.fail(failure, &head).await,
         }
     }
@@ -216,7 +216,7 @@ impl Conversation {
             Failure::Connect => (502, "no server could be reached\n"),
             Failure::NoResponse => (502, "the server gave no response\n"),
             Failure::Timeout => (504, "the server took too long\n"),
-            Failure::Client => (400, "the request ended early\n"),
+            Failure::Client | Failure::Gone => (400, "the request ended early\n"),
             Failure::Malformed(text) => {
                 self.session.listener.metrics.reject(Rejection::BadRequest);
                 (400, text)
@@ -270,7 +270,8 @@ impl Conversation {
     async fn end(&mut self, sending: bool) {
         // A client that is gone needs no farewell.
         let _ = self.client.stream.shutdown().await;
-        if !sending {
+        // A stream of HTTP/2 is told by itself.
+        if !sending || self.client.stream.is_exchange() {
             return;
         }
         let stream = &mut self.client.stream;

@@ -90,9 +90,9 @@ impl Settings {
         metrics.listeners.certificates(&self.config.name, self.certificates().len(), &[]);
     }
 
-    /// Whether a client has to say something before its first byte.
+    /// Whether something is to be settled before the first message.
     pub(crate) fn has_preface(&self) -> bool {
-        self.config.proxy_protocol || self.config.tls.is_some()
+        self.config.proxy_protocol || self.config.tls.is_some() || self.config.http2
     }
 }
 

@@ -6,12 +6,14 @@
 //! - [`welcome`]: PROXY header and TLS handshake, where a listener wants them; [`stream`] hides the difference from there on.
 //! - [`http`] → [`forward`] → [`reach`] → [`upstream`], with [`faulty`] and [`transfer`]: a request on its way and its response back; [`crate::message`] says what
 //!   the bytes mean.
+//! - [`h2`]: HTTP/2, of which each stream is served by [`http`] like a connection.
 //! - [`tcp`]: a connection on its way.
 //! - [`relay`], [`buffers`]: bytes both ways after that.
 
 mod buffers;
 mod faulty;
 mod forward;
+mod h2;
 mod http;
 pub(crate) mod listener;
 mod reach;

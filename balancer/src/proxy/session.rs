@@ -49,6 +49,8 @@ pub enum Phase {
     HalfClosed,
     /// The client was told to leave.
     Leaving,
+    /// Streams of HTTP/2 are open, each with a session of its own.
+    Streams,
 }
 
 /// What is spoken on a connection.
@@ -231,7 +233,7 @@ impl Session {
         let now = self.clock.get();
         let passed = now.saturating_sub(self.since.get());
         let limit = match self.phase.get() {
-            Phase::Connecting => return,
+            Phase::Connecting | Phase::Streams => return,
             Phase::Relay => {
                 let due = self.due.get();
                 if due != 0 && now >= due {

@@ -1,7 +1,9 @@
-//! What comes before a client's first byte: who it is (PROXY protocol), then the TLS handshake. Plain listeners skip all of it.
+//! What comes before a client's first message: who it is (PROXY protocol), the TLS handshake, and which version of HTTP it speaks: what
+//! was agreed on in TLS, or as its first bytes tell. Plain listeners skip all of it.
 //!
-//! Both are bound by `header_timeout`, which runs from the accept on.
+//! All are bound by `header_timeout`, which runs from the accept on.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -14,9 +16,10 @@ use tokio_rustls::TlsStream;
 use super::listener::Settings;
 use super::session::Session;
 use super::stream::Stream;
+use super::transfer::End;
 use super::upstream::Idle;
 use super::worker::SessionGuard;
-use super::{http, tcp};
+use super::{h2, http, tcp};
 use crate::config::Mode;
 use crate::message::Malformed;
 use crate::metrics::{Close, Rejection};
@@ -50,11 +53,14 @@ pub(crate) async fn serve(
         session.until_stopped(welcome).await
     };
     match welcomed {
-        Ok(Ok((stream, peer))) => match settings.config.mode {
-            // A task of its own, which is smaller than this one.
-            Mode::Http => drop(tokio::task::spawn_local(http::serve(guard, idle, stream, peer))),
-            Mode::Tcp => drop(tokio::task::spawn_local(tcp::serve(guard, stream, peer))),
-        },
+        // A task of its own, which is smaller than this one.
+        Ok(Ok(Welcome { client, peer, speaks_http2 })) => drop(match settings.config.mode {
+            Mode::Http if speaks_http2 => {
+                tokio::task::spawn_local(h2::serve(guard, idle, client, peer))
+            }
+            Mode::Http => tokio::task::spawn_local(http::serve(guard, idle, client, peer)),
+            Mode::Tcp => tokio::task::spawn_local(tcp::serve(guard, client.stream, peer)),
+        }),
         Ok(Err(unwelcome)) => {
             metrics.reject(match unwelcome {
                 Unwelcome::Handshake(_) => Rejection::TlsHandshake,
@@ -72,12 +78,19 @@ pub(crate) async fn serve(
     }
 }
 
+/// A client that may be served.
+struct Welcome {
+    client: End,
+    peer: SocketAddr,
+    speaks_http2: bool,
+}
+
 async fn welcome(
     session: &Session,
     mut stream: TcpStream,
     mut peer: SocketAddr,
     settings: &Settings,
-) -> Result<(Stream, SocketAddr), Unwelcome> {
+) -> Result<Welcome, Unwelcome> {
     let config = &settings.config;
     if config.proxy_protocol {
         let address = peer.ip().to_canonical();
@@ -89,9 +102,34 @@ async fn welcome(
             session.set_peer(peer);
         }
     }
-    let Some(tls) = &config.tls else { return Ok((stream.into(), peer)) };
+    let Some(tls) = &config.tls else {
+        let mut client = End::from(Stream::from(stream));
+        let speaks_http2 = config.http2 && begins_http2(&mut client).await;
+        return Ok(Welcome { client, peer, speaks_http2 });
+    };
     let stream = Box::pin(tls.acceptor().accept(stream)).await.map_err(Unwelcome::Handshake)?;
-    Ok((Stream::Tls(Box::new(TlsStream::Server(stream))), peer))
+    let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let client = Stream::Tls(Box::new(TlsStream::Server(stream))).into();
+    Ok(Welcome { client, peer, speaks_http2 })
+}
+
+/// Whether a client's first bytes are those of HTTP/2, which no request in HTTP/1.1 begins with. An end or an error comes again to the
+/// next reader.
+async fn begins_http2(client: &mut End) -> bool {
+    loop {
+        let known = client.buffer.filled();
+        let length = known.len().min(h2::PREFACE.len());
+        if known[..length] != h2::PREFACE[..length] {
+            return false;
+        }
+        if length == h2::PREFACE.len() {
+            return true;
+        }
+        let End { stream, buffer } = client;
+        if !matches!(poll_fn(|cx| buffer.poll_fill(cx, stream, 0)).await, Ok(1..)) {
+            return false;
+        }
+    }
 }
 
 async fn read_header(stream: &mut TcpStream) -> Result<Option<proxy_protocol::Ends>, Unwelcome> {

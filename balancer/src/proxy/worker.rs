@@ -21,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::listener::Listener;
 use super::registry::{Listed, Selection};
 use super::session::{Session, TICK};
+use super::stream::Stream;
 use super::upstream::Idle;
 use super::{http, registry, tcp, welcome};
 use crate::config::Mode;
@@ -246,7 +247,12 @@ impl Worker {
         }
         match settings.config.mode {
             Mode::Http => {
-                tokio::task::spawn_local(http::serve(guard, idle, stream.into(), peer));
+                tokio::task::spawn_local(http::serve(
+                    guard,
+                    idle,
+                    Stream::from(stream).into(),
+                    peer,
+                ));
             }
             Mode::Tcp => {
                 tokio::task::spawn_local(tcp::serve(guard, stream.into(), peer));
@@ -260,20 +266,36 @@ pub(crate) struct SessionGuard {
     worker: Rc<Worker>,
     session: Rc<Session>,
     number: u64,
+    /// One of many on its connection, which is counted.
+    is_stream: bool,
 }
 
 impl SessionGuard {
     fn new(worker: Rc<Worker>, listener: Arc<Listener>, peer: SocketAddr) -> Self {
+        listener.metrics.active.inc();
+        worker.all[worker.index].active.fetch_add(1, Ordering::Relaxed);
+        Self::register(worker, listener, peer, false)
+    }
+
+    /// A session for a stream of this one's connection, in the list like any other.
+    pub(crate) fn stream(&self, peer: SocketAddr) -> Self {
+        Self::register(Rc::clone(&self.worker), Arc::clone(&self.session.listener), peer, true)
+    }
+
+    fn register(
+        worker: Rc<Worker>,
+        listener: Arc<Listener>,
+        peer: SocketAddr,
+        is_stream: bool,
+    ) -> Self {
         let session = Rc::new(Session::new(listener, Rc::clone(&worker.clock), peer));
         if worker.finishing.get() {
             session.finish();
         }
-        session.listener.metrics.active.inc();
-        worker.all[worker.index].active.fetch_add(1, Ordering::Relaxed);
         let number = registry::number(worker.began.get(), worker.index);
         worker.began.set(worker.began.get() + 1);
         worker.sessions.borrow_mut().insert(number, Rc::clone(&session));
-        Self { worker, session, number }
+        Self { worker, session, number, is_stream }
     }
 
     pub(crate) fn session(&self) -> &Rc<Session> {
@@ -282,7 +304,9 @@ impl SessionGuard {
 
     /// Counts why it ended.
     pub(crate) fn end(self, close: Close) {
-        self.session.listener.metrics.close(close);
+        if !self.is_stream {
+            self.session.listener.metrics.close(close);
+        }
     }
 }
 
@@ -293,6 +317,9 @@ impl Drop for SessionGuard {
             tracing::error!("a connection's task panicked");
         }
         self.worker.sessions.borrow_mut().remove(&self.number);
+        if self.is_stream {
+            return;
+        }
         self.session.listener.metrics.active.dec();
         self.worker.all[self.worker.index].active.fetch_sub(1, Ordering::Relaxed);
     }

@@ -43,6 +43,7 @@ pub struct ServerTls {
     /// Authorities of clients' certificates.
     clients: Option<(Vec<CertificateDer<'static>>, ClientCertificate)>,
     min_version: MinVersion,
+    http2: bool,
 }
 
 impl ServerTls {
@@ -54,7 +55,8 @@ impl ServerTls {
         Certificate::load(chain, key)
     }
 
-    /// Shows one of `certificates`; asks for clients' certificates if `clients` names their authorities.
+    /// Shows one of `certificates`; asks for clients' certificates if `clients` names their authorities, and
+    /// offers HTTP/2 before HTTP/1.1 if it is spoken.
     ///
     /// # Errors
     /// The authorities cannot be used.
@@ -62,6 +64,7 @@ impl ServerTls {
         certificates: Vec<Certificate>,
         clients: Option<(&Path, ClientCertificate)>,
         min_version: MinVersion,
+        http2: bool,
     ) -> Result<Self, TlsError> {
         let versions: &[_] = match min_version {
             MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
@@ -88,8 +91,9 @@ impl ServerTls {
         // A client that comes back after a node has died, with thousands of others, is recognised without a full handshake and without
         // memory here.
         config.ticketer = Ticketer::new()?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), certificates, clients: known, min_version })
+        let protocols: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(Self { config: Arc::new(config), certificates, clients: known, min_version, http2 })
     }
 
     /// Takes handshakes.
@@ -109,6 +113,7 @@ impl PartialEq for ServerTls {
         self.certificates == other.certificates
             && self.clients == other.clients
             && self.min_version == other.min_version
+            && self.http2 == other.http2
     }
 }
 

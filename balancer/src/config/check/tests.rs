@@ -65,6 +65,7 @@ fn the_sample_shows_the_defaults() {
         "enabled",
         "keep_changes",
         "journal_",
+        "http2",
     ];
     let short: String = text
         .lines()
@@ -90,6 +91,7 @@ fn every_fault_is_named_where_it_is() {
         ("panic_threshold = 0.34", "panic_threshold = 34.0", "pool[0].panic_threshold: expected 0"),
         ("type = \"http\"", "type = \"tcp\"", "pool[0].health_check.path: has no meaning"),
         ("path = \"/health", "path = \"health", "pool[0].health_check.path: expected a path"),
+        ("http2_max_streams = 100", "http2_max_streams = 0", "listener[0].http2_max_streams: exp"),
         ("rise = 2", "rise = 0", "pool[0].health_check.rise: expected at least 1"),
         ("10.0.0.12:8100", "10.0.0.12", "pool[0].server[1].address: expected host:port"),
         ("10.0.0.12:8100", "10.0.0.12:0", "pool[0].server[1].address: expected host:port"),
