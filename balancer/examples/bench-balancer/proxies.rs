@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -150,7 +150,7 @@ fn own_program() -> io::Result<PathBuf> {
 }
 
 fn free() -> io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0")?.local_addr()
+    Ok((Ipv4Addr::LOCALHOST, holdfast_ports::take()?).into())
 }
 
 /// HTTP, TCP, both again in TLS, and the operator API.

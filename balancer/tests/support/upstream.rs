@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::ws::{Message, WebSocketUpgrade};
@@ -14,6 +13,8 @@ use axum::response::Response;
 use axum::routing::{any, get};
 use axum::{Json, Router};
 use tokio::runtime::Runtime;
+
+use super::DEADLINE;
 
 /// What the test sets and the server counts.
 #[derive(Debug)]
@@ -34,9 +35,9 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// Starts one on a free port.
+    /// Starts one on a port that nobody else gets, also after its end.
     pub(crate) fn start(name: &str) -> Self {
-        Self::start_at(name, "127.0.0.1:0".parse().unwrap())
+        Self::start_at(name, ([127, 0, 0, 1], holdfast_ports::take().unwrap()).into())
     }
 
     /// Starts one at a known address, as after a restart.
@@ -79,8 +80,7 @@ impl Upstream {
     /// runtime may not wait for another one.
     pub(crate) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            let ended =
-                std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(10)));
+            let ended = std::thread::spawn(move || runtime.shutdown_timeout(DEADLINE));
             ended.join().unwrap();
         }
     }

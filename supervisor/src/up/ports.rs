@@ -1,19 +1,13 @@
 //! Which ports the local cluster gets.
 //!
-//! Free ports are drawn below the range from which the kernel takes the local ports of outgoing connections, so that none of those can be
-//! in the way a moment later. All are held together while the plan is made, and let go just before the programs start.
+//! Free ports come from `holdfast-ports`: nobody else gets them while this process lives. The documented ones are held together while the
+//! plan is made, so that all faults are told at once, and let go just before the programs start.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use super::settings::{Ports, Wanted};
 use super::{NodePlan, Plan, RedisPlan, UpError};
-
-/// Below Linux' default `ip_local_port_range`, above what daemons of a distribution use.
-const FREE_RANGE: std::ops::Range<u16> = 20_000..32_000;
-
-/// Draws for one free port before giving up; with half of the range taken a thousand failures in a row do not happen.
-const DRAWS_MAX: u32 = 1000;
 
 /// Which ports to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -97,15 +91,11 @@ impl Held {
     }
 
     fn free(&mut self) -> SocketAddr {
-        for _ in 0..DRAWS_MAX {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(FREE_RANGE)));
-            if let Ok(socket) = TcpListener::bind(address) {
-                self.sockets.insert(address.port(), socket);
-                return address;
-            }
-        }
-        self.faults.push("this machine has no free port left".to_owned());
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+        let port = holdfast_ports::take().unwrap_or_else(|error| {
+            self.faults.push(error.to_string());
+            0
+        });
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
     fn finish(self, plan: Plan) -> Result<Plan, UpError> {

@@ -13,10 +13,26 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+# What this process has taken, as `libs/ports` does it: a name in the abstract namespace is bound once, and goes with the process.
+_claims = []
+_PORTS = range(20_000, 32_000)
+
+
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nobody else gets while this process lives."""
+    for step in range(len(_PORTS)):
+        port = _PORTS[(os.getpid() * 97 + step) % len(_PORTS)]
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0holdfast-port-{port}")
+            with socket.socket() as listener:
+                listener.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
+    raise RuntimeError("no port is free")
 
 
 def start(words, log, stdout=None):
@@ -42,7 +58,7 @@ def wait_for(what, condition, limit=60):
 
 
 class World:
-    def __init__(self, folder, holdfast):
+    def __init__(self, folder, holdfast, hang_after="300ms"):
         self.folder = Path(folder)
         self.ports = [free_port() for _ in range(3)]
         self.sentinel = free_port()
@@ -56,7 +72,7 @@ class World:
         settings.write_text(
             f'[supervisor]\nlisten = "127.0.0.1:{free_port()}"\ntoken_file = "token"\nstate_dir = "state"\n'
             f'[redis]\nname = "{NAME}"\nservers = [{servers}]\npid_files = [{pid_files}]\n'
-            'probe_interval = "50ms"\nprobe_timeout = "150ms"\nhang_after = "300ms"\nfailover_cooldown = "0s"\n'
+            f'probe_interval = "50ms"\nprobe_timeout = "150ms"\nhang_after = "{hang_after}"\nfailover_cooldown = "0s"\n'
             f'[sentinel]\nlisten = "127.0.0.1:{self.sentinel}"\n'
         )
         subprocess.run([holdfast, "check-config", settings], check=True, stdout=subprocess.DEVNULL)
@@ -75,7 +91,7 @@ class World:
     def ask(self, *words):
         """A command to the Sentinel-compatible endpoint; the lines of its answer."""
         done = subprocess.run(
-            ["redis-cli", "-p", str(self.sentinel), *words], capture_output=True, text=True, timeout=20
+            ["redis-cli", "-p", str(self.sentinel), *words], capture_output=True, text=True, timeout=60
         )
         return done.stdout.split("\n")
 

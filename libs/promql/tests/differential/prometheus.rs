@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -38,7 +38,7 @@ impl Prometheus {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let config = folder.path().join("prometheus.yml");
         std::fs::write(&config, "global: {}\n").unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, holdfast_ports::take().unwrap()));
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "prometheus", "--storage.tsdb.retention.time=100y"])

@@ -9,6 +9,9 @@ use holdfast_psync::{Address, Connection, Endpoint};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+/// Longest wait for anything; only a broken test gets there.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A `redis-server` of our own.
 pub(crate) struct Redis {
     pub(crate) pid: u32,
@@ -23,7 +26,7 @@ impl Redis {
     /// Starts a server with `options` beside the usual ones and waits until it answers.
     pub(crate) async fn start(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let port = free_port();
+        let port = holdfast_ports::take().expect("a free port");
         let mut arguments: Vec<String> =
             "--pdeathsig KILL redis-server --save  --appendonly no --bind 127.0.0.1 \
             --repl-diskless-sync-delay 0 --enable-debug-command yes --loglevel notice --logfile log"
@@ -76,15 +79,15 @@ impl Redis {
         reply.text().unwrap_or_else(|| format!("{reply:?}"))
     }
 
-    /// Waits for a condition, at most 20 s.
+    /// Waits for a condition, at most [`PATIENCE`].
     pub(crate) async fn until<'a, F: Future<Output = bool>>(
         &'a self,
         what: &str,
         condition: impl Fn(&'a Self) -> F,
     ) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while !condition(self).await {
-            assert!(Instant::now() < deadline, "waited 20 s until {what}");
+            assert!(Instant::now() < deadline, "waited {PATIENCE:?} until {what}");
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -105,9 +108,4 @@ impl Drop for Redis {
             keeper.join().ok();
         }
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it has an address").port()
 }
