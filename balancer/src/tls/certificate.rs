@@ -5,14 +5,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject as _;
+use holdfast_settings::tls::{certificates, private_key};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{TlsError, certificates, provider};
+use super::{TlsError, provider};
 
 /// A chain with its key.
 #[derive(Clone)]
@@ -38,7 +37,7 @@ impl Certificate {
             _ => None,
         });
         let names = names.collect();
-        let key = PrivateKeyDer::from_pem_file(key)?;
+        let key = private_key(key)?;
         let key = CertifiedKey::from_der(chain, key, &provider())?;
         Ok(Self { key: Arc::new(key), names, not_after })
     }

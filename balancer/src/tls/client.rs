@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use holdfast_settings::tls::certificates;
 use rustls::ClientConfig;
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
@@ -12,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsConnector;
 
 use super::certificate::Certificate;
-use super::{TlsError, certificates, provider, roots};
+use super::{TlsError, provider, roots};
 
 /// What a pool asks of its servers.
 #[derive(Clone)]

@@ -9,13 +9,12 @@ mod client;
 mod names;
 mod server;
 
-use std::path::Path;
 use std::sync::Arc;
 
+use holdfast_settings::tls::PemError;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 
 pub use certificate::Certificate;
 pub use client::ClientTls;
@@ -27,7 +26,7 @@ pub use server::{ClientCertificate, MinVersion, ServerTls};
 pub enum TlsError {
     /// A file cannot be read, or is no PEM.
     #[error("{0}")]
-    Pem(#[from] rustls::pki_types::pem::Error),
+    Pem(rustls::pki_types::pem::Error),
     /// There is nothing in it.
     #[error("there is no certificate in it")]
     Empty,
@@ -50,10 +49,13 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The certificates of a PEM file, at least one.
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates = CertificateDer::pem_file_iter(file)?.collect::<Result<Vec<_>, _>>()?;
-    if certificates.is_empty() { Err(TlsError::Empty) } else { Ok(certificates) }
+impl From<PemError> for TlsError {
+    fn from(error: PemError) -> Self {
+        match error {
+            PemError::Unreadable { cause, .. } => Self::Pem(cause),
+            PemError::Empty(_) => Self::Empty,
+        }
+    }
 }
 
 /// What trusts these authorities.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use holdfast_settings::tls::certificates as certificates_of;
 use rustls::ServerConfig;
 use rustls::crypto::ring::Ticketer;
 use rustls::pki_types::CertificateDer;
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use tokio_rustls::TlsAcceptor;
 
 use super::certificate::{ByName, Certificate};
-use super::{TlsError, certificates as certificates_of, provider, roots};
+use super::{TlsError, provider, roots};
 
 /// Whether clients have to identify themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -1,13 +1,13 @@
 //! Where messages are kept: the `[redis]` section as written, checked into what the broker works with.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_settings::Secret;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use holdfast_settings::tls::{ClientSection, SectionFault};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 
 use super::Check;
@@ -105,7 +105,7 @@ pub(super) struct Section {
     sentinel_password_file: Option<PathBuf>,
     #[serde(default)]
     sentinel_tls: bool,
-    tls: Option<TlsSection>,
+    tls: Option<ClientSection>,
     #[serde(default = "confirm_replicas")]
     confirm_replicas: u32,
     #[serde(default = "one_second", with = "holdfast_settings::duration")]
@@ -120,15 +120,6 @@ struct ShardSection {
     sentinels: Option<Vec<String>>,
     primary_name: Option<String>,
     address: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TlsSection {
-    ca_file: PathBuf,
-    certificate_file: Option<PathBuf>,
-    key_file: Option<PathBuf>,
-    server_name: Option<String>,
 }
 
 /// One replica is what makes an acknowledged message survive the primary.
@@ -255,73 +246,14 @@ impl Check<'_> {
     }
 
     /// `None` after a fault.
-    fn tls(&mut self, file: &TlsSection) -> Option<Tls> {
-        let authorities = self.certificates("redis.tls.ca_file", &file.ca_file)?;
-        let mut roots = RootCertStore::empty();
-        for authority in authorities {
-            if let Err(error) = roots.add(authority) {
-                self.fault("redis.tls.ca_file", error);
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| self.fault("redis.tls", error))
-            .ok()?
-            .with_root_certificates(roots);
-        let client = match (&file.certificate_file, &file.key_file) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(certificate), Some(key)) => {
-                let chain = self.certificates("redis.tls.certificate_file", certificate)?;
-                let key = match PrivateKeyDer::from_pem_file(key) {
-                    Ok(key) => key,
-                    Err(error) => {
-                        self.fault("redis.tls.key_file", pem_fault(key, &error));
-                        return None;
-                    }
-                };
-                match builder.with_client_auth_cert(chain, key) {
-                    Ok(client) => client,
-                    Err(error) => {
-                        self.fault("redis.tls.certificate_file", error);
-                        return None;
-                    }
-                }
-            }
-            _ => {
-                let expected = "expected certificate_file and key_file, or neither";
-                self.fault("redis.tls", expected);
-                return None;
-            }
-        };
-        let server_name = match file.server_name.clone().map(ServerName::try_from) {
-            None => None,
-            Some(Ok(name)) => Some(name),
-            Some(Err(error)) => {
-                self.fault("redis.tls.server_name", error);
-                return None;
-            }
-        };
-        Some(Tls { client: Arc::new(client), server_name })
-    }
-
-    fn certificates(&mut self, key: &str, path: &Path) -> Option<Vec<CertificateDer<'static>>> {
-        let read =
-            CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        match read {
-            Ok(certificates) if !certificates.is_empty() => Some(certificates),
-            Ok(_) => {
-                self.fault(key, format!("expected certificates in PEM in {}", path.display()));
-                None
-            }
-            Err(error) => {
-                self.fault(key, pem_fault(path, &error));
+    fn tls(&mut self, file: &ClientSection) -> Option<Tls> {
+        match file.clone().load(|path| path) {
+            Ok((client, server_name)) => Some(Tls { client: Arc::new(client), server_name }),
+            Err(SectionFault { key, message }) => {
+                let key = key.map(|key| format!("redis.tls.{key}"));
+                self.fault(key.as_deref().unwrap_or("redis.tls"), message);
                 None
             }
         }
     }
-}
-
-fn pem_fault(path: &Path, error: &rustls::pki_types::pem::Error) -> String {
-    format!("cannot read {}: {error}", path.display())
 }

@@ -9,11 +9,13 @@
 //! - [`Faults`]: what is wrong, all of it.
 //! - [`duration`]: `"250ms"`, `"1h30m"` as [`std::time::Duration`] fields.
 //! - [`Secret`]: a value that never prints itself; read from a one-line file.
+//! - [`tls`]: certificates and keys in PEM files, and the section of a TLS client.
 
 pub mod duration;
 mod faults;
 mod secret;
 mod source;
+pub mod tls;
 
 pub use faults::{Fault, Faults};
 pub use secret::{Secret, SecretError};

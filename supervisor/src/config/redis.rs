@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_psync::{Credentials, Endpoint, Tls};
+use holdfast_settings::tls::ClientSection;
 use holdfast_settings::{Secret, duration};
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -17,7 +18,6 @@ use super::check::Checker;
 use super::redis_control::{
     Hook, Restart, Synchronous, WrittenHook, WrittenRestart, WrittenSynchronous,
 };
-use super::tls;
 use crate::cluster::{Address, Manager};
 use crate::observe::redis::Login;
 use crate::plan::failover::{self, Standing};
@@ -161,7 +161,7 @@ struct Written {
     servers: Vec<Address>,
     username: Option<String>,
     password_file: Option<PathBuf>,
-    tls: Option<tls::WrittenClient>,
+    tls: Option<ClientSection>,
     #[serde(default)]
     pid_files: Vec<PathBuf>,
     #[serde(default)]

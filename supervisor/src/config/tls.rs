@@ -1,26 +1,14 @@
 //! Settings of TLS: whose certificates we believe as a client, and which one we show as a server.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_psync::Tls;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use holdfast_settings::tls::{ClientSection, SectionFault};
 use serde::Deserialize;
 
 use super::check::Checker;
 use crate::serve::tls::ServerFiles;
-
-/// For connections that we make.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WrittenClient {
-    ca_file: PathBuf,
-    certificate_file: Option<PathBuf>,
-    key_file: Option<PathBuf>,
-    server_name: Option<String>,
-}
 
 /// For connections that are made to us.
 #[derive(Debug, Deserialize)]
@@ -34,44 +22,15 @@ pub(super) struct WrittenServer {
 
 impl Checker<'_> {
     /// `None` after a fault at or below `section`.
-    pub(super) fn client_tls(&mut self, section: &str, written: WrittenClient) -> Option<Tls> {
-        let key = |name: &str| format!("{section}.{name}");
-        let mut roots = RootCertStore::empty();
-        for authority in self.certificates(&key("ca_file"), &self.path(written.ca_file))? {
-            if let Err(error) = roots.add(authority) {
-                self.fault(key("ca_file"), error);
-                return None;
+    pub(super) fn client_tls(&mut self, section: &str, written: ClientSection) -> Option<Tls> {
+        match written.load(|path| self.path(path)) {
+            Ok((client, server_name)) => Some(Tls::new(Arc::new(client), server_name)),
+            Err(SectionFault { key, message }) => {
+                let key = key.map(|key| format!("{section}.{key}"));
+                self.fault(key.unwrap_or_else(|| section.to_owned()), message);
+                None
             }
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| self.fault(section, error))
-            .ok()?
-            .with_root_certificates(roots);
-        let client = match (written.certificate_file, written.key_file) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(certificate), Some(private)) => {
-                let certificate = self.path(certificate);
-                let chain = self.certificates(&key("certificate_file"), &certificate)?;
-                let private = self.path(private);
-                let private = PrivateKeyDer::from_pem_file(&private)
-                    .map_err(|error| self.fault(key("key_file"), unreadable(&private, &error)))
-                    .ok()?;
-                builder
-                    .with_client_auth_cert(chain, private)
-                    .map_err(|error| self.fault(key("certificate_file"), error))
-                    .ok()?
-            }
-            _ => {
-                self.fault(section, "expected certificate_file and key_file, or neither");
-                return None;
-            }
-        };
-        let server_name = written.server_name.map(ServerName::try_from).transpose();
-        let server_name =
-            server_name.map_err(|error| self.fault(key("server_name"), error)).ok()?;
-        Some(Tls::new(Arc::new(client), server_name))
     }
 
     /// `None` after a fault at or below `section`.
@@ -93,24 +52,4 @@ impl Checker<'_> {
             }
         }
     }
-
-    fn certificates(&mut self, key: &str, path: &Path) -> Option<Vec<CertificateDer<'static>>> {
-        let read =
-            CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        match read {
-            Ok(certificates) if !certificates.is_empty() => Some(certificates),
-            Ok(_) => {
-                self.fault(key, format!("expected certificates in PEM in {}", path.display()));
-                None
-            }
-            Err(error) => {
-                self.fault(key, unreadable(path, &error));
-                None
-            }
-        }
-    }
-}
-
-fn unreadable(path: &Path, error: &rustls::pki_types::pem::Error) -> String {
-    format!("cannot read {}: {error}", path.display())
 }

@@ -5,14 +5,13 @@
 //! once until they change again. Rejected: waiting for a signal, which every renewal hook would have to send.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_settings::tls::{PemError, certificates, private_key};
 use holdfast_telemetry::errors::Chain;
 use holdfast_telemetry::{IntCounterVec, Registry, metrics};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
@@ -75,6 +74,15 @@ pub enum TlsError {
     },
 }
 
+impl From<PemError> for TlsError {
+    fn from(error: PemError) -> Self {
+        match error {
+            PemError::Unreadable { path, cause } => Self::File { path, source: cause },
+            PemError::Empty(path) => Self::Empty(path),
+        }
+    }
+}
+
 impl ServerFiles {
     /// Reads them.
     ///
@@ -82,8 +90,7 @@ impl ServerFiles {
     /// Which file cannot be used, and why.
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let chain = certificates(&self.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|source| TlsError::File { path: self.key.clone(), source })?;
+        let key = private_key(&self.key)?;
         let unusable = |source| TlsError::Certificate { path: self.certificate.clone(), source };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -115,12 +122,6 @@ impl ServerFiles {
             |path: &PathBuf| std::fs::read(path).ok().map(|text| Sha256::digest(text).into());
         files.into_iter().flatten().map(print).collect()
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let found = read.map_err(|source| TlsError::File { path: path.to_owned(), source })?;
-    if found.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(found) }
 }
 
 /// Makes connections to a listener secure, with the newest certificate.
@@ -181,15 +182,12 @@ impl Renewal {
         let mut tick = interval(self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
-            let files = self.files.clone();
+            let (files, before) = (self.files.clone(), self.print.clone());
             let looked = tokio::task::spawn_blocking(move || {
                 let print = files.print();
-                (files.load(), print)
+                (print != before).then(|| (files.load(), print))
             });
-            let Ok((loaded, print)) = looked.await else { continue };
-            if print == self.print {
-                continue;
-            }
+            let Ok(Some((loaded, print))) = looked.await else { continue };
             self.print = print;
             let result = match loaded {
                 Ok(config) => {

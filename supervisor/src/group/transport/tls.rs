@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use hmac::{Hmac, Mac as _};
 use holdfast_settings::Secret;
+use holdfast_settings::tls::{PemError, certificates, private_key};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
@@ -160,16 +160,13 @@ impl Credentials {
 }
 
 fn authority(files: &TlsFiles) -> Result<RootCertStore, CredentialsError> {
-    let fault = |why: String| CredentialsError::File { path: files.authority.clone(), why };
+    let path = &files.authority;
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(&files.authority)
-        .map_err(|error| fault(error.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| fault(error.to_string()))?;
-        roots.add(certificate).map_err(|error| fault(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(fault("expected a certificate (PEM), found none".to_owned()));
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| CredentialsError::File {
+            path: path.clone(),
+            why: error.to_string(),
+        })?;
     }
     Ok(roots)
 }
@@ -177,18 +174,17 @@ fn authority(files: &TlsFiles) -> Result<RootCertStore, CredentialsError> {
 type Own = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn own(files: &TlsFiles) -> Result<Own, CredentialsError> {
-    let fault = |path: &PathBuf, why: String| CredentialsError::File { path: path.clone(), why };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&files.certificate)
-        .map_err(|error| fault(&files.certificate, error.to_string()))?
-        .collect();
-    let chain = chain.map_err(|error| fault(&files.certificate, error.to_string()))?;
-    if chain.is_empty() {
-        let why = "expected a certificate (PEM), found none".to_owned();
-        return Err(fault(&files.certificate, why));
+    Ok((certificates(&files.certificate)?, private_key(&files.key)?))
+}
+
+impl From<PemError> for CredentialsError {
+    fn from(error: PemError) -> Self {
+        let (path, why) = match error {
+            PemError::Unreadable { path, cause } => (path, cause.to_string()),
+            PemError::Empty(path) => (path, "expected a certificate (PEM), found none".to_owned()),
+        };
+        Self::File { path, why }
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| fault(&files.key, error.to_string()))?;
-    Ok((chain, key))
 }
 
 /// Takes any certificate: the secret proves who is there, bound to the session.
