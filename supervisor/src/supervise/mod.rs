@@ -178,9 +178,13 @@ impl Daemon {
         let store = Arc::clone(self.disk.store());
         let keeper = store::Keeper::new(Arc::clone(&self.disk), &self.registry);
         let flusher = keeper.flusher();
-        self.tasks.spawn("metrics log", |stop| store::until(stop, flusher));
+        self.tasks.spawn("metrics log", async move |stop| {
+            stop.run_until_cancelled(flusher).await;
+        });
         let maintainer = keeper.maintainer();
-        self.tasks.spawn("metrics blocks", |stop| store::until(stop, maintainer));
+        self.tasks.spawn("metrics blocks", async move |stop| {
+            stop.run_until_cancelled(maintainer).await;
+        });
         let prometheus = remote::prometheus(&self.config)?;
         let state_dir = &self.config.supervisor.state_dir;
         remote::write(&self.config, state_dir, &store, &self.registry, &mut self.tasks)?;

@@ -12,7 +12,6 @@ use holdfast_series::{Disk, DiskConfig, DiskError, OpenReport, StoreConfig};
 use holdfast_telemetry::errors::Chain;
 use holdfast_telemetry::{Histogram, IntCounter, IntGauge, IntGaugeVec, Registry, metrics};
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
 use crate::config::Metrics;
 
@@ -236,14 +235,6 @@ async fn every(interval: Duration, work: impl FnMut() + Send + 'static) {
                 return;
             }
         }
-    }
-}
-
-/// Runs a loop until told to end.
-pub(super) async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = work => {}
     }
 }
 

@@ -22,7 +22,7 @@ const LOOK_BACK: &str = "20s";
 pub(super) struct Feed {
     evidence: Evidence,
     stop: CancellationToken,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Option<()>>,
 }
 
 impl Feed {
@@ -33,10 +33,11 @@ impl Feed {
         for way in [Way::Import, Way::RemoteWrite] {
             let (daemon, evidence) = (Arc::clone(daemon), evidence.clone());
             let work = async move { send(&daemon, &evidence, way, round).await };
-            tasks.spawn(until(stop.clone(), work));
+            tasks.spawn(stop.clone().run_until_cancelled_owned(work));
         }
         let (watched, noted) = (Arc::clone(daemon), evidence.clone());
-        tasks.spawn(until(stop.clone(), async move { watch(&watched, &noted, round).await }));
+        let work = async move { watch(&watched, &noted, round).await };
+        tasks.spawn(stop.clone().run_until_cancelled_owned(work));
         Self { evidence, stop, tasks }
     }
 
@@ -55,13 +56,6 @@ impl Feed {
             ended.expect("values are right");
         }
         self.evidence
-    }
-}
-
-async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = work => {}
     }
 }
 
