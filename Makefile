@@ -101,6 +101,11 @@ quiet-failover: build ## a slow primary is left alone: busy processors, forks, l
 clients-failover: dev ## Redis clients for other languages, unmodified, through failovers (BENCH_ARGS=--runs 5)
 	tests/scripts/clients-failover $(BENCH_ARGS)
 
+hunt-flakes: ## the tests again and again on a busy machine: which fail by chance? (RUNS=15, TARGETS="servers it")
+	@tests/scripts/install-packages test
+	@tests/scripts/install-packages bench
+	tests/scripts/hunt-flakes --runs $(or $(RUNS),15) $(TARGETS)
+
 redis-versions: ## the failover tests against Redis 6.2 and 8.2
 	tests/scripts/redis-versions
 
