@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -215,7 +215,7 @@ impl Drop for Rival {
 }
 
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    ([127, 0, 0, 1], holdfast_ports::take().unwrap()).into()
 }
 
 /// Whether the first answer to `bytes` is a success.
@@ -263,7 +263,7 @@ async fn what_others_refuse_is_refused_and_nothing_hidden_gets_through() {
 #[tokio::test]
 async fn a_broken_body_never_reaches_its_end_at_the_server() {
     let server = Naive::start().await;
-    let text = settings("response_timeout = \"1s\"", &[("a", server.address)]);
+    let text = settings("", &[("a", server.address)]);
     let balancer = Balancer::start(&text).await;
     // The first chunk is right and is on its way when the second is not.
     let mut stream = TcpStream::connect(balancer.address("l")).await.unwrap();
@@ -325,7 +325,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
     let upstream = Upstream::start("a");
     let text = settings("", &[("a", upstream.address)]).replacen(
         "pool = \"p\"",
-        "pool = \"p\"\nidle_timeout = \"1s\"",
+        "pool = \"p\"\nidle_timeout = \"3s\"",
         1,
     );
     let balancer = Balancer::start(&text).await;
@@ -334,8 +334,8 @@ async fn a_client_that_does_not_read_is_cut_off() {
     let body = vec![b'x'; 32 << 20];
     let head =
         format!("POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.write_all(head.as_bytes()).await.unwrap();
-    stream.write_all(&body).await.unwrap();
+    // On a busy machine it may be cut off before it has sent everything, which is as good.
+    let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
     let closed = "balancer_listener_closed_total{cause=\"timeout\",listener=\"l\"}";
     balancer.wait_metric(closed, 1.0).await;
 }

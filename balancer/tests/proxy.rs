@@ -5,7 +5,6 @@ mod support;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use support::{Balancer, DEADLINE, Response, Upstream, raw, request, settings, until};
@@ -204,10 +203,8 @@ async fn tcp_connections_keep_half_closes() {
 #[tokio::test]
 async fn a_client_that_does_not_finish_its_head_is_closed() {
     let upstream = Upstream::start("a");
-    let settings = settings("", &[("a", upstream.address)]).replace(
-        "pool = \"p\"",
-        "pool = \"p\"\nheader_timeout = \"300ms\"\nidle_timeout = \"600ms\"",
-    );
+    let settings = settings("", &[("a", upstream.address)])
+        .replace("pool = \"p\"", "pool = \"p\"\nheader_timeout = \"1s\"\nidle_timeout = \"2s\"");
     let balancer = Balancer::start(&settings).await;
     for begun in ["", "GET / HTTP/1.1\r\nHost:", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
         // Reads until it is closed, which the deadline inside makes sure of.
@@ -272,7 +269,9 @@ async fn a_source_stays_with_its_server() {
 #[tokio::test]
 async fn the_end_waits_for_what_is_in_flight_but_not_for_ever() {
     let upstream = Upstream::start("a");
-    let mut balancer = Balancer::start(&settings("", &[("a", upstream.address)])).await;
+    let text =
+        settings("", &[("a", upstream.address)]).replace("period = \"1s\"", "period = \"5s\"");
+    let mut balancer = Balancer::start(&text).await;
     let address = balancer.address("l");
     let mut idle = TcpStream::connect(address).await.unwrap();
     idle.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -290,5 +289,5 @@ async fn the_end_waits_for_what_is_in_flight_but_not_for_ever() {
     let end = timeout(DEADLINE, async { while let Some(Ok(_)) = socket.next().await {} }).await;
     assert!(end.is_ok());
     until("the end", async || if balancer.is_ended() { Ok(()) } else { Err(()) }).await;
-    assert!(timeout(Duration::from_secs(1), TcpStream::connect(address)).await.unwrap().is_err());
+    assert!(timeout(DEADLINE, TcpStream::connect(address)).await.unwrap().is_err());
 }

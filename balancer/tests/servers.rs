@@ -153,8 +153,8 @@ async fn the_websockets_of_a_killed_server_end_and_open_elsewhere() {
 #[tokio::test]
 async fn the_connections_of_a_server_that_says_nothing_are_closed() {
     let a = Upstream::start("a");
-    let settings = settings(CHECKED, &[("a", a.address)]).replace("\"1s\"", "\"100ms\"");
-    let balancer = Balancer::start(&settings).await;
+    let patient = settings(CHECKED, &[("a", a.address)]);
+    let balancer = Balancer::start(&patient).await;
     balancer.wait_usable("a", true).await;
     let (mut socket, _) = open(&balancer).await;
     // Not ready is no reason to close what works.
@@ -163,6 +163,10 @@ async fn the_connections_of_a_server_that_says_nothing_are_closed() {
     works(&mut socket).await;
     a.shared.ready.store(200, Ordering::SeqCst);
     balancer.wait_usable("a", true).await;
+    // From now on it may be taken for silent, and it will be.
+    balancer.write(&patient.replace("timeout = \"30s\"", "timeout = \"200ms\""));
+    let (status, answer) = balancer.api("POST", "/reload", "").await;
+    assert_eq!(status, 200, "{answer}");
     a.shared.hung.store(true, Ordering::SeqCst);
     ends(&mut socket).await;
     let closed = "balancer_listener_closed_total{cause=\"server_silent\",listener=\"l\"}";

@@ -93,7 +93,7 @@ export async function startCluster(): Promise<Cluster> {
         };
         const before = await successAt();
         // The time is in whole seconds.
-        await until("the next second", 2_000, async () => (Date.now() / 1000 > before + 1 ? true : undefined));
+        await until("the next second", RELOAD_WITHIN_MS, async () => (Date.now() / 1000 > before + 1 ? true : undefined));
         process.kill(cluster.pid(node), "SIGHUP");
         await until("the reload", RELOAD_WITHIN_MS, async () => ((await successAt()) > before ? true : undefined));
       }

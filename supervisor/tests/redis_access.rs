@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "redis_failover/cluster.rs"]
 #[expect(dead_code, reason = "shared with the tests of the failover itself")]
 mod cluster;
 
 use std::path::Path;
-use std::process::Stdio;
 
+use certificates::{NEW_KEY, openssl};
 use cluster::{Cluster, Server, free_port, until};
 use holdfast_psync::{Address, Credentials, Endpoint, Snapshot, SyncOptions};
 use holdfast_supervisor::act::redis::{Origin, SalvageStore, salvage};
@@ -141,25 +143,17 @@ async fn the_documented_rights_are_enough() {
     everything(&mut cluster, &settings, dir.path()).await;
 }
 
-fn openssl(dir: &Path, arguments: &str) {
-    let mut command = std::process::Command::new("openssl");
-    command.args(arguments.split(' ')).current_dir(dir).stdin(Stdio::null());
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// An authority, and certificates it signed for the servers and for the supervisor.
-fn certificates(dir: &Path) {
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+fn make_certificates(dir: &Path) {
     openssl(
         dir,
-        &format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=authority"),
+        &format!("req -x509 {NEW_KEY} -keyout ca.key -out ca.pem -days 2 -subj /CN=authority"),
     );
     for (name, extension) in
         [("server", "subjectAltName=IP:127.0.0.1"), ("client", "extendedKeyUsage=clientAuth")]
     {
         std::fs::write(dir.join(format!("{name}.ext")), extension).unwrap();
-        openssl(dir, &format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        openssl(dir, &format!("req {NEW_KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
         openssl(
             dir,
             &format!(
@@ -172,7 +166,7 @@ fn certificates(dir: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_speak_tls_only_are_failed_over_alike() {
     let dir = tempfile::tempdir().unwrap();
-    certificates(dir.path());
+    make_certificates(dir.path());
     let settings = settings(dir.path(), &[free_port(), free_port(), free_port()], true);
     let path = dir.path().display();
     let tls = format!(

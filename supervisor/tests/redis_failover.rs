@@ -60,8 +60,8 @@ async fn a_killed_primary_is_replaced_at_once_and_comes_back_as_a_replica() {
     }
     assert_eq!(cluster.primary().try_run("GET key").await.as_deref(), Some("value"));
     assert_eq!(cluster.status().epoch, epoch + 1);
-    assert!(cluster.recorded("FailoverDone"), "{:#?}", cluster.records());
-    assert!(cluster.recorded("refuses connections: nobody listens there"));
+    cluster.until_recorded("FailoverDone").await;
+    cluster.until_recorded("refuses connections: nobody listens there").await;
 
     // It comes back empty and as a primary, on the same port.
     let index = position(&cluster, &old);
@@ -84,9 +84,8 @@ async fn a_killed_primary_is_replaced_at_once_and_comes_back_as_a_replica() {
         cluster.status().servers.iter().filter(is_linked).count() == 2
     })
     .await;
-    let text = holdfast_telemetry::metrics::encode(&cluster.registry);
     let line = r#"supervisor_redis_failovers_total{redis="main",result="succeeded"} 1"#;
-    assert!(text.contains(line), "{text}");
+    cluster.until_metric(line).await;
 }
 
 /// A hung primary is replaced after `hang_after`; when it runs again, the first thing it does is to become a replica.
@@ -112,7 +111,7 @@ async fn a_hung_primary_is_fenced_before_it_wakes() {
     );
     cluster.until_healthy(epoch).await;
     let new = cluster.primary().address();
-    assert!(cluster.recorded("the primary hangs"), "{:#?}", cluster.records());
+    cluster.until_recorded("the primary hangs").await;
 
     // A client wrote into the stopped server: its write must not be acknowledged as if nothing had happened.
     let late = tokio::spawn(async move { writer.command(&["SET", "late", "1"]).await });
@@ -122,7 +121,7 @@ async fn a_hung_primary_is_fenced_before_it_wakes() {
     assert_eq!(hung.info("role").await, "slave");
     let acknowledged = late.await.unwrap().is_ok();
     assert!(!acknowledged || cluster.primary().try_run("GET late").await.as_deref() == Some("1"));
-    until("the fence is recorded", || async { cluster.recorded("ran the fence") }).await;
+    cluster.until_recorded("ran the fence").await;
     assert_eq!(cluster.status().epoch, epoch + 1, "{:#?}", cluster.records());
 }
 
@@ -145,18 +144,12 @@ async fn a_dead_replica_is_told_and_nothing_is_failed_over() {
     let index = (position(&cluster, &primary) + 1) % 3;
     let port = cluster.servers[index].as_ref().unwrap().port;
     drop(cluster.servers[index].take());
-    until("the dead replica is told", || async {
-        cluster.recorded(&format!("127.0.0.1:{port} does not answer"))
-    })
-    .await;
+    cluster.until_recorded(&format!("127.0.0.1:{port} does not answer")).await;
     assert_eq!(cluster.status().primary, Some(primary.clone()));
     assert_eq!(cluster.status().epoch, 1);
     let own = ["--replicaof", "127.0.0.1", &primary.port().to_string()];
     cluster.servers[index] = Some(Server::start(port, &own).await);
-    until("its return is told", || async {
-        cluster.recorded(&format!("127.0.0.1:{port} answers again"))
-    })
-    .await;
+    cluster.until_recorded(&format!("127.0.0.1:{port} answers again")).await;
     cluster.until_healthy(0).await;
     assert!(!cluster.recorded("FailoverStep"), "{:#?}", cluster.records());
 }
@@ -297,7 +290,7 @@ async fn what_a_cut_off_primary_wrote_is_saved_before_it_is_made_a_replica() {
     let cluster = Cluster::with_agreed(servers, entries, |_| {}).await;
     let primary = cluster.primary();
     until_all_follow(&cluster, &primary.address()).await;
-    until("the salvage is recorded", || async { cluster.recorded("can be replayed") }).await;
+    cluster.until_recorded("can be replayed").await;
     assert_eq!(primary.try_run("EXISTS only:0").await.as_deref(), Some("Integer(0)"));
 
     let files: Vec<_> = std::fs::read_dir(cluster.state_dir.path().join("salvage"))
@@ -350,7 +343,7 @@ async fn a_large_primary_that_is_killed_is_known_to_be_dead_before_its_sockets_c
         published.as_secs_f64() * 1e3
     );
     cluster.until_healthy(epoch).await;
-    assert!(cluster.recorded("is ending or gone"), "{:#?}", cluster.records());
+    cluster.until_recorded("is ending or gone").await;
     assert_eq!(cluster.primary().try_run("GET before").await.as_deref(), Some("1"));
 }
 
@@ -372,7 +365,7 @@ async fn a_primary_at_work_on_a_long_script_is_not_replaced() {
     let script = "local x = 0 for i = 1, 200000000 do x = x + i end return x";
     // Our own time-out may be shorter than the script, and does not matter.
     writer.command(&["EVAL", script, "0"]).await.ok();
-    until("it is called busy", || async { cluster.recorded("at work on something long") }).await;
+    cluster.until_recorded("at work on something long").await;
     cluster.until_healthy(0).await;
     assert_eq!(cluster.status().primary, Some(primary));
     assert_eq!(cluster.status().epoch, epoch, "{:#?}", cluster.records());

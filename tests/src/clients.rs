@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::Cluster;
 use crate::ledger::Sight;
+use crate::wait;
 
 /// Connection tokens of a test live longer than any test.
 const TOKEN_LIFETIME: Duration = Duration::from_hours(1);
@@ -19,6 +20,8 @@ const TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 const SEND_EVERY: Duration = Duration::from_millis(20);
 /// A publish may have to wait for a failover.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client is in its room after milliseconds.
+const JOIN_WITHIN: Duration = Duration::from_mins(1);
 /// Messages read back from a history at most.
 const HISTORY_MAX: usize = 100_000;
 
@@ -62,18 +65,22 @@ impl Member {
     /// Connects through the balancer and subscribes to `room`.
     ///
     /// # Panics
-    /// If that does not work within ten seconds.
+    /// If that does not work within [`JOIN_WITHIN`].
     pub async fn join(cluster: &Cluster, name: &str, room: &str) -> Self {
         let (secret, user) = (cluster.chat_secret(), name.to_owned());
         let tokens = Arc::new(move || mint(&secret, &user, TOKEN_LIFETIME));
         let mut options = Options::new(cluster.chat_url(), tokens);
         options.call_timeout = CALL_TIMEOUT;
         let (client, events) = ChatClient::start(options);
-        client.connected(CALL_TIMEOUT).await.expect("the balancer takes clients");
+        client.connected(JOIN_WITHIN).await.expect("the balancer takes clients");
         let seen = Arc::default();
         let collector = collect(events, client.state(), Arc::clone(&seen));
         let collector = AbortOnDropHandle::new(tokio::spawn(collector));
-        client.subscribe(room, None).await.expect("anybody may subscribe to a room");
+        wait::until("a client's subscription", JOIN_WITHIN, async || {
+            let subscribed = client.subscribe(room, None).await;
+            subscribed.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
         Self { name: name.to_owned(), client, seen, _collector: collector }
     }
 

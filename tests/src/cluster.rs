@@ -17,6 +17,9 @@ const READY_WITHIN: Duration = Duration::from_mins(2);
 /// From SIGTERM until everything has ended.
 const STOPPED_WITHIN: Duration = Duration::from_secs(40);
 
+/// Longest wait for an answer; they take milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
 /// A running cluster; everything ends when it is dropped.
 #[derive(Debug)]
 pub struct Cluster {
@@ -191,7 +194,7 @@ impl Cluster {
     /// # Errors
     /// No answer, or not 200.
     pub async fn get(&self, url: &str) -> Result<String, String> {
-        let request = self.client.get(url).timeout(Duration::from_secs(5));
+        let request = self.client.get(url).timeout(ANSWER_WITHIN);
         let response = request.send().await.map_err(|error| format!("{url}: {error}"))?;
         let status = response.status();
         let text = response.text().await.map_err(|error| format!("{url}: {error}"))?;

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -146,13 +146,12 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A loopback address nobody listens on at the moment.
+/// A loopback address that nobody else gets while this process lives.
 ///
 /// # Panics
 /// If the machine has no free port left.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket has an address")
+    (Ipv4Addr::LOCALHOST, holdfast_ports::take().expect("a free port")).into()
 }
 
 /// An HTTP client that goes straight to loopback, whatever proxy the environment names.

@@ -32,7 +32,7 @@ async fn redis_sentinel_is_followed_and_no_acknowledged_message_is_lost() {
     let replicas = [Redis::replica_of(&primary).await, Redis::replica_of(&primary).await];
     let sentinel = Sentinel::watching(&primary).await;
     let redis = format!(
-        "sentinels = [\"127.0.0.1:1\", \"127.0.0.1:{}\"]\nprimary_name = \"main\"\ncommand_timeout = \"300ms\"",
+        "sentinels = [\"127.0.0.1:1\", \"127.0.0.1:{}\"]\nprimary_name = \"main\"\ncommand_timeout = \"5s\"",
         sentinel.port
     );
     let (one, two) = tokio::join!(Node::with(&redis, ""), Node::with(&redis, ""));

@@ -35,9 +35,9 @@ pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody else gets while this process lives.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    holdfast_ports::take().unwrap()
 }
 
 /// A process that dies when this is dropped, and also when the test is killed.
@@ -150,7 +150,7 @@ impl Redis {
     }
 }
 
-/// The raw reply to a command; it has ended when nothing comes for a while.
+/// The raw reply to a command.
 async fn redis_command(port: u16, words: &[&str]) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     let mut request = format!("*{}\r\n", words.len());
@@ -159,14 +159,27 @@ async fn redis_command(port: u16, words: &[&str]) -> Option<String> {
     }
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut reply = Vec::new();
-    let mut patience = DEADLINE;
-    while let Ok(read) = timeout(patience, stream.read_buf(&mut reply)).await {
-        if read.ok()? == 0 {
-            break;
+    while reply_length(&reply).is_none() {
+        if timeout(DEADLINE, stream.read_buf(&mut reply)).await.ok()?.ok()? == 0 {
+            return None;
         }
-        patience = Duration::from_millis(50);
     }
     String::from_utf8(reply).ok()
+}
+
+/// How long the reply is that these bytes begin with; `None` if it is not whole yet.
+fn reply_length(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+    let head = line + 2;
+    let count = || std::str::from_utf8(&bytes[1..line]).unwrap().parse::<i64>().unwrap();
+    match bytes[0] {
+        b'$' => {
+            let whole = usize::try_from(count()).map_or(head, |length| head + length + 2);
+            (bytes.len() >= whole).then_some(whole)
+        }
+        b'*' => (0..count()).try_fold(head, |at, _| Some(at + reply_length(&bytes[at..])?)),
+        _ => Some(head),
+    }
 }
 
 /// A Redis Sentinel that watches `primary` under the name `main`.
@@ -182,7 +195,7 @@ impl Sentinel {
         let config = dir.path().join("sentinel.conf");
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {} 1\n\
-             sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 5000\n",
+             sentinel down-after-milliseconds main 3000\nsentinel failover-timeout main 5000\n",
             dir.path().display(),
             primary.port
         );
@@ -312,6 +325,11 @@ impl Node {
     /// Waits for the node's end.
     pub(crate) async fn ended(mut self) {
         timeout(DEADLINE, &mut self.task).await.expect("the node ends").unwrap().unwrap();
+    }
+
+    /// Waits until a metric is this high: a client has its answer before that is counted.
+    pub(crate) async fn until_metric(&self, series: &str, at_least: f64) {
+        eventually(series, async || (self.metric(series).await >= at_least).then_some(())).await;
     }
 
     /// The value of a metric, by its full series name.

@@ -10,7 +10,7 @@ use holdfast_psync::{
     CommandStream, Credentials, Endpoint, Error, Offer, Resumed, ServeError, Snapshot, SyncOptions,
     rdb, serve_snapshot,
 };
-use support::Redis;
+use support::{PATIENCE, Redis};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -153,7 +153,7 @@ async fn commands_follow_a_snapshot_and_resume_from_an_offset() {
 async fn a_source_that_dies_or_stalls_is_an_error() {
     // 2 ms for each key, 40 s in all: the transfer lasts until we end it.
     let slow = ["--repl-diskless-sync", "yes", "--rdb-key-save-delay", "2000"];
-    for (name, patience) in [("-KILL", 60_000), ("-STOP", 2_500)] {
+    for (name, patience) in [("-KILL", 60_000), ("-STOP", 5_000)] {
         let redis = Redis::start(&slow).await;
         redis.run("DEBUG POPULATE 20000 k 2000").await;
         let stall_timeout = Duration::from_millis(patience);
@@ -206,8 +206,8 @@ fn offer(length: u64) -> Offer {
         offset: 7,
         length,
         allowed: Some([127, 0, 0, 1].into()),
-        accept_timeout: Duration::from_secs(10),
-        stall_timeout: Duration::from_secs(10),
+        accept_timeout: PATIENCE,
+        stall_timeout: PATIENCE,
     }
 }
 
@@ -245,9 +245,7 @@ async fn a_served_snapshot_is_the_same_data() {
             .await;
         assert_eq!(target.replication("slave_repl_offset").await, "7");
         target.run("REPLICAOF NO ONE").await;
-        tokio::time::timeout(Duration::from_secs(10), served.ended())
-            .await
-            .expect("the server obeys");
+        tokio::time::timeout(PATIENCE, served.ended()).await.expect("the server obeys");
         assert_eq!(target.run("DEBUG DIGEST").await, source.run("DEBUG DIGEST").await);
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use holdfast_ports::take;
 pub(crate) use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -19,10 +20,6 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
     };
     assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "not within {PATIENCE:?}: {what}");
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A member's name in its settings.
@@ -83,7 +80,7 @@ impl Group {
 
     async fn add(&mut self) {
         let at = self.members.len();
-        let member = Member { http: free_port(), group: free_port(), child: None };
+        let member = Member { http: take().unwrap(), group: take().unwrap(), child: None };
         let folder = self.folder(at);
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("token"), TOKEN).unwrap();

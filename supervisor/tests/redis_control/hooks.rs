@@ -34,10 +34,7 @@ async fn hooks_are_told_and_asked_and_one_that_hangs_is_not_in_the_way() {
     let cluster = Cluster::start(servers().await, |settings| settings.hooks = hooks).await;
     let (old, epoch) = (cluster.primary().address(), cluster.status().epoch);
     cluster.primary().signal("KILL");
-    until("the veto is told", || async {
-        cluster.recorded("the hook /bin/sh exited with 7: not now")
-    })
-    .await;
+    cluster.until_recorded("the hook /bin/sh exited with 7: not now").await;
     assert_eq!((cluster.status().primary.as_ref(), cluster.status().epoch), (Some(&old), epoch));
     std::fs::remove_file(path.join("veto")).unwrap();
     cluster.until_healthy(epoch).await;
@@ -53,18 +50,14 @@ async fn hooks_are_told_and_asked_and_one_that_hangs_is_not_in_the_way() {
         until("the hook has run", || async { told().lines().any(|told| told == line) }).await;
     }
     assert!(!told().contains("failed"), "{}", told());
-    until("the one that hung is told", || async {
-        cluster.recorded("(detect) did not end in time and was killed")
-    })
-    .await;
-    let metrics = holdfast_telemetry::metrics::encode(&cluster.registry);
+    cluster.until_recorded("(detect) did not end in time and was killed").await;
     for (on, result) in
         [("detect", "timed_out"), ("done", "succeeded"), ("before_fence", "succeeded")]
     {
         let line = format!(
             "supervisor_redis_hook_runs_total{{on=\"{on}\",redis=\"main\",result=\"{result}\"}} 1"
         );
-        assert!(metrics.contains(&line), "no {line} in {metrics}");
+        cluster.until_metric(&line).await;
     }
 }
 

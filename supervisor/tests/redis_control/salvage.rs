@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_supervisor::control::{ControlError, RedisCommand, SalvageOrder};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, servers, until};
+use crate::cluster::{Cluster, servers};
 
 const WRITES: usize = 300;
 
@@ -60,7 +60,7 @@ async fn what_was_saved_is_shown_without_values_and_replayed_once_around_newer_k
     let new = cluster.primary();
     new.confirmed_write("newer", "now").await;
     old.signal("CONT");
-    until("the salvage is told", || async { cluster.recorded("can be replayed") }).await;
+    cluster.until_recorded("can be replayed").await;
 
     let list = cluster.order(|reply| RedisCommand::Salvage(SalvageOrder::List { reply })).await;
     let list = list.unwrap();
@@ -96,6 +96,6 @@ async fn what_was_saved_is_shown_without_values_and_replayed_once_around_newer_k
     let again = replay(&cluster, id, false, true).await.unwrap_err();
     assert!(again.to_string().contains("was replayed at"), "{again}");
     assert_eq!(new.try_run("GET counter").await.as_deref(), Some(counter.as_str()));
-    assert!(cluster.recorded("was replayed: 600 commands carried out"), "{:#?}", cluster.records());
+    cluster.until_recorded("was replayed: 600 commands carried out").await;
     assert!(!cluster.records().iter().any(|record| record.contains("value 7")));
 }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything; only a broken test gets there.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process that ends with the test, however that ends.
 pub(crate) struct Process {
@@ -85,8 +85,8 @@ impl Server {
 
     /// One that tests reach by `endpoint`.
     pub(crate) async fn reached_by(mut endpoint: Endpoint, port: u16, options: &[&str]) -> Self {
-        endpoint.connect_timeout = Duration::from_secs(1);
-        endpoint.command_timeout = Duration::from_secs(1);
+        endpoint.connect_timeout = PATIENCE;
+        endpoint.command_timeout = PATIENCE;
         let dir = tempfile::tempdir().unwrap();
         let program = program();
         let fixed =
@@ -132,7 +132,8 @@ impl Server {
     pub(crate) async fn confirmed_write(&self, key: &str, value: &str) {
         let mut connection = self.open().await.unwrap();
         connection.command(&["SET", key, value]).await.unwrap();
-        let confirmed = connection.command(&["WAIT", "1", "1000"]).await.unwrap();
+        let wait = ["WAIT", "1", &PATIENCE.as_millis().to_string()];
+        let confirmed = connection.command(&wait).await.unwrap();
         assert!(confirmed.integer().unwrap() >= 1);
     }
 
@@ -165,8 +166,9 @@ async fn version(program: &str) -> u32 {
     version.parse().unwrap()
 }
 
+/// A port that nobody else gets while this process lives.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    holdfast_ports::take().unwrap()
 }
 
 /// A group of one at work, with what it has agreed on in `folder`.
@@ -345,6 +347,28 @@ impl Cluster {
         self.records().iter().any(|record| record.contains(text))
     }
 
+    /// Waits until something was recorded: a status may be published before the events that explain it.
+    pub(crate) async fn until_recorded(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.recorded(text) {
+            assert!(Instant::now() < deadline, "no {text:?} in {:#?}", self.records());
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until a metric has a value; `line` as it is exported.
+    pub(crate) async fn until_metric(&self, line: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = holdfast_telemetry::metrics::encode(&self.registry);
+            if text.lines().any(|found| found == line) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {line} in {text}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub(crate) async fn switch_over(
         &self,
         target: Option<Address>,
@@ -386,7 +410,8 @@ fn settings_of(
         sentinels: None,
         probe_interval: Duration::from_millis(100),
         probe_timeout: Duration::from_millis(500),
-        hang_after: Duration::from_secs(1),
+        // A busy machine is no hang; tests of hangs set their own.
+        hang_after: Duration::from_secs(20),
         failover_cooldown: Duration::from_secs(30),
         loss_bytes_max: None,
         approval: None,

@@ -8,11 +8,14 @@ use holdfast_supervisor::act::redis::SentinelEvent;
 use holdfast_supervisor::cluster::{Address, Manager};
 use holdfast_supervisor::config;
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::cluster::{Cluster, Process, Server, free_port, servers, until};
+use super::cluster::{Cluster, PATIENCE, Process, Server, free_port, servers, until};
 
 const PASSWORD: &str = "sentinels-only";
+
+/// A write that has no answer after this long waits for the end of a pause.
+const PAUSED: Duration = Duration::from_secs(1);
 
 /// One Redis Sentinel, which asks for a password.
 struct Sentinel {
@@ -80,7 +83,7 @@ async fn managed(down_after: Duration) -> (Cluster, Vec<Sentinel>) {
         let password = PASSWORD.to_owned();
         let endpoint = endpoint.with_credentials(Some(Credentials { username: None, password }));
         let mut connection = Connection::open(&endpoint).await.unwrap();
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         for (question, count) in [("REPLICAS", 2), ("SENTINELS", 2)] {
             loop {
                 let reply = connection.command(&["SENTINEL", question, "main"]).await.unwrap();
@@ -125,19 +128,15 @@ async fn a_failover_of_redis_sentinel_is_followed_and_not_made() {
     let switch = format!("main 127.0.0.1 {} 127.0.0.1 {}", old.port(), new.port());
     let is_switch =
         |event: &SentinelEvent| event.channel == "+switch-master" && event.payload == switch;
-    let mut told = Vec::new();
-    while let Ok(event) = events.try_recv() {
-        told.push(event);
-    }
-    assert!(told.iter().any(is_switch), "{told:#?}");
-    assert!(cluster.recorded("Redis Sentinel names it"), "{:#?}", cluster.records());
+    let heard = async { while !is_switch(&events.recv().await.unwrap()) {} };
+    assert!(timeout(PATIENCE, heard).await.is_ok(), "no +switch-master");
+    cluster.until_recorded("Redis Sentinel names it").await;
     assert!(!cluster.recorded("FailoverStep"), "{:#?}", cluster.records());
-    assert!(metric(
-        &cluster,
-        r#"supervisor_redis_manager_info{manager="sentinel",redis="main"} 1"#
-    ));
+    cluster
+        .until_metric(r#"supervisor_redis_manager_info{manager="sentinel",redis="main"} 1"#)
+        .await;
     // The former primary is dead: nobody wrote to it in vain.
-    assert!(metric(&cluster, r#"supervisor_redis_unsafe_switches_total{redis="main"} 0"#));
+    cluster.until_metric(r#"supervisor_redis_unsafe_switches_total{redis="main"} 0"#).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,13 +146,13 @@ async fn the_weak_spots_of_redis_sentinel_are_shown_while_they_are_open() {
     until("missing persistence is seen", || async { has_risk(&cluster, "keeps nothing on disk") })
         .await;
     let open = r#"supervisor_redis_sentinel_risk{redis="main",risk="down_after_short"} 1"#;
-    assert!(metric(&cluster, open));
+    cluster.until_metric(open).await;
     for sentinel in &sentinels {
         sentinel.run("SENTINEL SET main down-after-milliseconds 60000").await.unwrap();
     }
     until("down-after is long enough", || async { !has_risk(&cluster, "it fails over twice") })
         .await;
-    assert!(cluster.recorded("no longer so"), "{:#?}", cluster.records());
+    cluster.until_recorded("no longer so").await;
     assert!(cluster.primary().try_run("CONFIG SET appendonly yes").await.is_some());
     until("persistence is seen", || async { !has_risk(&cluster, "keeps nothing on disk") }).await;
 
@@ -200,11 +199,14 @@ async fn a_failover_asked_for_through_us_loses_no_acknowledged_write() {
     let mut writer = old.open().await.unwrap();
     let writing = tokio::spawn(async move {
         let mut acknowledged = 0_u32;
-        // Until the pause: the connection gives up after a second without an answer.
-        while writer.command(&["SET", &format!("key:{acknowledged}"), "1"]).await.is_ok() {
-            acknowledged += 1;
+        // Until the pause.
+        loop {
+            let key = format!("key:{acknowledged}");
+            match timeout(PAUSED, writer.command(&["SET", &key, "1"])).await {
+                Ok(Ok(_)) => acknowledged += 1,
+                _ => return acknowledged,
+            }
         }
-        acknowledged
     });
     until("writes are under way", || async {
         old.try_run("GET key:10").await.as_deref() == Some("1")
@@ -221,8 +223,8 @@ async fn a_failover_asked_for_through_us_loses_no_acknowledged_write() {
         assert_eq!(value.as_deref(), Some("1"), "write {number} of {acknowledged}");
     }
     // The former primary takes no writes while Sentinel still has it as a primary.
-    assert_eq!(old.try_run("SET late 1").await, None);
-    assert!(cluster.recorded("Redis Sentinel moved the primary"), "{:#?}", cluster.records());
+    assert_eq!(timeout(PAUSED, old.try_run("SET late 1")).await.ok().flatten(), None);
+    cluster.until_recorded("Redis Sentinel moved the primary").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -239,11 +241,11 @@ async fn writes_lost_by_a_failover_asked_of_sentinel_directly_are_noticed() {
     })
     .await;
     until("the former primary is a replica", || async { old.info("role").await == "slave" }).await;
-    until("the loss is noticed", || async { cluster.recorded("went on as a primary after") }).await;
-    assert!(metric(&cluster, r#"supervisor_redis_unsafe_switches_total{redis="main"} 1"#));
+    cluster.until_recorded("went on as a primary after").await;
+    cluster.until_metric(r#"supervisor_redis_unsafe_switches_total{redis="main"} 1"#).await;
     let kept = cluster.primary().try_run("EXISTS lost").await;
     assert_eq!(kept.as_deref(), Some("Integer(0)"));
-    assert!(cluster.recorded("bytes of its history never reached"), "{:#?}", cluster.records());
+    cluster.until_recorded("bytes of its history never reached").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,11 +270,11 @@ async fn without_a_manager_a_change_by_hand_is_noticed() {
     assert!(refused.contains("`redis.manager` is \"none\""), "{refused}");
     let (new, other) = (cluster.servers[1].as_ref().unwrap(), cluster.servers[2].as_ref().unwrap());
     cluster.primary().signal("KILL");
-    until("it is withheld", || async { cluster.recorded("withheld: `redis.manager`") }).await;
+    cluster.until_recorded("withheld: `redis.manager`").await;
     new.try_run("REPLICAOF NO ONE").await.unwrap();
     other.try_run(&format!("REPLICAOF 127.0.0.1 {}", new.port)).await.unwrap();
     cluster.until_healthy(epoch).await;
     assert_eq!(cluster.status().primary, Some(new.address()));
     assert_ne!(old, new.address());
-    assert!(cluster.recorded("it has become the primary"), "{:#?}", cluster.records());
+    cluster.until_recorded("it has become the primary").await;
 }

@@ -3,7 +3,6 @@
 pub(crate) mod prometheus;
 pub(crate) mod supervisor;
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 /// Longest wait for anything. Generous, as the machine may be busy with other things.
@@ -19,9 +18,9 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "not within {PATIENCE:?}: {what}");
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody else gets while this process lives.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    holdfast_ports::take().unwrap()
 }
 
 /// A child that dies with the test, even when that is killed.

@@ -67,6 +67,13 @@ class Cluster:
         secret = (self.latest / "secrets/chat.secret").read_text().strip()
         return f"{text}.{encode(hmac.digest(secret.encode(), text.encode(), hashlib.sha256))}"
 
+    def connections(self) -> dict[str, float]:
+        """Connections of each node, as the supervisor has scraped them."""
+        supervisor = self._settings("holdfast.toml")["supervisor"]["listen"]
+        with _direct().open(f"http://{supervisor}/operator/v1/status", timeout=30) as answer:
+            nodes = json.load(answer)["servers"]["nodes"]
+        return {node["name"]: node["connections"] or 0 for node in nodes}
+
     def kill(self, program: str) -> None:
         """kill -9 of a program such as `chatnode-1`; it is started again after a while."""
         os.kill(int((self.latest / "pids" / f"{program}.pid").read_text()), signal.SIGKILL)

@@ -25,12 +25,13 @@ use fastrand::Rng;
 use nix::sys::signal::Signal;
 
 use crate::process::Process;
+use crate::wait;
 use daemon::{Daemon, Seen};
 use evidence::{Batch, SERIES, WAYS, Way, oldest};
 use feed::Feed;
 use target::{Target, text};
 
-/// How long a supervisor lives, counted from when it is ready.
+/// How long a supervisor lives, counted from when it has confirmed something.
 const LIFE_MS: std::ops::Range<u64> = 600..4000;
 /// Time between two looks at what was scraped and flushed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -134,6 +135,10 @@ impl MetricsSoak {
         let mut random = Rng::with_seed(seed);
         self.target.set_round(seed);
         let feed = Feed::start(&self.daemon, seed);
+        wait::until("the first samples to be confirmed", PATIENCE, async || {
+            if feed.evidence().batches().0.is_empty() { Err(()) } else { Ok(()) }
+        })
+        .await;
         tokio::time::sleep(Duration::from_millis(random.u64(LIFE_MS))).await;
         self.process.signal(Signal::SIGKILL);
         let killed = now();

@@ -183,9 +183,12 @@ async fn the_supervisor_answers_queries_as_prometheus_does() {
     let error = cluster.get(&format!("{base}/api/v1/query?query=sum(")).await.unwrap_err();
     assert!(error.contains("400") && error.contains("bad_data"), "{error}");
     // promtool is a client of the same API.
-    let (status, output) =
-        process::run(Path::new("promtool"), &["query", "instant", &base, "count(up == 1)"]).await;
-    assert!(status.success() && output.contains("=> 8"), "{output}");
+    wait::until("promtool's answer", SOON, async || {
+        let args = ["query", "instant", &base, "count(up == 1)"];
+        let (status, output) = process::run(Path::new("promtool"), &args).await;
+        if status.success() && output.contains("=> 8") { Ok(()) } else { Err(output) }
+    })
+    .await;
     let (status, page) =
         (cluster.get(&base).await, cluster.get(&format!("{base}/runbooks/NodeDown")).await);
     assert!(status.unwrap().contains("chatnode-3"));
