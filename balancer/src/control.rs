@@ -22,12 +22,13 @@ use tokio_util::task::TaskTracker;
 use crate::check;
 use crate::config::admin::AdminConfig;
 use crate::config::{Config, FaultRules, ServerConfig};
+use crate::limits::{Limits, shared};
 use crate::metrics::{Close, Metrics};
 use crate::pool::server::Server;
 use crate::pool::{Pool, Pools};
 use crate::proxy::listener::{Listener, Settings};
 use crate::proxy::worker::{Command, Handle};
-use crate::record::{Limits, Recorder};
+use crate::record::{self, Recorder};
 use changes::Ledger;
 
 pub use crate::proxy::session::{Kind, Phase};
@@ -47,6 +48,7 @@ pub struct Balancer {
     /// Pools taken out whose connections go on.
     leaving: Mutex<Vec<Arc<Pool>>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
+    limits: Arc<Limits>,
     workers: Arc<[Handle]>,
     metrics: Arc<Metrics>,
     started: DateTime<Utc>,
@@ -76,24 +78,27 @@ impl Balancer {
             .iter()
             .map(|pool| (Arc::clone(&pool.name), Arc::new(Pool::new(pool, &metrics))))
             .collect();
+        let limits = Arc::new(Limits::new(&config, &metrics));
         let mut listeners = Vec::with_capacity(sockets.len());
         for (listener, socket) in config.listeners.iter().zip(sockets) {
-            let settings = Settings::new(listener.clone(), &pools);
+            let settings = Settings::new(listener.clone(), &pools, &limits);
             listeners.push(Arc::new(Listener::new(socket, settings, &metrics)?));
         }
         metrics.reload_successful.set(1);
         metrics.reload_timestamp.set(unix_seconds());
         let admin = config.admin.clone();
         let faults = config.faults;
-        let limits = Limits { bytes_max: admin.journal_bytes_max, files: admin.journal_files };
+        let kept =
+            record::Limits { bytes_max: admin.journal_bytes_max, files: admin.journal_files };
         let record = Arc::clone(&metrics.record);
-        let recorder = Recorder::start(admin.state_dir.as_deref(), limits, record)?;
+        let recorder = Recorder::start(admin.state_dir.as_deref(), kept, record)?;
         let keeps_changes = admin.keep_changes;
         Ok(Self {
             config: tokio::sync::Mutex::new(config),
             pools: RwLock::new(Arc::new(pools)),
             leaving: Mutex::default(),
             listeners: Mutex::new(listeners),
+            limits,
             workers,
             metrics,
             started: Utc::now(),
@@ -111,11 +116,16 @@ impl Balancer {
     /// Sets what the last run has kept, starts checks and lets every worker accept.
     pub(crate) async fn start(&self) {
         self.restore();
+        if let Some(redis) = self.config.lock().await.redis.clone() {
+            let metrics = self.metrics.shared.handles();
+            self.spawn(shared::keep(Arc::clone(&self.limits), redis, metrics));
+        }
         for pool in self.pools().values() {
             for server in pool.members().iter() {
                 self.start_checks(pool, server);
             }
         }
+        self.spawn(Arc::clone(&self.limits).keep_figures());
         for listener in self.listeners() {
             self.listen(&listener).await;
         }
@@ -145,6 +155,11 @@ impl Balancer {
     /// The pools in force.
     pub fn pools(&self) -> Arc<Pools> {
         Arc::clone(&self.pools.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bans, and what is remembered of clients.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Bound addresses by listener.
@@ -220,11 +235,16 @@ impl Balancer {
 
     fn start_checks(&self, pool: &Arc<Pool>, server: &Arc<Server>) {
         let watch = check::watch(Arc::clone(pool), Arc::clone(server), Arc::clone(&self.workers));
+        self.spawn(watch);
+    }
+
+    /// Runs `work` until the end.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let ended = self.ended.clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 () = ended.cancelled() => {}
-                () = watch => {}
+                () = work => {}
             }
         });
     }

@@ -9,6 +9,7 @@
 //! - `proxy`: listeners, workers, requests on their way, relay.
 //! - [`message`]: HTTP/1.1 heads and bodies as bytes (pure).
 //! - [`proxy_protocol`], [`tls`]: what comes before the first byte of a message.
+//! - [`limits`]: who may connect, how much a client may ask for, bans.
 //! - [`pool`]: servers, their state, and the choice between them (pure in [`pool::state`] and [`pool::balance`]).
 //! - `check`: active health checks.
 //! - [`faults`]: faults made on purpose, for drills (pure).
@@ -26,6 +27,7 @@ pub mod config;
 pub mod control;
 pub mod faults;
 mod figures;
+pub mod limits;
 pub mod message;
 pub mod metrics;
 pub mod pool;

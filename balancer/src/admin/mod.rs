@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod bans;
 pub(crate) mod doors;
 mod error;
 mod faults;
@@ -35,6 +36,7 @@ pub(crate) use error::ApiError;
 /// Every path of the API, topic by topic.
 fn routes() -> Vec<Route> {
     let mut routes = pools::routes();
+    routes.extend(bans::routes());
     routes.extend(faults::routes());
     routes.extend(settings::routes());
     routes.extend(journal::routes());

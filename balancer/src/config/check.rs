@@ -60,6 +60,16 @@ pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Fault
     checker.unique("listener", listeners.iter().map(|listener| &listener.name));
     checker.addresses(admin.listen, &listeners);
     let faults = checker.injection(&file.faults);
+    let redis = file.redis.as_ref().and_then(|redis| checker.redis(redis));
+    for (i, listener) in listeners.iter().enumerate() {
+        let shared = listener.limits.as_ref().is_some_and(|limits| limits.shared);
+        checker.require(
+            format!("listener[{i}].limits.shared"),
+            !shared || file.redis.is_some(),
+            || "needs [redis]".to_owned(),
+        );
+    }
+    let bans = file.bans.as_ref().map(|bans| checker.bans(bans));
     let config = Config {
         file: source.file.clone(),
         text: source.text().into(),
@@ -71,6 +81,8 @@ pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Fault
         faults,
         listeners,
         pools,
+        bans,
+        redis,
     };
     checker.faults.finish(config)
 }
@@ -189,6 +201,8 @@ impl Checker<'_> {
         });
         let tls = written.tls.as_ref();
         let tls = tls.and_then(|tls| self.listener_tls(&at("tls"), tls, written.http2));
+        let limits = written.limits.as_ref();
+        let limits = limits.map(|limits| self.limits(&at("limits"), limits, written.mode));
         ListenerConfig {
             name,
             listen,
@@ -207,6 +221,7 @@ impl Checker<'_> {
             idle_timeout: written.idle_timeout,
             header_bytes_max: bytes,
             tcp: self.tcp(&at("tcp"), &written.tcp),
+            limits,
         }
     }
 
@@ -330,14 +345,10 @@ impl Checker<'_> {
                 None
             }
             (Algorithm::Hash, Some(text)) => {
-                let key = match text.split_once(':') {
-                    None if text == "uri" => Some(Key::Uri),
-                    Some(("header", name)) if is_field_name(name) => Some(Key::Header(name.into())),
-                    Some(("cookie", name)) if is_field_name(name) => Some(Key::Cookie(name.into())),
-                    _ => None,
-                };
+                let key = if text == "uri" { Some(Key::Uri) } else { read_key(text) };
                 if key.is_none() {
-                    let expected = "expected \"uri\", \"header:NAME\" or \"cookie:NAME\"";
+                    let expected =
+                        "expected \"uri\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
                     self.fault(at, format!("{expected}, found {text:?}"));
                 }
                 key
@@ -378,6 +389,18 @@ impl Checker<'_> {
     fn connections_max(&mut self, key: String, max: Option<u32>) -> Option<NonZeroU32> {
         self.require(key, max != Some(0), || "expected at least 1, found 0".to_owned());
         max.and_then(NonZeroU32::new)
+    }
+}
+
+/// A part of a request, by its kind and name.
+pub(super) fn read_key(text: &str) -> Option<Key> {
+    let (kind, name) = text.split_once(':')?;
+    match kind {
+        _ if !is_field_name(name) => None,
+        "header" => Some(Key::Header(name.into())),
+        "cookie" => Some(Key::Cookie(name.into())),
+        "query" => Some(Key::Query(name.into())),
+        _ => None,
     }
 }
 

@@ -11,6 +11,8 @@ use serde::Deserialize;
 
 use super::faults::Faults;
 use super::health::{AgentCheck, HealthCheck};
+use super::limits;
+use super::redis;
 use super::resilience::{OutlierDetection, Retries};
 use crate::proxy_protocol::Version;
 use crate::tls::{ClientCertificate, MinVersion};
@@ -55,6 +57,8 @@ pub(super) struct File {
     pub drain: Drain,
     #[serde(default)]
     pub workers: Workers,
+    pub bans: Option<limits::Bans>,
+    pub redis: Option<redis::Redis>,
     #[serde(default)]
     pub faults: Faults,
     #[serde(default)]
@@ -137,6 +141,7 @@ pub(super) struct Listener {
     pub max_header_bytes: usize,
     #[serde(default)]
     pub tcp: super::tcp::File,
+    pub limits: Option<limits::Limits>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,6 +9,8 @@ mod faults;
 mod file;
 mod health;
 pub(crate) mod lifetime;
+mod limits;
+mod redis;
 mod resilience;
 mod routes;
 mod tcp;
@@ -24,6 +26,7 @@ use holdfast_settings::Faults;
 use holdfast_telemetry::logs;
 use ipnet::IpNet;
 
+use crate::limits::{BanRules, LimitRules, RedisRules};
 use crate::message::choice::Key;
 use crate::proxy_protocol::Version;
 use crate::tls::{ClientTls, ServerTls};
@@ -61,6 +64,10 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Names unique; the pools of listeners and routes are among them.
     pub pools: Vec<PoolConfig>,
+    /// When clients are banned without an operator's doing, if ever.
+    pub bans: Option<BanRules>,
+    /// What several balancers share, if they do.
+    pub redis: Option<RedisRules>,
 }
 
 /// One listening address.
@@ -101,6 +108,8 @@ pub struct ListenerConfig {
     pub header_bytes_max: usize,
     /// When a silent client counts as gone.
     pub tcp: TcpRules,
+    /// What a client may ask for, if that is bounded.
+    pub limits: Option<Arc<LimitRules>>,
 }
 
 /// A set of servers that serve the same.

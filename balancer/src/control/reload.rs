@@ -70,6 +70,10 @@ impl Balancer {
         let new = config::load(&old.file)?;
         let mut sockets = self.bind_new(&new)?;
         let mut changed = restart_needed(old, &new);
+        self.limits.set(&new);
+        if old.bans != new.bans {
+            changed.push("bans have new rules".to_owned());
+        }
         self.replace_pools(old, &new, &mut changed);
         self.replace_listeners(&new, &mut sockets, &mut changed).await;
         self.close_pools(&new, &mut changed);
@@ -213,7 +217,7 @@ impl Balancer {
         let mut before = self.listeners();
         let mut after = Vec::with_capacity(new.listeners.len());
         for config in &new.listeners {
-            let settings = Settings::new(config.clone(), &pools);
+            let settings = Settings::new(config.clone(), &pools, &self.limits);
             let same = before.iter().position(|listener| is_same(listener, config));
             if let Some(position) = same {
                 let listener = before.swap_remove(position);
@@ -242,6 +246,7 @@ impl Balancer {
             if new.listeners.iter().all(|config| config.name != name) {
                 listener.settings().forget_certificates(&self.metrics);
                 self.metrics.listeners.forget(&name);
+                self.metrics.limits.forget(&name);
             }
             changed.push(format!("listener {name} removed from {}", listener.address()));
         }
@@ -281,6 +286,7 @@ fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     let others = [
         ("log", old.log_level != new.log_level || old.log_format != new.log_format),
         ("drain.period", old.drain_period != new.drain_period),
+        ("redis", old.redis != new.redis),
         ("workers.count", old.workers != new.workers),
     ]
     .into_iter()

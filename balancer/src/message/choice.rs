@@ -12,6 +12,8 @@ pub enum Key {
     Header(Box<str>),
     /// The cookie of this name.
     Cookie(Box<str>),
+    /// The parameter of this name in the target's query, as it is written there.
+    Query(Box<str>),
 }
 
 /// What a request asks for, as far as it decides where it goes.
@@ -53,8 +55,17 @@ impl<'a> Seen<'a> {
             Key::Uri => Some(self.path().as_bytes()),
             Key::Header(name) => self.values(name).next(),
             Key::Cookie(name) => self.cookie(name),
+            Key::Query(name) => self.parameter(name),
         };
         value.map(balance::hash)
+    }
+
+    /// The value of the first parameter of this name.
+    fn parameter(&self, name: &str) -> Option<&'a [u8]> {
+        let (_, query) = self.target.split_once('?')?;
+        let mut pairs = query.split('&');
+        let value = pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        value.map(str::as_bytes)
     }
 
     /// The number in the first cookie of this name.
@@ -80,11 +91,24 @@ pub struct Choice {
     pub key: Option<u64>,
     /// The server its sticky cookie names.
     pub sticky: Option<u64>,
+    /// The hash of the token by which requests are limited.
+    pub token: Option<u64>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_parameter_is_found_by_its_whole_name() {
+        let key = |target, name: &str| Seen::new("a", target, &[]).key(&Key::Query(name.into()));
+        let token = Some(balance::hash(b"t"));
+        assert_eq!(key("/?a=1&token=t&token=u", "token"), token);
+        assert_eq!(key("/?token=t?x", "token"), Some(balance::hash(b"t?x")));
+        for target in ["/token=t", "/?xtoken=t", "/?token", "/?tokens=t", "/"] {
+            assert_eq!(key(target, "token"), None, "{target}");
+        }
+    }
 
     #[test]
     fn a_host_is_told_from_its_port() {

@@ -35,6 +35,51 @@ labels! {
         TlsHandshake = "tls_handshake",
         /// No PROXY header where there has to be one, or from a peer that has no say.
         ProxyHeader = "proxy_header",
+        /// Its address is on the `deny` list, or not on the `allow` list.
+        Denied = "denied",
+        /// It is banned.
+        Banned = "banned",
+        /// It has as many connections as one client may.
+        ClientConnections = "client_connections",
+        /// It connects more often than one client may.
+        ConnectionRate = "connection_rate",
+        /// It asks more often than one client may.
+        RequestRate = "request_rate",
+        /// More is asked under its token than may be.
+        TokenRate = "token_rate",
+        /// Its limits are shared, and what they are shared by cannot be reached.
+        LimitsUnavailable = "limits_unavailable",
+        /// The body of its request is longer than allowed.
+        BodyTooLong = "body_too_long",
+    }
+}
+
+impl Rejection {
+    /// Those that limits and bans are the reason for.
+    pub(super) const BY_LIMITS: &[Self] = &[
+        Self::Denied,
+        Self::Banned,
+        Self::ClientConnections,
+        Self::ConnectionRate,
+        Self::RequestRate,
+        Self::TokenRate,
+        Self::LimitsUnavailable,
+    ];
+}
+
+labels! {
+    /// What counts towards a ban.
+    Offence {
+        /// Connections beyond a limit.
+        ConnectionFlood = "connection_flood",
+        /// No TLS or PROXY header where there has to be one.
+        BadHandshake = "bad_handshake",
+        /// Not HTTP, or ambiguous HTTP.
+        BadRequest = "bad_request",
+        /// A head that did not arrive in time.
+        HeaderTimeout = "header_timeout",
+        /// None: an operator wanted it.
+        Operator = "operator",
     }
 }
 

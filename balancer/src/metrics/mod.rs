@@ -6,10 +6,12 @@
 
 mod faults;
 mod labels;
+mod limits;
 mod listeners;
 mod pools;
 mod record;
 mod servers;
+mod shared;
 
 use std::sync::Arc;
 
@@ -19,11 +21,13 @@ use http::StatusCode;
 
 use crate::figures::Counts;
 pub(crate) use faults::FaultMetrics;
-pub use labels::{Close, Hedge, PoolError, Rejection};
+pub use labels::{Close, Hedge, Offence, PoolError, Rejection};
+pub(crate) use limits::{BanMetrics, LimitMetrics};
 pub(crate) use listeners::ListenerMetrics;
 pub(crate) use pools::PoolMetrics;
 pub(crate) use record::RecordMetrics;
 pub(crate) use servers::ServerMetrics;
+pub(crate) use shared::SharedMetrics;
 
 /// Status codes by class; the position is the first digit less one.
 const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -36,6 +40,8 @@ pub struct Metrics {
     pub(crate) faults: faults::Families,
     pub(crate) listeners: listeners::Families,
     pub(crate) record: Arc<RecordMetrics>,
+    pub(crate) limits: limits::Families,
+    pub(crate) shared: shared::Families,
     /// 1 if the last reload was taken, 0 if its settings were refused.
     pub(crate) reload_successful: IntGauge,
     /// When settings were last taken.
@@ -54,6 +60,8 @@ impl Metrics {
             faults: faults::Families::register(r),
             listeners: listeners::Families::register(r),
             record: Arc::new(RecordMetrics::register(r)),
+            limits: limits::Families::register(r),
+            shared: shared::Families::register(r),
             reload_successful: gauge(
                 r,
                 "balancer_config_last_reload_successful",

@@ -2,7 +2,7 @@
 //! goes on in [`super::relay`] in a task of its own, which is smaller than this one.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::pin::pin;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::buffers::{self, SMALL_BYTES};
@@ -23,6 +24,8 @@ use super::session::{Kind, Phase, Session};
 use super::transfer::End;
 use super::upstream::Idle;
 use super::worker::SessionGuard;
+use crate::limits::Offence;
+use crate::limits::protection::Refusal;
 use crate::message::choice::Seen;
 use crate::message::request::{self, Peer, Reading, Refused, RequestHead};
 use crate::metrics::{Close, Rejection};
@@ -81,6 +84,8 @@ pub(crate) async fn serve(guard: SessionGuard, idle: Rc<Idle>, client: End, peer
         Ended::Closed(close) => {
             if close == Close::Timeout && session.phase() == Phase::Head {
                 session.listener.metrics.reject(Rejection::HeaderTimeout);
+                let protection = &session.listener.settings().protection;
+                protection.offend(peer.ip(), Offence::HeaderTimeout);
             }
             guard.end(close);
         }
@@ -89,6 +94,20 @@ pub(crate) async fn serve(guard: SessionGuard, idle: Rc<Idle>, client: End, peer
             let relay = Relay::new(guard, lease, kind, conversation.client, server);
             tokio::task::spawn_local(relay);
         }
+    }
+}
+
+/// Tells a client with too many connections why it is not served, if the fresh socket takes that at once. A client that has sent
+/// something already may see a reset instead; waiting for it would cost what the limit is there to save.
+pub(crate) fn turn_away(stream: TcpStream, reason: Rejection) {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\
+        Connection: close\r\n\r\n";
+    if matches!(reason, Rejection::ClientConnections | Rejection::ConnectionRate)
+        && let Ok(stream) = stream.into_std()
+    {
+        // It is closed in any case.
+        let _ = (&stream).write(ANSWER);
     }
 }
 
@@ -129,6 +148,11 @@ impl Conversation {
             }
         };
         self.client.buffer.consume(head.length);
+        let token = head.choice.token;
+        let allowed = settings.protection.request(self.address.ip(), head.client, token);
+        if let Err(refusal) = allowed {
+            return self.turn_down(refusal, &head).await;
+        }
         match forward::forward(self, settings.pool_of(&head.choice), &head, out).await {
             Ok(Outcome::Done { close: false }) => ControlFlow::Continue(()),
             Ok(Outcome::Done { close: true }) => {
@@ -202,8 +226,12 @@ impl Conversation {
     /// Answers a head that is not forwarded. What follows on this connection cannot be trusted to begin where we think.
     async fn refuse(&mut self, status: u16, text: &'static str) -> ControlFlow<Ended> {
         let reason = if status == 405 { Rejection::Method } else { Rejection::BadRequest };
-        self.session.listener.metrics.reject(reason);
-        self.answer(status, text, false, false).await;
+        let listener = &self.session.listener;
+        listener.metrics.reject(reason);
+        if reason == Rejection::BadRequest {
+            listener.settings().protection.offend(self.address.ip(), Offence::BadRequest);
+        }
+        self.answer(status, text, None, false, false).await;
         self.end(true).await;
         ControlFlow::Break(Ended::Closed(Close::Error))
     }
@@ -224,9 +252,40 @@ impl Conversation {
             Failure::ClientTimeout => (408, "the request did not arrive in time\n"),
             Failure::Injected(status) => (status.as_u16(), "an injected fault\n"),
         };
+        // Those who are turned away together shall not come back together.
+        let retry = (status == 503).then(|| fastrand::u32(RETRY_SECONDS));
+        self.respond(status, text, retry, head).await
+    }
+
+    /// Answers a request that its client's limits keep from a server.
+    async fn turn_down(&mut self, refusal: Refusal, head: &RequestHead) -> ControlFlow<Ended> {
+        self.session.listener.metrics.reject(refusal.reason);
+        if refusal.reason == Rejection::LimitsUnavailable {
+            let retry = Some(fastrand::u32(RETRY_SECONDS));
+            return self.respond(503, "limits cannot be kept\n", retry, head).await;
+        }
+        let Some(retry) = refusal.retry else {
+            self.answer(403, "you are not served here\n", None, false, head.is_head).await;
+            self.end(!head.framing.is_done()).await;
+            return ControlFlow::Break(Ended::Closed(Close::Error));
+        };
+        // Whole seconds only (RFC 9110 10.2.3), and not too early.
+        let seconds = retry.as_secs() + u64::from(retry.subsec_nanos() > 0);
+        let retry = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+        self.respond(429, "too many requests\n", retry, head).await
+    }
+
+    /// Says something in answer to a request, and goes on with the next one if there can be one.
+    async fn respond(
+        &mut self,
+        status: u16,
+        text: &str,
+        retry: Option<u32>,
+        head: &RequestHead,
+    ) -> ControlFlow<Ended> {
         // Where a body ends that nobody has read, nobody knows.
         let keep = head.keep_alive && head.framing.is_done() && !self.session.is_finishing();
-        if !self.answer(status, text, keep, head.is_head).await {
+        if !self.answer(status, text, retry, keep, head.is_head).await {
             return ControlFlow::Break(Ended::Closed(Close::Error));
         }
         if keep {
@@ -236,17 +295,21 @@ impl Conversation {
         ControlFlow::Break(Ended::Closed(Close::Client))
     }
 
-    /// Says something in our own name; whether it got through.
-    async fn answer(&mut self, status: u16, text: &str, keep: bool, is_head: bool) -> bool {
+    /// Says something in our own name, to be asked again after `retry` seconds; whether it got through.
+    async fn answer(
+        &mut self,
+        status: u16,
+        text: &str,
+        retry: Option<u32>,
+        keep: bool,
+        is_head: bool,
+    ) -> bool {
         let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let reason = code.canonical_reason().unwrap_or_default();
         let date = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
         let connection = if keep { "" } else { "Connection: close\r\n" };
-        // Those who are turned away together shall not come back together.
-        let retry = match status {
-            503 => format!("Retry-After: {}\r\n", fastrand::u32(RETRY_SECONDS)),
-            _ => String::new(),
-        };
+        let retry = retry.map(|seconds| format!("Retry-After: {seconds}\r\n"));
+        let retry = retry.unwrap_or_default();
         let body = if is_head { "" } else { text };
         let message = format!(
             "HTTP/1.1 {status} {reason}\r\nDate: {date}\r\nContent-Type: text/plain; charset=utf-8\r\n\

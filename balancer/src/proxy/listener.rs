@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ListenerConfig, TcpRules};
+use crate::limits::{Limits, Protection};
 use crate::message::choice::{Choice, Seen};
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::pool::{Pool, Pools};
@@ -41,14 +42,16 @@ pub(crate) struct Settings {
     pub(crate) pool: Arc<Pool>,
     /// Of the routes, in their order.
     routes: Box<[Arc<Pool>]>,
+    pub(crate) protection: Arc<Protection>,
 }
 
 impl Settings {
     /// With the pools that `config` names, which are among `pools`.
-    pub(crate) fn new(config: ListenerConfig, pools: &Pools) -> Self {
+    pub(crate) fn new(config: ListenerConfig, pools: &Pools, limits: &Limits) -> Self {
         let find = |name| Arc::clone(pools.get(name).expect("checked with the settings"));
         let routes = config.routes.iter().map(|route| find(&route.pool)).collect();
-        Self { pool: find(&config.pool), routes, config }
+        let protection = limits.protection(&config);
+        Self { pool: find(&config.pool), routes, protection, config }
     }
 
     /// Whether requests find the same as with `other`.
@@ -72,6 +75,7 @@ impl Settings {
             route,
             key: rules.key.as_ref().and_then(|key| seen.key(key)),
             sticky: rules.sticky_cookie.as_deref().and_then(|name| seen.sticky(name)),
+            token: self.protection.token_key().and_then(|key| seen.key(key)),
         }
     }
 

@@ -14,13 +14,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::listener::Settings;
-use super::session::Session;
 use super::stream::Stream;
 use super::transfer::End;
 use super::upstream::Idle;
 use super::worker::SessionGuard;
 use super::{h2, http, tcp};
 use crate::config::Mode;
+use crate::limits::Offence;
 use crate::message::Malformed;
 use crate::metrics::{Close, Rejection};
 use crate::proxy_protocol;
@@ -36,25 +36,49 @@ enum Unwelcome {
     Read(#[source] io::Error),
     #[error("TLS handshake: {0}")]
     Handshake(#[source] io::Error),
+    #[error("{}", .0.as_str())]
+    Refused(Rejection),
+}
+
+impl Unwelcome {
+    fn reason(&self) -> Rejection {
+        match self {
+            Self::Stranger | Self::Header(_) | Self::Read(_) => Rejection::ProxyHeader,
+            Self::Handshake(_) => Rejection::TlsHandshake,
+            Self::Refused(reason) => *reason,
+        }
+    }
+
+    /// Whether it is the client's own doing. One that does not like our certificate says so by an alert, and probes only connect.
+    fn is_offence(&self) -> bool {
+        match self {
+            Self::Stranger => true,
+            Self::Header(_) | Self::Read(_) | Self::Refused(_) => false,
+            Self::Handshake(error) => {
+                let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+                error.is_some_and(|error| !matches!(error, rustls::Error::AlertReceived(_)))
+            }
+        }
+    }
 }
 
 /// Serves one client of a listener that wants to know more before.
 pub(crate) async fn serve(
-    guard: SessionGuard,
+    mut guard: SessionGuard,
     idle: Rc<Idle>,
     stream: TcpStream,
-    peer: SocketAddr,
+    mut peer: SocketAddr,
 ) {
     let session = Rc::clone(guard.session());
     let settings = session.listener.settings();
     let metrics = &session.listener.metrics;
     let welcomed = {
-        let welcome = pin!(welcome(&session, stream, peer, &settings));
+        let welcome = pin!(welcome(&mut guard, stream, &mut peer, &settings));
         session.until_stopped(welcome).await
     };
     match welcomed {
         // A task of its own, which is smaller than this one.
-        Ok(Ok(Welcome { client, peer, speaks_http2 })) => drop(match settings.config.mode {
+        Ok(Ok(Welcome { client, speaks_http2 })) => drop(match settings.config.mode {
             Mode::Http if speaks_http2 => {
                 tokio::task::spawn_local(h2::serve(guard, idle, client, peer))
             }
@@ -62,16 +86,17 @@ pub(crate) async fn serve(
             Mode::Tcp => tokio::task::spawn_local(tcp::serve(guard, client.stream, peer)),
         }),
         Ok(Err(unwelcome)) => {
-            metrics.reject(match unwelcome {
-                Unwelcome::Handshake(_) => Rejection::TlsHandshake,
-                _ => Rejection::ProxyHeader,
-            });
+            metrics.reject(unwelcome.reason());
+            if unwelcome.is_offence() {
+                settings.protection.offend(peer.ip(), Offence::BadHandshake);
+            }
             tracing::debug!(%peer, error = %unwelcome, "client turned away");
             guard.end(Close::Error);
         }
         Err(close) => {
             if close == Close::Timeout {
                 metrics.reject(Rejection::HeaderTimeout);
+                settings.protection.offend(peer.ip(), Offence::HeaderTimeout);
             }
             guard.end(close);
         }
@@ -81,14 +106,14 @@ pub(crate) async fn serve(
 /// A client that may be served.
 struct Welcome {
     client: End,
-    peer: SocketAddr,
     speaks_http2: bool,
 }
 
+/// Hears who the client is, which replaces `peer`, and agrees on TLS.
 async fn welcome(
-    session: &Session,
+    guard: &mut SessionGuard,
     mut stream: TcpStream,
-    mut peer: SocketAddr,
+    peer: &mut SocketAddr,
     settings: &Settings,
 ) -> Result<Welcome, Unwelcome> {
     let config = &settings.config;
@@ -98,19 +123,21 @@ async fn welcome(
             return Err(Unwelcome::Stranger);
         }
         if let Some(ends) = read_header(&mut stream).await? {
-            peer = ends.source;
-            session.set_peer(peer);
+            *peer = ends.source;
+            guard.session().set_peer(*peer);
         }
+        // Before TLS, which costs a hundred times as much.
+        guard.occupy(settings.protection.admit(peer.ip()).map_err(Unwelcome::Refused)?);
     }
     let Some(tls) = &config.tls else {
         let mut client = End::from(Stream::from(stream));
         let speaks_http2 = config.http2 && begins_http2(&mut client).await;
-        return Ok(Welcome { client, peer, speaks_http2 });
+        return Ok(Welcome { client, speaks_http2 });
     };
     let stream = Box::pin(tls.acceptor().accept(stream)).await.map_err(Unwelcome::Handshake)?;
     let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let client = Stream::Tls(Box::new(TlsStream::Server(stream))).into();
-    Ok(Welcome { client, peer, speaks_http2 })
+    Ok(Welcome { client, speaks_http2 })
 }
 
 /// Whether a client's first bytes are those of HTTP/2, which no request in HTTP/1.1 begins with. An end or an error comes again to the

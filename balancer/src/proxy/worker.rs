@@ -25,6 +25,7 @@ use super::stream::Stream;
 use super::upstream::Idle;
 use super::{http, registry, tcp, welcome};
 use crate::config::Mode;
+use crate::limits::Place;
 use crate::metrics::{Close, Metrics, Rejection};
 
 /// Commands that may wait for a worker; beyond it a handed-over connection stays where it is.
@@ -239,7 +240,23 @@ impl Worker {
 
     fn serve(self: &Rc<Self>, listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
         let settings = listener.settings();
-        let guard = SessionGuard::new(Rc::clone(self), listener, peer);
+        let mut place = None;
+        // Behind a PROXY header the client is not known yet.
+        if !settings.config.proxy_protocol {
+            match settings.protection.admit(peer.ip()) {
+                Ok(taken) => place = taken,
+                Err(reason) => {
+                    listener.metrics.reject(reason);
+                    let clear = settings.config.tls.is_none();
+                    if clear && settings.config.mode == Mode::Http {
+                        http::turn_away(stream, reason);
+                    }
+                    return;
+                }
+            }
+        }
+        let mut guard = SessionGuard::new(Rc::clone(self), listener, peer);
+        guard.occupy(place);
         let idle = Rc::clone(&self.idle);
         if settings.has_preface() {
             tokio::task::spawn_local(welcome::serve(guard, idle, stream, peer));
@@ -268,6 +285,8 @@ pub(crate) struct SessionGuard {
     number: u64,
     /// One of many on its connection, which is counted.
     is_stream: bool,
+    /// The client's count of connections, where it is kept.
+    place: Option<Box<Place>>,
 }
 
 impl SessionGuard {
@@ -295,7 +314,12 @@ impl SessionGuard {
         let number = registry::number(worker.began.get(), worker.index);
         worker.began.set(worker.began.get() + 1);
         worker.sessions.borrow_mut().insert(number, Rc::clone(&session));
-        Self { worker, session, number, is_stream }
+        Self { worker, session, number, is_stream, place: None }
+    }
+
+    /// Counts it among its client's connections until it ends.
+    pub(crate) fn occupy(&mut self, place: Option<Box<Place>>) {
+        self.place = place;
     }
 
     pub(crate) fn session(&self) -> &Rc<Session> {

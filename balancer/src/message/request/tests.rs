@@ -191,9 +191,15 @@ fn a_request_names_what_it_is_spread_by() {
             route: Some(7),
             key: seen.key(&key),
             sticky: seen.sticky("server"),
+            token: None,
         };
         let head = read(text.as_bytes(), &plain(&peer), &mut Vec::new(), choose);
-        let choice = Choice { route: Some(7), key: value.map(balance::hash), sticky: Some(255) };
+        let choice = Choice {
+            route: Some(7),
+            key: value.map(balance::hash),
+            sticky: Some(255),
+            token: None,
+        };
         assert_eq!(head.unwrap().unwrap().choice, choice, "{key:?}");
     }
 }
