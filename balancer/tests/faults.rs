@@ -99,8 +99,7 @@ async fn errors_come_in_their_share_and_end_with_the_lease() {
     // Seven standard deviations of a half of 200 either way.
     assert!((50..150).contains(&failed), "{failed}");
     let injected = "balancer_faults_injected_total{effect=\"error\",pool=\"p\"}";
-    let count = balancer.metric(injected).await;
-    assert!((count - failed as f64).abs() < 0.5, "{count} of {failed}");
+    balancer.wait_metric(injected, failed as f64).await;
     balancer.wait_metric("balancer_faults_active{effect=\"error\",pool=\"p\"}", 1.0).await;
     end(&balancer, id).await;
     for _ in 0..20 {
@@ -164,7 +163,7 @@ async fn a_reset_connection_looks_like_a_server_that_died() {
     // POST is not repeated.
     assert_eq!(request(l, "POST", "/", &[], b"body").await.status, 502);
     end(&balancer, id).await;
-    inject(&balancer, r#""effect":"reset","after":"300ms","lease":"5m""#).await;
+    inject(&balancer, r#""effect":"reset","after":"3s","lease":"5m""#).await;
     let url = format!("ws://{l}/ws");
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
     let ended = async { while let Some(Ok(_)) = socket.next().await {} };
