@@ -8,7 +8,11 @@ All find the primary through the Sentinel protocol, whoever manages it; nothing 
 is undone, everybody comes together, and each acknowledged write is looked for on the primary of then.
 
 `ms`: from the fault (or, if later, the last write acknowledged before the gap) to the next acknowledged write of the prober. `lost`:
-acknowledged writes of the writers that are missing in the end. Medians over the runs. Needs root (namespaces).
+acknowledged writes of the writers that are missing in the end. `steps`: what took Holdfast how many ms, by its own account. Medians over
+the runs. Needs root (namespaces).
+
+Holdfast runs as a group of three, one on each Redis host, with a shared secret and TLS between them; each step is agreed on by two of three
+disks before clients are told.
 """
 
 import argparse
@@ -92,7 +96,8 @@ class Run:
         for host in REDIS_HOSTS:
             count, gone = missing(self.folder / f"writer-{host}", host, primary)
             sent, lost = sent + count, lost + gone
-        return {"ms": milliseconds, "acknowledged": sent, "lost": lost, "switched": primary != "h1"}
+        steps = self.manager.steps() if primary != "h1" else {}
+        return {"ms": milliseconds, "acknowledged": sent, "lost": lost, "switched": primary != "h1", "steps": steps}
 
     def _wait_until_steady(self, probes, struck):
         end = time.monotonic() + OUTAGE_SECONDS_MAX
@@ -115,6 +120,14 @@ class Run:
         return wait_for("everybody follows one primary", together, seconds=60)
 
 
+def holdfast(options, leader):
+    """A group with a supervisor on each host, or one on a replica's."""
+    if options.supervisors == 1:
+        return Holdfast(options.holdfast, options.hang_after_ms)
+    hosts = [leader, *(host for host in ("h2", "h3", "h1") if host != leader)]
+    return Holdfast(options.holdfast, options.hang_after_ms, hosts=hosts, local=True)
+
+
 def median(results, key):
     values = [result[key] for result in results if result.get(key) is not None]
     return statistics.median(values) if values else None
@@ -132,6 +145,7 @@ def main():
     parser.add_argument("--holdfast", default="target/release/holdfast", help="the supervisor to measure")
     parser.add_argument("--hang-after-ms", type=int, default=300)
     parser.add_argument("--supervisors", type=int, choices=[1, 3], default=3, help="a group with one on each host, or one on a replica's host")
+    parser.add_argument("--leader", choices=["h1", "h2"], default="h2", help="which leads the group: beside the primary (h1), or not")
     parser.add_argument("--keep", help="keep logs of all runs in this folder")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -141,9 +155,7 @@ def main():
             parser.error(f"{program} is not installed")
     if not Path(options.holdfast).exists():
         parser.error(f"{options.holdfast} does not exist; run make build first")
-    hosts = ("h2", "h3", "h1") if options.supervisors == 3 else ("h2",)
-    managers = [Holdfast(options.holdfast, options.hang_after_ms, hosts=hosts, local=options.supervisors == 3), Sentinel()]
-    managers = [manager for manager in managers if options.manager in (None, manager.name)]
+    names = [name for name in ("holdfast", "sentinel") if options.manager in (None, name)]
     chosen = [fault for fault in faults.ALL if not options.fault or fault.name in options.fault]
     folder = Path(options.keep or tempfile.mkdtemp(prefix="bench-failover-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,10 +163,11 @@ def main():
     try:
         for fault in chosen:
             for number in range(options.runs):
-                for manager in managers:
-                    result = in_child(Run(manager, fault, folder / f"{fault.name}-{manager.name}-{number}"))
-                    table.setdefault((fault.name, manager.name), []).append(result)
-                    print(f"{fault.name:15} {manager.name:9} run {number + 1}: {result}", flush=True)
+                for name in names:
+                    manager = Sentinel() if name == "sentinel" else holdfast(options, fault.leader or options.leader)
+                    result = in_child(Run(manager, fault, folder / f"{fault.name}-{name}-{number}"))
+                    table.setdefault((fault.name, name), []).append(result)
+                    print(f"{fault.name:15} {name:9} run {number + 1}: {result}", flush=True)
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -21,6 +21,8 @@ class Fault:
     wait = 0
     # A failover is expected.
     switches = True
+    # The host whose supervisor leads; `None`: as the options say.
+    leader = None
 
     def prepare(self, world):
         """Redis settings per host, before anything starts."""
@@ -48,6 +50,18 @@ class Kill(Fault):
     def heal(self, world):
         world.redis["h1"].wait()
         world.start_redis("h1")
+
+
+class KillBoth(Kill):
+    """As when the host's power fails, except that its kernel still closes the connections."""
+
+    name, title, leader = "kill-both", "kill -9 of the primary and of the manager beside it", "h1"
+
+    def strike(self, world, manager):
+        at = _now()
+        world.redis["h1"].kill()
+        manager.processes["h1"].kill()
+        return at
 
 
 class Hang(Fault):
@@ -140,7 +154,7 @@ class Pause(Fault):
         return at
 
 
-ALL = [Kill(), Hang(), Partition(), PartitionWait(), HostDown(), Switchover(), EmptyRestart(), Stale(), Pause()]
+ALL = [Kill(), KillBoth(), Hang(), Partition(), PartitionWait(), HostDown(), Switchover(), EmptyRestart(), Stale(), Pause()]
 
 
 def primary_host(manager, hosts):

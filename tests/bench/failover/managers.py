@@ -1,6 +1,8 @@
 """The two managers under test. Each is started on a world of one primary and two replicas and found through the Sentinel protocol."""
 
+import json
 import subprocess
+import urllib.request
 from pathlib import Path
 
 from world import PORT, SENTINEL_PORT, address, wait_for
@@ -18,6 +20,7 @@ class Sentinel:
 
     def __init__(self, down_after_ms=1000):
         self._down_after_ms = down_after_ms
+        self.processes = {}
 
     def start(self, world):
         for host in REDIS_HOSTS:
@@ -27,7 +30,7 @@ class Sentinel:
                 f"sentinel monitor {NAME} {address('h1')} {PORT} 2\n"
                 f"sentinel down-after-milliseconds {NAME} {self._down_after_ms}\n"
             )
-            world.start(host, f"sentinel-{host}", ["redis-server", str(path), "--sentinel"])
+            self.processes[host] = world.start(host, f"sentinel-{host}", ["redis-server", str(path), "--sentinel"])
 
     def endpoints(self):
         return [(address(host), SENTINEL_PORT) for host in ("h2", "h3", "h1")]
@@ -43,11 +46,16 @@ class Sentinel:
                     return False
         return True
 
+    def steps(self):
+        """Sentinel keeps no account of its steps."""
+        return {}
+
 
 class Holdfast:
     """Holdfast's supervisors on some of the Redis hosts, everything at its defaults but the hang time-out (and the probes within it).
 
-    Several form a group. `local`: each sees the process of the server on its own host, as it does where it is installed beside it.
+    Several form a group, which the first of `hosts` founds and leads. `local`: each sees the process of the server on its own host, as it
+    does where it is installed beside it.
     """
 
     name = "holdfast"
@@ -56,6 +64,7 @@ class Holdfast:
         self._program = Path(program).resolve()
         self._hang_after_ms = hang_after_ms
         self._hosts, self._local = hosts, local
+        self.processes = {}
 
     def start(self, world):
         self._token, self._secret = _secret(world.folder / "token"), _secret(world.folder / "secret")
@@ -63,7 +72,8 @@ class Holdfast:
             path = world.folder / f"holdfast-{host}.toml"
             path.write_text(self._settings(world, host))
             subprocess.run([self._program, "check-config", path], check=True, stdout=subprocess.DEVNULL)
-            world.start(host, f"holdfast-{host}", [str(self._program), "supervise", "--config", str(path)])
+            words = [str(self._program), "supervise", "--config", str(path)]
+            self.processes[host] = world.start(host, f"holdfast-{host}", words)
         if len(self._hosts) > 1:
             self._gather()
 
@@ -114,6 +124,20 @@ class Holdfast:
             if fields["num-slaves"] != "2" or fields["flags"] != "master":
                 return False
         return True
+
+    def steps(self):
+        """The steps of the last change of the primary with how long each took, in ms, from the account of whoever led it."""
+        for _, url in self.urls():
+            try:
+                with urllib.request.urlopen(f"{url}/operator/v1/events?limit=1000", timeout=1) as answer:
+                    events = json.load(answer)["events"]
+            except OSError:
+                continue
+            accounts = [event["detail"] for event in events if event["kind"] == "failover_done" and "steps" in event["detail"]]
+            if accounts:
+                newest = max(accounts, key=lambda account: account["decided"])
+                return {step["step"]: round(step["seconds"] * 1000, 1) for step in newest["steps"]}
+        return {}
 
 
 def _secret(path):
