@@ -70,11 +70,7 @@ class Run:
 
     def _measure(self, world):
         settings = self.fault.prepare(world)
-        world.start_redis("h1", **settings.get("h1", {}))
-        for host in ("h2", "h3"):
-            world.start_redis(host, replica_of="h1", **settings.get(host, {}))
-        for host in ("h2", "h3"):
-            wait_for(f"{host} follows", lambda host=host: linked(host))
+        start_servers(world, settings)
         self.manager.start(world)
         wait_until_ready(self.manager)
         endpoints = [f"{host}:{port}" for host, port in self.manager.endpoints()]
@@ -108,16 +104,6 @@ class Run:
             if seen and seen[1] >= STEADY_SECONDS and time.monotonic_ns() - struck > STEADY_SECONDS * 1e9:
                 return seen[0]
         return None
-
-    def _come_together(self, world):
-        """All Redis servers that live follow one primary."""
-
-        def together():
-            primary = faults.primary_host(self.manager, REDIS_HOSTS)
-            others = [host for host in REDIS_HOSTS if host != primary and (self.fault.returns or host != "h1")]
-            return primary if primary and info(primary)["role"] == "master" and all(follows(host, primary) for host in others) else None
-
-        return wait_for("everybody follows one primary", together, seconds=60)
 
 
 def holdfast(options, leader):

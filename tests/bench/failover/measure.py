@@ -3,12 +3,16 @@
 import json
 import os
 
+import faults
+from managers import REDIS_HOSTS
 from resp import Connection
-from world import PORT, address
+from world import PORT, address, wait_for
 
 
-def info(host):
-    text = Connection(address(host), PORT).call("INFO", "replication").decode()
+def info(host, section="replication", timeout=0.25):
+    connection = Connection(address(host), PORT, timeout=timeout)
+    text = connection.call("INFO", section).decode()
+    connection.close()
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 
@@ -19,6 +23,27 @@ def linked(host):
 def follows(host, primary):
     seen = info(host)
     return seen["role"] == "slave" and seen["master_host"] == address(primary) and seen["master_link_status"] == "up"
+
+
+def start_servers(world, settings):
+    """A primary on the first Redis host and a linked replica on each other one; `settings` are those of single hosts."""
+    first, *others = REDIS_HOSTS
+    world.start_redis(first, **settings.get(first, {}))
+    for host in others:
+        world.start_redis(host, replica_of=first, **settings.get(host, {}))
+    for host in others:
+        wait_for(f"{host} follows", lambda host=host: linked(host))
+
+
+def come_together(manager, gone=(), seconds=60):
+    """The host of the primary that all Redis servers but those of `gone` follow in the end."""
+
+    def together():
+        primary = faults.primary_host(manager, REDIS_HOSTS)
+        others = [host for host in REDIS_HOSTS if host != primary and host not in gone]
+        return primary if primary and info(primary)["role"] == "master" and all(follows(host, primary) for host in others) else None
+
+    return wait_for("everybody follows one primary", together, seconds=seconds)
 
 
 def acknowledged(path):

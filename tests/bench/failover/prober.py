@@ -6,23 +6,15 @@ About a thousand writes a second. It follows the manager as the Sentinel guideli
 connection breaks, an error comes or a reply is late, ask again. Nothing is assumed about who manages.
 """
 
-import signal
 import sys
 import time
 
 from managers import NAME
+from notes import notes
 from resp import Connection, Refused
 
 EVERY_SECONDS = 0.001
 LATE_SECONDS = 0.02
-
-
-class Stop(Exception):
-    pass
-
-
-def stop(*_):
-    raise Stop
 
 
 def primary(endpoints):
@@ -61,30 +53,26 @@ def write(connection, number, endpoints, target):
 
 def main():
     path, endpoints = sys.argv[1], [Endpoint(text) for text in sys.argv[2:]]
-    signal.signal(signal.SIGTERM, stop)
     number, connection, target = 0, None, None
-    with open(path, "w") as out:
-        try:
-            while True:
-                try:
-                    if connection is None:
-                        target = primary(endpoints)
-                        if target is None:
-                            time.sleep(EVERY_SECONDS)
-                            continue
-                        connection = Connection(*target, timeout=0.05)
-                        if connection.call("ROLE")[0] != b"master":
-                            raise ConnectionError("not a primary")
-                    number += 1
-                    write(connection, number, endpoints, target)
-                    out.write(f"{time.monotonic_ns()} {target[0]}\n")
-                except (OSError, Refused):
-                    if connection:
-                        connection.close()
-                    connection = None
-                time.sleep(EVERY_SECONDS)
-        except Stop:
-            pass
+    with notes(path) as out:
+        while True:
+            try:
+                if connection is None:
+                    target = primary(endpoints)
+                    if target is None:
+                        time.sleep(EVERY_SECONDS)
+                        continue
+                    connection = Connection(*target, timeout=0.05)
+                    if connection.call("ROLE")[0] != b"master":
+                        raise ConnectionError("not a primary")
+                number += 1
+                write(connection, number, endpoints, target)
+                out.write(f"{time.monotonic_ns()} {target[0]}\n")
+            except (OSError, Refused):
+                if connection:
+                    connection.close()
+                connection = None
+            time.sleep(EVERY_SECONDS)
 
 
 if __name__ == "__main__":

@@ -73,11 +73,7 @@ class Run:
             world.close()
 
     def _measure(self, world):
-        world.start_redis("h1")
-        for host in ("h2", "h3"):
-            world.start_redis(host, replica_of="h1")
-        for host in ("h2", "h3"):
-            wait_for(f"{host} follows", lambda host=host: linked(host))
+        start_servers(world, {})
         manager = Holdfast(self.options.holdfast, self.options.hang_after_ms, hosts=self.options.hosts, local=True)
         manager.start(world)
         wait_until_ready(manager)
@@ -139,14 +135,6 @@ class Run:
             answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False).stdout.split()
             names += [each for each in REDIS_HOSTS if answer and answer[0] == address(each)]
         return max(set(names), key=names.count) if names else None
-
-    def _come_together(self, manager):
-        def together():
-            primary = faults.primary_host(manager, REDIS_HOSTS)
-            others = [host for host in REDIS_HOSTS if host != primary]
-            return primary if primary and info(primary)["role"] == "master" and all(follows(host, primary) for host in others) else None
-
-        return wait_for("everybody follows one primary", together, seconds=TOGETHER_SECONDS)
 
 
 def verdict(cut, result):

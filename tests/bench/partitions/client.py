@@ -7,7 +7,6 @@ next number: what failed is not acknowledged and may be missing. It is not a lib
 comparison with Redis Sentinel (`make bench-failover`) uses redis-py, unmodified.
 """
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -15,19 +14,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "failover"))
 
 from managers import NAME  # noqa: E402
+from notes import notes  # noqa: E402
 from resp import Connection, Refused  # noqa: E402
 
 EVERY_SECONDS = 0.005
 PAUSE_SECONDS = 0.05
 TIMEOUT_SECONDS = 0.5
-
-
-class Stop(Exception):
-    pass
-
-
-def stop(*_):
-    raise Stop
 
 
 def connect(endpoints):
@@ -49,26 +41,22 @@ def connect(endpoints):
 def main():
     path, own, replicas = sys.argv[1], sys.argv[2], int(sys.argv[3])
     endpoints = [(host, int(port)) for host, port in (text.rsplit(":", 1) for text in sys.argv[4:])]
-    signal.signal(signal.SIGTERM, stop)
     number, connection = 0, None
-    with open(path, "w") as out:
-        try:
-            while True:
-                number += 1
-                try:
-                    connection = connection or connect(endpoints)
-                    connection.call("SET", f"writer:{own}:{number}", number)
-                    confirmed = connection.call("WAIT", replicas, int(TIMEOUT_SECONDS * 800)) if replicas else 0
-                    if confirmed >= replicas:
-                        out.write(f"{number} {time.monotonic_ns()}\n")
-                except (OSError, Refused):
-                    if connection:
-                        connection.close()
-                    connection = None
-                    time.sleep(PAUSE_SECONDS)
-                time.sleep(EVERY_SECONDS)
-        except Stop:
-            pass
+    with notes(path) as out:
+        while True:
+            number += 1
+            try:
+                connection = connection or connect(endpoints)
+                connection.call("SET", f"writer:{own}:{number}", number)
+                confirmed = connection.call("WAIT", replicas, int(TIMEOUT_SECONDS * 800)) if replicas else 0
+                if confirmed >= replicas:
+                    out.write(f"{number} {time.monotonic_ns()}\n")
+            except (OSError, Refused):
+                if connection:
+                    connection.close()
+                connection = None
+                time.sleep(PAUSE_SECONDS)
+            time.sleep(EVERY_SECONDS)
 
 
 if __name__ == "__main__":

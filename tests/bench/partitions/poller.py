@@ -3,44 +3,32 @@
     poller.py ADDRESS PORT FILE      until SIGTERM; FILE gets one line `<monotonic nanoseconds>` per accepted write, 50 a second at most
 """
 
-import signal
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "failover"))
 
+from notes import notes  # noqa: E402
 from resp import Connection, Refused  # noqa: E402
 
 EVERY_SECONDS = 0.02
 
 
-class Stop(Exception):
-    pass
-
-
-def stop(*_):
-    raise Stop
-
-
 def main():
     host, port, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    signal.signal(signal.SIGTERM, stop)
     connection = None
-    with open(path, "w") as out:
-        try:
-            while True:
-                try:
-                    connection = connection or Connection(host, port, timeout=0.2)
-                    connection.call("SET", f"poller:{host}", time.monotonic_ns())
-                    out.write(f"{time.monotonic_ns()}\n")
-                except Refused:
-                    pass
-                except OSError:
-                    connection = None
-                time.sleep(EVERY_SECONDS)
-        except Stop:
-            pass
+    with notes(path) as out:
+        while True:
+            try:
+                connection = connection or Connection(host, port, timeout=0.2)
+                connection.call("SET", f"poller:{host}", time.monotonic_ns())
+                out.write(f"{time.monotonic_ns()}\n")
+            except Refused:
+                pass
+            except OSError:
+                connection = None
+            time.sleep(EVERY_SECONDS)
 
 
 if __name__ == "__main__":
