@@ -20,7 +20,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,8 +30,8 @@ sys.path.insert(0, str(HERE))
 
 import faults
 from managers import REDIS_HOSTS, Holdfast, Sentinel, wait_until_ready
-from measure import acknowledged, follows, in_child, info, linked, missing
-from world import World, enter, wait_for
+from measure import acknowledged, come_together, in_child, missing, start_servers
+from world import World, enter
 
 WARM_UP_SECONDS = 2
 # The prober must have written for this long after the gap before the fault is undone.
@@ -83,7 +82,7 @@ class Run:
         struck = self.fault.strike(world, self.manager)
         milliseconds = self._wait_until_steady(probes, struck)
         self.fault.heal(world)
-        primary = self._come_together(world)
+        primary = come_together(self.manager, gone=() if self.fault.returns else ("h1",))
         for client in clients:
             client.send_signal(signal.SIGTERM)
         for client in clients:

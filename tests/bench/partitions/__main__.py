@@ -1,6 +1,6 @@
 """What does each cut through the network do? Real servers, supervisors and clients in network namespaces; one table.
 
-    python3 tests/bench/partitions [--cut NAME]... [--seconds N] [--holdfast PROGRAM] [--keep DIR] [--check]
+    python3 tests/bench/partitions [--cut NAME]... [--seconds N] [--patience N] [--holdfast PROGRAM] [--keep DIR] [--check]
 
 Per cut: a Redis primary (`h1`) and two replicas (`h2`, `h3`), a supervisor beside each, on `c1` and on each Redis host a client that
 writes up to 200 times a second without `WAIT`, and on `c1` one that asks a replica to confirm (`WAIT 1`). After a warm-up the cut is made, lasts
@@ -31,10 +31,9 @@ BENCH = HERE.parent / "failover"
 sys.path[:0] = [str(HERE), str(BENCH)]
 
 import cuts  # noqa: E402
-import faults  # noqa: E402
 from managers import REDIS_HOSTS, Holdfast, wait_until_ready  # noqa: E402
-from measure import acknowledged, follows, in_child, info, linked, missing  # noqa: E402
-from world import PORT, World, address, enter, wait_for  # noqa: E402
+from measure import come_together, in_child, missing, start_servers  # noqa: E402
+from world import PORT, World, address, enter  # noqa: E402
 
 WARM_UP_SECONDS = 2
 # Two writes on two hosts within this time of each other: both took writes at once. Longer than the pollers' interval and pause.
@@ -85,10 +84,14 @@ class Run:
         time.sleep(self.options.seconds)
         # What a client that still reaches a supervisor is told. All supervisors may be out of reach of `c1`.
         told = self._told(world, manager)
+        end = time.monotonic() + self.options.patience
+        while self.cut.switches and told in (None, "h1") and time.monotonic() < end:
+            time.sleep(0.2)
+            told = self._told(world, manager)
         for source, target in self.cut.pairs:
             world.unblock(source, target)
         mended = time.monotonic_ns()
-        primary = self._come_together(manager)
+        primary = come_together(manager, seconds=TOGETHER_SECONDS)
         for client in clients:
             client.send_signal(signal.SIGTERM)
         for client in clients:
@@ -163,6 +166,7 @@ def main():
     parser = argparse.ArgumentParser(prog="partitions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cut", action="append", choices=[cut.name for cut in cuts.ALL], help="only these")
     parser.add_argument("--seconds", type=float, default=6, help="how long each cut lasts")
+    parser.add_argument("--patience", type=float, default=0, help="seconds more for a cut that must have another primary before it ends")
     parser.add_argument("--hang-after-ms", type=int, default=300)
     parser.add_argument("--supervisors", type=int, choices=[1, 3], default=3, help="one on the first replica's host, or one on each")
     parser.add_argument("--holdfast", default="target/release/holdfast", help="the supervisor to try")

@@ -10,6 +10,7 @@ mod lifecycle;
 mod metrics_crash;
 mod node_crash;
 mod observability;
+mod partition;
 mod redis_crash;
 mod slow_node;
 mod soak;
