@@ -36,6 +36,11 @@ const PENDING_MAX: usize = 4096;
 /// Events written in one transaction.
 const BATCH_MAX: usize = 256;
 
+/// A new event waits this long for others that belong to the same transaction: the steps of a failover come within milliseconds of each
+/// other, and writing each by itself would keep the disk from what the supervisors have to agree on at that moment. Readers and listeners
+/// have it at once.
+const GATHER: Duration = Duration::from_millis(100);
+
 /// Wait before writing again after a failure.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -103,6 +108,8 @@ struct State {
     pending: VecDeque<Arc<Event>>,
     /// Changed and not on disk yet; bounded by the pending events that changed them.
     changed: BTreeMap<u64, Incident>,
+    /// Somebody waits until all of it is on disk.
+    hurried: bool,
     ending: bool,
 }
 
@@ -144,6 +151,7 @@ impl Journal {
                 incidents,
                 pending: VecDeque::new(),
                 changed: BTreeMap::new(),
+                hurried: false,
                 ending: false,
             }),
             work: Condvar::new(),
@@ -264,7 +272,9 @@ impl Journal {
 
     /// Waits until everything recorded so far is on disk; false if that takes longer than `patience`.
     pub fn flush(&self, patience: Duration) -> bool {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
+        state.hurried |= !state.pending.is_empty();
+        self.shared.work.notify_one();
         let is_left = |state: &mut State| !state.pending.is_empty();
         let (_state, waited) = self
             .shared
@@ -375,6 +385,12 @@ impl Shared {
                 let is_idle = |state: &mut State| state.pending.is_empty() && !state.ending;
                 let state = self.work.wait_while(state, is_idle);
                 let state = state.unwrap_or_else(PoisonError::into_inner);
+                let is_gathering = |state: &mut State| {
+                    state.pending.len() < BATCH_MAX && !state.hurried && !state.ending
+                };
+                let gathered = self.work.wait_timeout_while(state, GATHER, is_gathering);
+                let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+                state.hurried = false;
                 let events: Vec<_> = state.pending.iter().take(BATCH_MAX).cloned().collect();
                 (events, state.changed.clone(), state.ending)
             };
