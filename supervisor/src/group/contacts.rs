@@ -20,6 +20,8 @@ struct Inner {
     confirmed: BTreeMap<MemberId, Instant>,
     /// When a leader was heard last.
     leader: Option<Instant>,
+    /// Members whose host said, after their last word, that nobody listens there any more.
+    gone: BTreeSet<MemberId>,
 }
 
 impl Contacts {
@@ -39,8 +41,19 @@ impl Contacts {
     /// A member has confirmed a report of ours.
     pub(super) fn confirmed(&self, member: MemberId, sent: Instant) {
         let mut inner = self.lock();
+        inner.gone.remove(&member);
         let newest = inner.confirmed.entry(member).or_insert(sent);
         *newest = sent.max(*newest);
+    }
+
+    /// A member's host says that nobody listens at its address: its process has ended.
+    pub(super) fn refused(&self, member: MemberId) {
+        self.lock().gone.insert(member);
+    }
+
+    /// Whether a member's process is known to have ended.
+    pub(super) fn is_gone(&self, member: MemberId) -> bool {
+        self.lock().gone.contains(&member)
     }
 
     /// A leader was heard.

@@ -21,7 +21,8 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// Eight heartbeats may be lost before an election, which then takes some 20 ms: a dead leader is replaced within half a second.
+    /// Eight heartbeats may be lost before an election, which then takes some 20 ms: a leader that is cut off is replaced within half a second,
+    /// one whose process has ended within a quarter. Less, and a host that stalls for a moment loses the leadership for nothing.
     fn default() -> Self {
         Self { heartbeat: Duration::from_millis(50), election: Duration::from_millis(400) }
     }
@@ -31,6 +32,19 @@ impl Timing {
     /// How long a leader may act after a majority has answered: half of the wait, so that the rest spreads the candidates.
     pub fn lease(&self) -> Duration {
         self.election / 2
+    }
+
+    /// A member that no majority has answered for this long keeps the Redis primary beside it from taking writes. It is over when the
+    /// others can have another leader, so that they need not wait for it as well; and it outlasts the stalls of a busy host.
+    pub fn self_fence(&self) -> Duration {
+        self.election * 3 / 4
+    }
+
+    /// When a member stands for election whose leader's process has ended; `heard` is when it last heard that leader. Before the lease is
+    /// over the others vote for nobody. `rank` counts the members that might stand: one after the other, so that they do not divide the votes.
+    pub(super) fn stands_at(&self, heard: Instant, rank: usize) -> Instant {
+        let turn = u32::try_from(rank).unwrap_or(u32::MAX);
+        heard + self.lease() + self.heartbeat / 2 + self.heartbeat.saturating_mul(turn)
     }
 
     /// A member that has not heard a leader for this long says that there is none. An election that has to be held twice takes less.
@@ -121,5 +135,18 @@ mod tests {
         assert_eq!(u128::from(longest), timing.election.as_millis());
         assert_eq!(u128::from(library.election_timeout_max), timing.lease().as_millis());
         assert!(timing.lease() >= 4 * timing.heartbeat, "one late heartbeat does not end it");
+        assert!(timing.self_fence() > timing.lease(), "an election alone fences nothing");
+        assert!(timing.self_fence() < timing.election, "the others need not wait for it");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from; no test waits")]
+    fn members_stand_one_after_the_other_when_the_leader_has_ended() {
+        let (timing, heard) = (Timing::default(), Instant::now());
+        let lease = heard + timing.lease();
+        let first = timing.stands_at(heard, 0);
+        assert!(first > lease, "nobody would vote");
+        assert_eq!(timing.stands_at(heard, 1) - first, timing.heartbeat);
+        assert!(timing.stands_at(heard, 1) < heard + timing.election);
     }
 }

@@ -261,6 +261,7 @@ impl Keeper {
         let mut tick = interval(inner.settings.timing.heartbeat / 2);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut leading: JoinSet<Option<(Vote, u64)>> = JoinSet::new();
+        let mut stood = None;
         loop {
             let current = metrics.borrow_and_update().clone();
             if let Err(fatal) = &current.running_state {
@@ -272,6 +273,13 @@ impl Keeper {
                 .is_some_and(|running| running.led.is_some_and(|(vote, _)| vote == current.vote));
             if current.state == openraft::ServerState::Leader && !is_led && leading.is_empty() {
                 leading.spawn(lead(raft.clone(), identity, current.vote, inner.name()));
+            }
+            if inner.has_lost_leader(&current, identity) && stood != Some(current.vote) {
+                stood = Some(current.vote);
+                tracing::info!("the leader's process has ended; this member stands for election");
+                if let Err(fatal) = raft.trigger().elect().await {
+                    return End::Failed(fatal.to_string());
+                }
             }
             let newest = Arc::clone(&ledger.borrow_and_update());
             note_ledger(&inner, &newest, &mut leadership, &current);
@@ -374,6 +382,20 @@ fn note_ledger(
 impl Inner {
     pub(super) fn name(&self) -> String {
         self.settings.own.name.clone()
+    }
+
+    /// Whether the leader is known to have ended, and it is this member's turn to stand for election.
+    fn has_lost_leader(&self, metrics: &RaftMetrics, identity: Identity) -> bool {
+        let Some(leader) = metrics.current_leader.filter(|leader| *leader != identity.member)
+        else {
+            return false;
+        };
+        let Some(heard) = self.contacts.leader().filter(|_| self.contacts.is_gone(leader)) else {
+            return false;
+        };
+        let voters = metrics.membership_config.voter_ids();
+        let rank = voters.filter(|voter| *voter != leader && *voter < identity.member).count();
+        Instant::now().into_std() >= self.settings.timing.stands_at(heard, rank)
     }
 
     fn seat_now(&self, metrics: &RaftMetrics, begun: Instant) -> Seat {

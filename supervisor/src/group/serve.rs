@@ -100,29 +100,37 @@ struct Round {
 }
 
 /// Sends this member's report to all others, at once when it changes and with every heartbeat; to each only one at a time, so that a
-/// slow one gets fewer and newer.
+/// slow one gets fewer and newer. What changes while a report is on its way follows as soon as that is answered.
 pub(super) async fn exchange_reports(inner: Arc<Inner>, shutdown: CancellationToken) {
     let mut report = inner.own_report.subscribe();
     let mut tick = interval(inner.settings.timing.heartbeat);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rounds: JoinSet<Round> = JoinSet::new();
     let mut under_way = HashSet::new();
+    // Members that have not been sent the newest.
+    let mut due = HashSet::new();
     // A member that is stopped is asked again after this long.
     let limit = inner.settings.timing.lease().max(Duration::from_millis(100));
     loop {
-        tokio::select! {
+        let is_news = tokio::select! {
             () = shutdown.cancelled() => break,
             // The sender is ours.
-            _ = report.changed() => {}
-            _ = tick.tick() => {}
+            _ = report.changed() => true,
+            _ = tick.tick() => true,
             Some(Ok(round)) = rounds.join_next() => {
                 under_way.remove(&round.to);
                 note_round(&inner, &round);
-                continue;
+                false
             }
-        }
+        };
         let Some(identity) = inner.running().map(|running| running.identity) else { continue };
         let members = Arc::clone(&inner.members.borrow());
+        if is_news {
+            due = members.others().map(|(id, _)| id).collect();
+        }
+        if due.is_subset(&under_way) {
+            continue;
+        }
         let mut current = report.borrow_and_update().clone();
         current.heard = inner
             .reports
@@ -132,9 +140,10 @@ pub(super) async fn exchange_reports(inner: Arc<Inner>, shutdown: CancellationTo
             .collect();
         for (to, member) in members.others() {
             let Some(address) = member.address.clone() else { continue };
-            if !under_way.insert(to) {
+            if under_way.contains(&to) || !due.remove(&to) {
                 continue;
             }
+            under_way.insert(to);
             let (peers, from) = (Arc::clone(&inner.peers), identity.member);
             let request = Request::Report {
                 from,
@@ -170,7 +179,12 @@ fn note_round(inner: &Inner, round: &Round) {
             tracing::debug!(member = round.to, "a member does not know us (yet, or any more)");
         }
         Ok(_) => tracing::debug!(member = round.to, "a member gave no answer to a report"),
-        Err(error) => tracing::debug!(member = round.to, %error, "a report did not arrive"),
+        Err(error) => {
+            if error.is_refused() {
+                inner.contacts.refused(round.to);
+            }
+            tracing::debug!(member = round.to, %error, "a report did not arrive");
+        }
     }
 }
 

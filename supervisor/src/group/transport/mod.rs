@@ -63,3 +63,10 @@ pub enum TransportError {
         why: String,
     },
 }
+
+impl TransportError {
+    /// Whether the host itself said that nobody listens there, which a broken path cannot feign.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
+    }
+}
