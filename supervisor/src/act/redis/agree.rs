@@ -135,9 +135,14 @@ impl RedisController {
             opinion.fenced = self.fences.get(primary).and_then(|standing| standing.fence);
             let view = views.iter().find(|view| view.address == *primary);
             opinion.process = view.and_then(|view| view.process).map(|process| process.state);
-            opinion.late_milliseconds = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+            opinion.late_milliseconds = millis(late);
+            opinion.lease_milliseconds = millis(self.agreement.lease());
             opinion
         });
         self.agreement.share(opinion);
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -128,6 +128,11 @@ impl Agreement {
         Some(Contact { size, answered, has_majority, failsafe: self.group.settings().failsafe })
     }
 
+    /// Our lease over the servers beside us.
+    pub(super) fn lease(&self) -> std::time::Duration {
+        self.group.settings().timing.self_fence()
+    }
+
     /// Tells the other members what we see.
     pub(super) fn share(&self, opinion: Option<Opinion>) {
         self.group.share_redis(&self.name, opinion);

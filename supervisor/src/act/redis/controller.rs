@@ -41,9 +41,6 @@ const SAMPLES_EVERY: Duration = Duration::from_secs(1);
 /// Messages a subscriber may be behind before it is cut off.
 const EVENTS_MAX: usize = 1024;
 
-/// A supervisor that has not had a majority's answer for this long keeps the primary beside it from taking writes.
-pub(super) const LEASE: Duration = Duration::from_millis(300);
-
 /// The cause under which an incident about a missing primary is open.
 pub(super) const CAUSE: &str = "redis-primary-down";
 
@@ -437,7 +434,6 @@ fn settings_of(config: &config::Redis, observe_only: bool) -> Settings {
         failover_cooldown: config.failover_cooldown,
         loss_bytes_max: config.loss_bytes_max,
         approval: config.approval,
-        lease: LEASE,
         standings: config
             .servers
             .iter()

@@ -9,7 +9,6 @@ use holdfast_telemetry::errors::Chain;
 use tokio::time::{Duration, Instant};
 
 use super::RedisController;
-use super::controller::LEASE;
 use super::repair::Aside;
 use crate::cluster::{Address, RedisRole};
 use crate::judge::redis::Fenced;
@@ -48,7 +47,8 @@ impl RedisController {
         // A group of one fences nothing here, and frees what was fenced when it was one of several.
         let is_alone = contact.is_none();
         let is_over = now - self.started >= SETTLE
-            && contact.is_some_and(|contact| contact.is_over(now.into_std(), LEASE));
+            && contact
+                .is_some_and(|contact| contact.is_over(now.into_std(), self.agreement.lease()));
         let register = self.planner.register();
         let primary = register.primary.clone();
         let change = register.change.clone();

@@ -17,6 +17,9 @@ use crate::cluster::Address;
 /// Words older than this count for nothing: five times the pause between two reports.
 const WORD_AGE_MAX: Duration = Duration::from_millis(500);
 
+/// How much longer than the lease of the member beside the primary the others wait: it needs a round and an order to fence it.
+pub const LEASE_MARGIN: Duration = Duration::from_millis(100);
+
 /// Members learn of a death within milliseconds of each other, of a hang within a probe's interval. Only a disagreement that lasts longer
 /// is one.
 const DISAGREEMENT_AFTER: Duration = Duration::from_millis(250);
@@ -50,6 +53,8 @@ pub struct Opinion {
     pub late_milliseconds: u64,
     /// It keeps the primary from taking writes: for this change, or because its lease is over.
     pub fenced: Option<Fenced>,
+    /// Its lease: it takes writes away from the servers on its host when no majority has answered it for so long.
+    pub lease_milliseconds: u64,
 }
 
 /// Why a member keeps the server on its host from taking writes.
@@ -76,6 +81,7 @@ impl Opinion {
             process: None,
             late_milliseconds: 0,
             fenced: None,
+            lease_milliseconds: 0,
         }
     }
 }
@@ -100,10 +106,11 @@ impl Witness {
         Some((at, self.opinion.as_ref()?))
     }
 
-    /// It runs on the primary's host, and nobody hears it any more.
+    /// It runs on the primary's host, and nobody has heard it for longer than its lease lets that server take writes.
     fn is_gone_with(&self, matter: &Matter<'_>) -> bool {
-        self.beside(&matter.primary.address).is_some()
-            && self.contact_at.is_none_or(|at| matter.now >= at + WORD_AGE_MAX)
+        let Some(opinion) = self.beside(&matter.primary.address) else { return false };
+        let patience = Duration::from_millis(opinion.lease_milliseconds) + LEASE_MARGIN;
+        self.contact_at.is_none_or(|at| matter.now >= at + patience)
     }
 
     /// What it said last, however long ago, if it is on the host of `server`.
@@ -223,6 +230,14 @@ pub fn confer(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judgeme
             return case.conclude(Verdict::PrimaryHung);
         }
     }
+    // It knows from the kernel since when the process has been stopped; we only since when we have been waiting.
+    if verdict == Verdict::PrimarySuspect
+        && matter.primary.waiting_since.is_some()
+        && let Some(word) = words.iter().find(|word| word.is_proof_of_hang(matter))
+    {
+        case.favours(word.says());
+        return case.conclude(Verdict::PrimaryHung);
+    }
     let (agree, differ): (Vec<_>, Vec<_>) = words.iter().partition(|word| word.sees_down());
     let count = agree.len() + usize::from(sees_down);
     for word in &agree {
@@ -336,6 +351,13 @@ impl<'a> Word<'a> {
 
     fn is_proof_of_stop(&self, matter: &Matter<'_>) -> bool {
         matches!(self.process(matter), Some(ProcessState::Stopped | ProcessState::Blocked))
+    }
+
+    /// The process has been stopped for as long as counts as a hang.
+    fn is_proof_of_hang(&self, matter: &Matter<'_>) -> bool {
+        self.is_proof_of_stop(matter)
+            && self.opinion.verdict == Verdict::PrimaryHung
+            && !self.is_late()
     }
 
     fn is_at_work(&self, matter: &Matter<'_>) -> bool {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub use council::{Client, Council, Fenced, Matter, Opinion, Place, Witness, confer};
+pub use council::{Client, Council, Fenced, LEASE_MARGIN, Matter, Opinion, Place, Witness, confer};
 pub use view::{Fresh, Lineage, Link, Process, ProcessState, Sample, ServerView};
 
 use crate::cluster::{Address, RedisRole};
@@ -244,6 +244,9 @@ fn silent(
     context: &Context<'_>,
     mut case: Case,
 ) -> Judgement {
+    // A process that is stopped has been silent from then on, whenever it was asked.
+    let stopped = primary.process.filter(|process| process.state == ProcessState::Stopped);
+    let since = stopped.map_or(since, |process| since.min(process.since));
     let silence = context.now.saturating_duration_since(since);
     let fresh = primary.fresh.as_ref().filter(|(at, _)| *at >= since).map(|(_, fresh)| fresh);
     case.favours(format!(
@@ -310,15 +313,16 @@ fn silent(
     let mut asked = false;
     for (view, sample) in followers(others, context) {
         asked = true;
-        // Said before the silence, it says nothing about it.
-        let moved = view.moved.is_some_and(|(after, _)| after >= since + IN_FLIGHT);
+        // Said before the silence, it says nothing about it; said long ago, nothing about the present: paths do not all break at once.
+        let moved = view.moved.filter(|(after, _)| *after >= since + IN_FLIGHT);
+        let is_fed = moved.is_some_and(|(_, at)| context.now < at + context.hang_after);
         let was_moving = view.moved.is_some_and(|(_, at)| since < at + context.hang_after);
         if !hears(sample) {
             case.favours(format!("{} has lost its link to it", view.address));
-        } else if moved {
+        } else if is_fed {
             received = true;
             case.against(format!("{} has received from it since", view.address));
-        } else if accepts || was_moving {
+        } else if accepts || (was_moving && moved.is_none()) {
             case.favours(format!("{} has received nothing from it since", view.address));
         } else {
             // A quiet primary and a dead path look the same from there.

@@ -87,11 +87,13 @@ impl World {
         self
     }
 
-    /// What the kernel says of the primary's process, which last worked this long ago.
+    /// What the kernel says of the primary's process, which last worked this long ago and has been so since.
     fn process(mut self, state: ProcessState, idle_milliseconds: u64) -> Self {
         let worked_at = self.now.checked_sub(Duration::from_millis(idle_milliseconds)).unwrap();
         let looked_at = self.now;
-        self.views[0].process = Some(Process { pid: 42, state, ticks: 7, looked_at, worked_at });
+        let since = worked_at;
+        self.views[0].process =
+            Some(Process { pid: 42, state, since, ticks: 7, looked_at, worked_at });
         self
     }
 
@@ -256,6 +258,11 @@ fn with_a_process() -> Vec<(&'static str, World, Verdict)> {
             V::PrimarySuspect,
         ),
         ("is stopped", hangs().process(ProcessState::Stopped, 1100), V::PrimaryHung),
+        (
+            "was stopped before it was asked",
+            World::new().silent(960, Some(Fresh::Silent)).process(ProcessState::Stopped, 1010),
+            V::PrimaryHung,
+        ),
         ("waits for its disk", hangs().process(ProcessState::Blocked, 1100), V::PrimaryHung),
         ("sleeps", hangs().process(ProcessState::Asleep, 1100), V::PrimaryHung),
         ("works on something long", hangs().process(ProcessState::Asleep, 10), V::PrimaryBusy),
@@ -388,4 +395,16 @@ fn a_hang_is_explained() {
             "+ h:3 has received nothing from it since",
         ]
     );
+}
+
+#[test]
+fn what_a_replica_received_some_time_ago_says_nothing_of_the_present() {
+    // The path from the primary to this replica broke a moment after ours.
+    let mut world = World::new()
+        .silent(1500, Some(Fresh::Unreachable("no route".to_owned())))
+        .with(|world| world.alone = false)
+        .with(moving_replica);
+    assert_eq!(world.judge().verdict, Verdict::PrimaryUnreachableFromHere);
+    world.now += Duration::from_millis(1001);
+    assert_eq!(world.judge().verdict, Verdict::PrimaryQuiet, "it may have nothing to send");
 }

@@ -59,6 +59,8 @@ pub struct Process {
     pub pid: u32,
     /// How it is.
     pub state: ProcessState,
+    /// When it was first seen to be so.
+    pub since: Instant,
     /// Processor time it has used, in the kernel's clock ticks.
     pub ticks: u64,
     /// When it was last looked at.

@@ -67,6 +67,9 @@ pub(super) async fn look(
         let process = Process {
             pid: *pid,
             state: found.state,
+            since: same
+                .filter(|process| process.state == found.state)
+                .map_or(looked_at, |process| process.since),
             ticks: found.ticks,
             looked_at,
             worked_at: same.filter(|_| !worked).map_or(looked_at, |process| process.worked_at),

@@ -72,7 +72,7 @@ impl Planner {
             ));
         }
         let primary = self.register.primary.as_ref()?;
-        super::lease::running(now, primary, verdict, council, self.settings.lease)
+        super::lease::running(now, primary, verdict, council)
     }
 
     /// Why a failover that nothing else holds back waits for an operator.

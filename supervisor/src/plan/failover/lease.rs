@@ -1,8 +1,8 @@
 //! When may a silent primary be replaced, and when must a supervisor keep the one beside it from taking writes?
 //!
 //! A primary cut off together with its clients cannot be fenced over the network. The supervisor on its host can do it: when it has not
-//! had a majority's answer for the lease, it takes writes away from the primary itself. The majority, in turn, promotes another one only
-//! when that lease must be over. Both sides count from round trips: the member beside it from when it *sent* what was answered last, the
+//! had a majority's answer for its lease, it takes writes away from the primary itself. The majority, in turn, promotes another one only
+//! when that lease, as that supervisor has told it, must be over. Both sides count from round trips: the member beside it from when it *sent* what was answered last, the
 //! majority from when it *received* what was sent, so the lease ends on its side first however long the path is. Where death is proven
 //! there is nothing to wait for. Assumed: clocks that run at the same rate within a third, and a supervisor that runs; one that is stopped
 //! together with its host does not serve clients either.
@@ -10,10 +10,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::Address;
-use crate::judge::redis::{Council, Verdict};
-
-/// How much longer than the lease the majority waits: the member beside the primary needs a round and an order to it.
-pub const MARGIN: Duration = Duration::from_millis(100);
+use crate::judge::redis::{Council, LEASE_MARGIN, Verdict};
 
 /// Why `primary` must not be replaced yet; `None` if nothing stands against it.
 pub fn running(
@@ -21,22 +18,23 @@ pub fn running(
     primary: &Address,
     verdict: Verdict,
     council: &Council,
-    lease: Duration,
 ) -> Option<String> {
     if verdict.is_proven() {
         return None;
     }
-    let holds = |at: Option<Instant>| at.is_some_and(|at| now < at + lease + MARGIN);
-    let holder = council.witnesses.iter().find(|witness| {
+    council.witnesses.iter().find_map(|witness| {
+        let milliseconds = witness.beside(primary)?.lease_milliseconds;
+        let lease = Duration::from_millis(milliseconds);
         // One that is heard can be asked to fence it; one that nobody hears has to fence it by itself.
-        let silent = witness.heard_at.is_none_or(|at| now >= at + lease);
-        silent && witness.beside(primary).is_some() && holds(witness.contact_at)
-    })?;
-    Some(format!(
-        "supervisor {} beside it is not heard, and its lease of {} ms may not be over",
-        holder.name,
-        lease.as_millis()
-    ))
+        let is_silent = witness.heard_at.is_none_or(|at| now >= at + lease);
+        let may_hold = witness.contact_at.is_some_and(|at| now < at + lease + LEASE_MARGIN);
+        (is_silent && may_hold).then(|| {
+            format!(
+                "supervisor {} beside it is not heard, and its lease of {milliseconds} ms may not be over",
+                witness.name
+            )
+        })
+    })
 }
 
 /// What a member knows of the others' answers.
@@ -87,6 +85,7 @@ mod tests {
         let judgement = Judgement { verdict: Verdict::PrimaryHealthy, reasons: Vec::new() };
         let mut opinion = Opinion::of(&judgement, primary.clone(), 1);
         opinion.beside.push(primary.clone());
+        opinion.lease_milliseconds = 300;
         let mut council = Council {
             place: Place::Leads,
             size: 3,
@@ -99,7 +98,7 @@ mod tests {
             clients: Vec::new(),
         };
         let held = |council: &Council, verdict, after| {
-            running(start + milliseconds(after), &primary, verdict, council, LEASE).is_some()
+            running(start + milliseconds(after), &primary, verdict, council).is_some()
         };
         assert!(held(&council, Verdict::PrimaryHung, 399));
         assert!(!held(&council, Verdict::PrimaryHung, 400));

@@ -69,8 +69,6 @@ pub struct Settings {
     pub loss_bytes_max: Option<u64>,
     /// A failover by ourselves waits for an operator's approval, at most this long.
     pub approval: Option<Duration>,
-    /// A supervisor that has not had a majority's answer for this long takes writes away from the primary on its host.
-    pub lease: Duration,
     /// Who may be promoted, and how gladly.
     pub standings: HashMap<Address, Standing>,
 }

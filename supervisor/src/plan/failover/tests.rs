@@ -21,7 +21,6 @@ pub(super) fn settings() -> Settings {
         hang_after: Duration::from_secs(1),
         loss_bytes_max: None,
         approval: None,
-        lease: Duration::from_millis(300),
         standings: HashMap::new(),
         failover_cooldown: Duration::from_secs(30),
     }

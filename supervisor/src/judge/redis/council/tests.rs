@@ -104,6 +104,26 @@ fn the_member_on_its_host_needs_no_majority() {
 }
 
 #[test]
+fn the_member_on_its_host_knows_since_when_it_hangs() {
+    let now = start();
+    let mut primary = primary(now);
+    for (says, waits, expected) in [
+        (Verdict::PrimaryHung, true, Verdict::PrimaryHung),
+        (Verdict::PrimarySuspect, true, Verdict::PrimarySuspect),
+        (Verdict::PrimaryHung, false, Verdict::PrimarySuspect),
+    ] {
+        let mut beside = witness(0, now, says, 10);
+        beside.opinion.as_mut().unwrap().process = Some(ProcessState::Stopped);
+        let witnesses = vec![beside, witness(1, now, Verdict::PrimarySuspect, 10)];
+        let council = Council { place: Place::Leads, size: 3, witnesses, clients: Vec::new() };
+        primary.waiting_since = waits.then_some(now);
+        let matter = Matter { now, primary: &primary, epoch: 1, down_for: Duration::ZERO };
+        let judgement = confer(own(Verdict::PrimarySuspect), &matter, &council);
+        assert_eq!(judgement.verdict, expected, "{says:?}, waits: {waits}");
+    }
+}
+
+#[test]
 fn chat_nodes_that_still_reach_it_speak_against_a_hang() {
     let now = start();
     let primary = primary(now.checked_sub(Duration::from_secs(5)).unwrap());

@@ -230,6 +230,7 @@ impl Member {
         opinion.process = view.and_then(|view| view.process).map(|process| process.state);
         opinion.late_milliseconds = u64::try_from(late.as_millis()).unwrap();
         opinion.fenced = self.fences;
+        opinion.lease_milliseconds = u64::try_from(LEASE.as_millis()).unwrap();
         Some(opinion)
     }
 
@@ -324,7 +325,8 @@ fn process(servers: &Servers, at: usize, now: Instant) -> Process {
     let pid = u32::try_from(server.run).unwrap();
     // It works now and then.
     let worked_at = if server.hung { now.checked_sub(LATE).unwrap_or(now) } else { now };
-    Process { pid, state, ticks: 0, looked_at: now, worked_at }
+    // How long it has been so is told by its silence.
+    Process { pid, state, since: now, ticks: 0, looked_at: now, worked_at }
 }
 
 /// What the end of a run is told as.

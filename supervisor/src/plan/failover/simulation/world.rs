@@ -9,7 +9,7 @@ use super::group::Group;
 use super::member::Member;
 use super::network::Network;
 use super::servers::{Point, Servers};
-use super::{Guard, LEASE, STEP, address, index};
+use super::{Guard, STEP, address, index};
 use crate::cluster::Address;
 use crate::judge::redis::{Lineage, Opinion, Place};
 use crate::plan::failover::{Promotion, Settings, Standing};
@@ -402,7 +402,6 @@ fn settings() -> Settings {
         probe_timeout: std::time::Duration::from_millis(200),
         hang_after: std::time::Duration::from_millis(300),
         failover_cooldown: std::time::Duration::from_secs(2),
-        lease: LEASE,
         ..super::super::tests::settings()
     }
 }
