@@ -68,7 +68,7 @@ pub struct Hold {
 /// A finished step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// Which: `detected`, `drained`, `elected`, `committed`, `fenced`, `promoted`, `told`, `repointed`, `verified`, `confirmed`.
+    /// Which: `detected`, `drained`, `elected`, `committed`, `detached`, `fenced`, `promoted`, `told`, `repointed`, `verified`, `confirmed`.
     pub step: String,
     /// When it began, in seconds from the decision.
     pub at_seconds: f64,

@@ -85,6 +85,7 @@ async fn event_command_line_page_and_trace_tell_the_same() {
         "detected",
         "drained",
         "elected",
+        "detached",
         "fenced",
         "promoted",
         "told",

@@ -16,12 +16,13 @@ use crate::plan::failover::Readiness;
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// What a run can consist of.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     "detected",
     "drained",
     "elected",
     "vetted",
     "committed",
+    "detached",
     "fenced",
     "promoted",
     "told",

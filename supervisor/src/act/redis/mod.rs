@@ -8,6 +8,7 @@ mod agree;
 mod agreement;
 mod commands;
 mod controller;
+mod detach;
 mod explain;
 mod fence;
 mod hooks;

@@ -26,6 +26,8 @@ pub(super) struct Attempt {
     pub(super) run: Account,
     started: Instant,
     step_started: Instant,
+    /// The replicas have left the old primary.
+    pub(super) detached: bool,
     /// Its server has been made the primary.
     pub(super) promoted: bool,
 }
@@ -52,6 +54,7 @@ impl RedisController {
             },
             started: now,
             step_started: now,
+            detached: false,
             promoted: false,
         };
         self.attempting = Some(attempt.run.epoch);
@@ -145,8 +148,9 @@ impl RedisController {
             return;
         }
         self.agree_or_tell(RedisEntry::Aborted { epoch: attempt.run.epoch }).await;
-        // It may have been fenced for it.
+        // It may have been fenced for it, and left by its replicas.
         self.unfence(&attempt.run.from);
+        self.attach(attempt).await;
     }
 
     /// Has the group agree on where a change goes.
@@ -220,6 +224,7 @@ impl RedisController {
         self.step(attempt, Event::Elected, choice.reasons[0].text.clone());
         let reason = decision.verdict.map_or_else(String::new, |verdict| verdict.to_string());
         self.vet(attempt, &reason).await?;
+        let choice = self.detach(attempt, choice, asked, wanted).await?;
 
         let outcome = match queued {
             Some(outcome) => outcome,
@@ -455,8 +460,8 @@ pub(super) enum Stop {
     Failed(ActError),
 }
 
-/// The views with what the drain barrier saw last.
-fn with_samples(mut views: Vec<ServerView>, drained: &Drained) -> Vec<ServerView> {
+/// The views with what was seen last.
+pub(super) fn with_samples(mut views: Vec<ServerView>, drained: &Drained) -> Vec<ServerView> {
     for view in &mut views {
         match drained.samples.iter().find(|(address, _)| *address == view.address) {
             Some((_, sample)) => view.sample = Some(sample.clone()),

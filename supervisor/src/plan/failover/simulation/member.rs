@@ -65,8 +65,8 @@ pub(super) struct Run {
     pub(super) handover: bool,
     /// Servers whose state the choice was made from.
     pub(super) asked: Vec<usize>,
-    /// When their offsets were compared.
-    pub(super) compared: u64,
+    /// The replicas have left the old primary.
+    pub(super) detached: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,6 +13,9 @@ const COPY_TICKS: u32 = 5;
 /// Ticks after which a replica says that its link is down when nothing comes any more.
 const LINK_TICKS: u32 = 60;
 
+/// The number of a server that does not exist.
+const NOWHERE: usize = 99;
+
 /// A branch of the data: it continues its parent up to an offset.
 #[derive(Debug, Clone)]
 struct History {
@@ -53,6 +56,8 @@ pub(super) struct Server {
     pub(super) data: Point,
     former: Option<Point>,
     pub(super) follows: Option<usize>,
+    /// It was told to follow nobody for now, though `follows` still has whom it left.
+    pub(super) detached: bool,
     pub(super) copying: u32,
     /// Ticks since its primary was heard.
     quiet: u32,
@@ -87,6 +92,7 @@ impl Servers {
             data: Point { history: 0, offset: 10 },
             former: None,
             follows: (at > 0).then_some(0),
+            detached: false,
             copying: 0,
             quiet: 0,
             paused: None,
@@ -148,6 +154,7 @@ impl Servers {
             data: Point { history, offset },
             former,
             follows,
+            detached: false,
             copying: 0,
             quiet: LINK_TICKS,
             paused: None,
@@ -166,6 +173,20 @@ impl Servers {
         }
         let server = &mut self.list[at];
         (server.follows, server.fenced, server.paused, server.copying) = (None, false, None, 0);
+        server.detached = false;
+    }
+
+    /// A replica leaves whom it follows and keeps its data.
+    pub(super) fn detach(&mut self, at: usize) {
+        let server = &mut self.list[at];
+        if server.follows.is_some() {
+            (server.detached, server.copying, server.quiet) = (true, 0, LINK_TICKS);
+        }
+    }
+
+    /// Whether `at` takes in what `from` has.
+    pub(super) fn is_fed(&self, at: usize, from: usize) -> bool {
+        self.list[at].follows == Some(from) && !self.list[at].detached
     }
 
     /// `REPLICAOF to`; ends fences and pauses, as a replica takes no writes anyhow.
@@ -174,7 +195,7 @@ impl Servers {
         if server.follows != Some(to) {
             (server.follows, server.copying, server.quiet) = (Some(to), 0, LINK_TICKS);
         }
-        (server.paused, server.fenced) = (None, false);
+        (server.paused, server.fenced, server.detached) = (None, false, false);
     }
 
     /// Gives an order over an open connection: at once if it runs, else as the first thing it does.
@@ -211,7 +232,7 @@ impl Servers {
             }
             let some = speed();
             let Some(from) = self.list[at].follows else { continue };
-            if !self.runs(at) {
+            if !self.runs(at) || self.list[at].detached {
                 continue;
             }
             if !self.runs(from) || !network.both(at, from) {
@@ -248,7 +269,8 @@ impl Servers {
     pub(super) fn sample(&self, at: usize, now: Instant) -> Sample {
         let server = &self.list[at];
         let linked = server.copying == 0 && server.quiet < LINK_TICKS;
-        let followers = |s: &&Server| s.alive && s.follows == Some(at) && s.quiet < LINK_TICKS;
+        let followers =
+            |s: &&Server| s.alive && s.follows == Some(at) && !s.detached && s.quiet < LINK_TICKS;
         Sample {
             at: now,
             role: if server.follows.is_some() { RedisRole::Replica } else { RedisRole::Primary },
@@ -259,7 +281,7 @@ impl Servers {
             offset: server.data.offset,
             link_up: server.follows.map(|_| linked),
             syncing: server.copying > 0,
-            follows: server.follows.map(address),
+            follows: server.follows.map(|to| address(if server.detached { NOWHERE } else { to })),
             quiet_seconds: Some(u64::from(server.quiet / 100)),
             priority: 100,
             loading: false,

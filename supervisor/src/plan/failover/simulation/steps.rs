@@ -175,7 +175,7 @@ impl World {
             lineage: member.planner.lineage().cloned(),
             handover: false,
             asked: Vec::new(),
-            compared: self.tick,
+            detached: false,
         });
     }
 
@@ -244,13 +244,35 @@ impl World {
             choice.address = address(*first);
         }
         match choice {
-            Ok(choice) => {
-                if let Some(run) = &mut self.members[number].run {
-                    run.compared = self.tick;
-                }
-                self.name(number, choice);
-            }
+            Ok(choice) => self.name(number, choice),
             Err(_) => self.give_up(number, "no candidate"),
+        }
+    }
+
+    /// The replicas leave the old primary, and offsets are compared for the last time.
+    fn detach(&mut self, number: usize) {
+        let Some(run) = &mut self.members[number].run else { return };
+        let from = run.from;
+        run.detached = true;
+        let reached: Vec<_> = (0..self.servers.list.len())
+            .filter(|at| *at != from && self.servers.runs(*at) && self.network.both(number, *at))
+            .collect();
+        let member = &mut self.members[number];
+        for at in 0..member.views.len() {
+            if reached.contains(&at) {
+                self.servers.detach(at);
+                member.take(at, self.now, &self.servers);
+            } else if at != from {
+                member.views[at].answered_at = None;
+            }
+        }
+        let run = member.run.as_mut().expect("it is under way");
+        run.asked = reached;
+        let choice = member.planner.candidate(self.now, &member.views, Some(&address(from)), None);
+        match choice {
+            Ok(choice) if self.guard != Guard::NoOffsets => self.name(number, choice),
+            Ok(_) => self.order_promotion(number),
+            Err(_) => self.give_up(number, "no candidate any more"),
         }
     }
 
@@ -269,7 +291,7 @@ impl World {
             choice.offset = target.offset;
             let asked = (0..self.servers.list.len()).filter(|at| reach(*at)).collect();
             if let Some(run) = &mut self.members[number].run {
-                (run.asked, run.compared) = (asked, self.tick);
+                run.asked = asked;
             }
             self.name(number, choice);
         }
@@ -303,6 +325,10 @@ impl World {
     }
 
     fn order_promotion(&mut self, number: usize) {
+        let run = self.members[number].run.as_ref();
+        if run.is_some_and(|run| !run.detached && !run.handover) {
+            return self.detach(number);
+        }
         let at = self.tick + self.random.u64(0..2);
         self.set_stage(number, Stage::Promoting { at });
     }
@@ -314,7 +340,6 @@ impl World {
         let replaces = Replaces {
             from,
             asked: run.asked.clone(),
-            compared: run.compared,
             proven: run.verdict.is_proven() || handover,
             lineage: run.lineage.clone(),
         };
@@ -369,6 +394,12 @@ impl World {
         member.planner.failed(now, why.to_owned());
         if self.network.both(number, run.from) {
             self.servers.order(run.from, Order::Unpause);
+        }
+        for at in (0..self.servers.list.len()).filter(|at| run.detached && *at != run.from) {
+            let is_replica = self.servers.list[at].follows.is_some();
+            if is_replica && self.servers.runs(at) && self.network.both(number, at) {
+                self.servers.follow(at, run.from);
+            }
         }
         if let Some(term) = self.group.leading(number, self.tick) {
             let entry = RedisEntry::Aborted { epoch: run.epoch };

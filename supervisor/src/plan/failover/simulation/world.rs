@@ -49,8 +49,6 @@ pub(super) struct Replaces {
     pub(super) from: usize,
     /// Servers that could be asked when the choice was made.
     pub(super) asked: Vec<usize>,
-    /// The tick in which offsets were compared.
-    pub(super) compared: u64,
     /// It does not rest on silence.
     pub(super) proven: bool,
     pub(super) lineage: Option<Lineage>,
@@ -83,8 +81,8 @@ pub(super) struct World {
     /// Where each client writes.
     clients: Vec<Option<usize>>,
     writes: Vec<Write>,
-    /// Writes that a replica has confirmed, and in which tick.
-    pub(super) confirmed: Vec<(Point, u64)>,
+    /// Writes that a replica has confirmed.
+    pub(super) confirmed: Vec<Point>,
     /// For how many ticks each server has been at work, as far as a majority of the supervisors could see.
     at_work: Vec<u64>,
     pub(super) counts: Counts,
@@ -154,7 +152,7 @@ impl World {
         let primary = self.members.iter().find_map(|member| member.planner.primary().map(index));
         let primary = primary.expect("a world that is well has a primary");
         self.counts.confirmed = self.confirmed.len() as u64;
-        let lost = self.confirmed.iter().filter(|(write, _)| !self.servers.has(primary, *write));
+        let lost = self.confirmed.iter().filter(|write| !self.servers.has(primary, **write));
         self.counts.lost += lost.count() as u64;
         Ok(())
     }
@@ -231,7 +229,7 @@ impl World {
                 self.writes.push(Write { at, run: server.run, point: server.data });
             }
         }
-        let (servers, network, tick) = (&self.servers, &self.network, self.tick);
+        let (servers, network) = (&self.servers, &self.network);
         let confirmed = &mut self.confirmed;
         self.writes.retain(|write| {
             let server = &servers.list[write.at];
@@ -242,13 +240,13 @@ impl World {
             }
             let replicas = 0..servers.list.len();
             let has = replicas.into_iter().any(|at| {
-                servers.list[at].follows == Some(write.at)
+                servers.is_fed(at, write.at)
                     && servers.runs(at)
                     && network.both(at, write.at)
                     && servers.has(at, write.point)
             });
             if has && servers.runs(write.at) {
-                confirmed.push((write.point, tick));
+                confirmed.push(write.point);
             }
             !(has && servers.runs(write.at))
         });
@@ -331,7 +329,7 @@ impl World {
     /// No write that was confirmed is missing in what is promoted while a server that has it could have been asked; and what a majority
     /// sees at work is not replaced.
     pub(super) fn check_promotion(&mut self, by: usize, to: usize, replaces: &Replaces) {
-        let Replaces { from, asked, compared, proven, lineage } = replaces;
+        let Replaces { from, asked, proven, lineage } = replaces;
         let related = |at: usize| {
             // A server that was restarted twice has forgotten whose data it has: nobody can tell.
             let sample = self.servers.sample(at, self.now);
@@ -347,8 +345,7 @@ impl World {
         let own = self.servers.list[*from].data.history;
         let known = lineage.as_ref().map(|lineage| lineage.replid.clone());
         let anew = (known != Some(own.to_string())).then_some(own);
-        // What is confirmed after the comparison, by a primary that comes back in these milliseconds, is nobody's to know.
-        for (write, _) in self.confirmed.iter().filter(|(_, at)| at < compared) {
+        for write in &self.confirmed {
             if !self.servers.has(to, *write)
                 && Some(write.history) != anew
                 && let Some(better) = could.iter().find(|at| self.servers.has(**at, *write))
@@ -370,7 +367,7 @@ impl World {
     pub(super) fn write_off(&mut self, primary: usize) {
         let before = self.confirmed.len();
         let servers = &self.servers;
-        self.confirmed.retain(|(write, _)| servers.has(primary, *write));
+        self.confirmed.retain(|write| servers.has(primary, *write));
         self.counts.lost += (before - self.confirmed.len()) as u64;
     }
 
@@ -389,7 +386,7 @@ impl World {
         });
         let at = index(primary);
         let follow = self.servers.list.iter().enumerate().all(|(other, server)| {
-            let follows = server.follows == Some(at) && server.copying == 0;
+            let follows = self.servers.is_fed(other, at) && server.copying == 0;
             other == at || !self.servers.runs(other) || !reached(other) || follows
         });
         let serves = self.servers.takes_writes(at) && reached(at);
