@@ -73,6 +73,8 @@ pub struct Redis {
     pub sentinel_access: Access,
     /// A publish is acknowledged once it is on this many replicas.
     pub confirm_replicas: u32,
+    /// Or on as many as the supervisor says are well, if those are more.
+    pub confirm_all_healthy: bool,
     /// How long to wait for them.
     pub confirm_timeout: Duration,
     /// How long any other reply may take, and how long a publish is held while there is no primary.
@@ -108,6 +110,8 @@ pub(super) struct Section {
     tls: Option<ClientSection>,
     #[serde(default = "confirm_replicas")]
     confirm_replicas: u32,
+    #[serde(default)]
+    confirm_all_healthy: bool,
     #[serde(default = "one_second", with = "holdfast_settings::duration")]
     confirm_timeout: Duration,
     #[serde(default = "one_second", with = "holdfast_settings::duration")]
@@ -183,6 +187,7 @@ impl Check<'_> {
                 tls: tls.filter(|_| file.sentinel_tls),
             },
             confirm_replicas: file.confirm_replicas,
+            confirm_all_healthy: file.confirm_all_healthy,
             confirm_timeout: file.confirm_timeout,
             command_timeout: file.command_timeout,
         }

@@ -115,6 +115,30 @@ async fn a_publish_without_a_primary_is_held_for_a_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_must_be_on_as_many_replicas_as_the_supervisor_says_are_well() {
+    let primary = Redis::primary().await;
+    let _replica = Redis::replica_of(&primary).await;
+    let address = primary.address();
+    let redis = format!("address = \"{address}\"\nconfirm_all_healthy = true");
+    let node = Node::with(&redis, "").await;
+    let mut ada = Client::connect(node.client, "ada").await;
+    let mut acknowledged = async |wanted: bool| {
+        let what = format!("a publish that is acknowledged: {wanted}");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while ada.publish("room", json!(1)).await.get("publish").is_some() != wanted {
+            assert!(tokio::time::Instant::now() < deadline, "not within a minute: {what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    acknowledged(true).await;
+    // There is only one.
+    primary.command(&["SET", "holdfast:wait-safe-replicas", "2"]).await;
+    acknowledged(false).await;
+    primary.command(&["DEL", "holdfast:wait-safe-replicas"]).await;
+    acknowledged(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_takes_connections_and_refuses_commands_is_not_hammered() {
     let primary = Redis::primary().await;
     let redis = format!("address = \"{}\"\nconfirm_replicas = 0", primary.address());

@@ -4,6 +4,7 @@
 //! `follow` hears what happens. `discovery` finds the primary, `link` keeps a connection to it, `tails` and `repair` see to it that a
 //! promotion loses nothing.
 
+mod confirmation;
 mod connection;
 mod discovery;
 mod follow;

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::confirmation::{Confirmation, Wait};
 use super::connection::{ConnectionError, PrimaryConnection};
 use super::link::Link;
 use super::repair::Repair;
@@ -75,13 +76,6 @@ impl Work {
     }
 }
 
-/// How many replicas confirm a batch, within what time.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Confirmation {
-    pub(super) replicas: u32,
-    pub(super) timeout: Duration,
-}
-
 /// What a pipeline has to do with a change of the replication history.
 pub(super) enum Part {
     /// It repairs before it does anything else, and says for which history that was done.
@@ -135,8 +129,8 @@ impl Pipeline {
         mut primary: PrimaryConnection,
         waiting: &mut VecDeque<Request>,
     ) -> Result<End, ConnectionError> {
-        let patience =
-            self.reply_timeout + self.confirmation.map_or(Duration::ZERO, |wait| wait.timeout);
+        let patience = self.reply_timeout
+            + self.confirmation.as_ref().map_or(Duration::ZERO, Confirmation::limit);
         self.part.prepare(&mut primary, self.reply_timeout).await?;
         loop {
             let again_at = self.part.again_at();
@@ -160,13 +154,20 @@ impl Pipeline {
                 }
             }
             gather(&mut self.requests, waiting, BATCH_MAX);
-            let (batch, bytes) = next_batch(&primary, waiting, self.confirmation);
+            let wait = match &mut self.confirmation {
+                Some(confirmation) => {
+                    confirmation.look(&mut primary, self.reply_timeout).await?;
+                    confirmation.wait()
+                }
+                None => None,
+            };
+            let (batch, bytes) = next_batch(&primary, waiting, wait);
             if batch.is_empty() {
                 continue;
             }
             let shared: usize = batch.iter().map(|request| request.sharers.len()).sum();
             self.reads_shared.inc_by(shared as u64);
-            let exchange = exchange(&mut primary, &bytes, batch, self.confirmation, &self.tails);
+            let exchange = exchange(&mut primary, &bytes, batch, wait, &self.tails);
             let not_executed = tokio::select! {
                 done = timeout(patience, exchange) => done.map_err(|_| ConnectionError::Timeout)??,
                 // The requests under way are dropped, which tells those who wait that they were interrupted.
@@ -259,7 +260,7 @@ fn give_up(request: Option<Request>) {
 fn next_batch(
     primary: &PrimaryConnection,
     waiting: &mut VecDeque<Request>,
-    confirmation: Option<Confirmation>,
+    wait: Option<Wait>,
 ) -> (VecDeque<Request>, BytesMut) {
     let now = Instant::now();
     let mut batch: VecDeque<Request> = VecDeque::new();
@@ -285,7 +286,7 @@ fn next_batch(
         encode(&mut bytes, &request.work, primary);
         batch.push_back(request);
     }
-    if let Some(wait) = confirmation.filter(|_| !batch.is_empty()) {
+    if let Some(wait) = wait.filter(|_| !batch.is_empty()) {
         let (replicas, timeout) = (wait.replicas.to_string(), wait.timeout.as_millis().to_string());
         resp::encode(&mut bytes, &["WAIT", &replicas, &timeout]);
     }
@@ -327,7 +328,7 @@ async fn exchange(
     primary: &mut PrimaryConnection,
     bytes: &[u8],
     batch: VecDeque<Request>,
-    confirmation: Option<Confirmation>,
+    wait: Option<Wait>,
     tails: &Tails,
 ) -> Result<Option<NotExecuted>, ConnectionError> {
     primary.connection.write(bytes).await?;
@@ -348,7 +349,7 @@ async fn exchange(
                 {
                     tails.published(Instant::now(), channel, &done.epoch, done.offset, body);
                 }
-                if confirmation.is_some() {
+                if wait.is_some() {
                     unconfirmed.push((request, value));
                 } else {
                     answer(request, Ok(value));
@@ -356,7 +357,7 @@ async fn exchange(
             }
         }
     }
-    if let Some(Confirmation { replicas: wanted, .. }) = confirmation {
+    if let Some(Wait { replicas: wanted, .. }) = wait {
         match primary.connection.read().await? {
             Value::Integer(replicas) if replicas >= i64::from(wanted) => {
                 for (request, value) in unconfirmed {

@@ -10,10 +10,11 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::confirmation::Confirmation;
 use super::discovery::Discovery;
 use super::follow::{Follower, Interest};
 use super::link::Link;
-use super::pipeline::{Confirmation, Part, Pipeline, QUEUE_MAX, Request, Stored, Work};
+use super::pipeline::{Part, Pipeline, QUEUE_MAX, Request, Stored, Work};
 use super::repair::Repair;
 use super::resp::Value;
 use super::route::Route;
@@ -76,10 +77,9 @@ impl Shard {
             tasks.spawn(pipeline.run(shutdown.clone()));
             sender
         };
-        let confirmation = (settings.confirm_replicas > 0).then_some(Confirmation {
-            replicas: settings.confirm_replicas,
-            timeout: settings.confirm_timeout,
-        });
+        let (at_least, follows) = (settings.confirm_replicas, settings.confirm_all_healthy);
+        let confirmation = (at_least > 0 || follows)
+            .then(|| Confirmation::new(at_least, follows, settings.confirm_timeout));
         let (tails, metrics) = (Arc::clone(tails), metrics.clone());
         let repair = Box::new(Repair { tails, route, metrics, again_at: None });
         let (repaired, seen) = watch::channel(String::new());
