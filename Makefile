@@ -106,7 +106,7 @@ hunt-flakes: ## the tests again and again on a busy machine: which fail by chanc
 	@tests/scripts/install-packages bench
 	tests/scripts/hunt-flakes --runs $(or $(RUNS),15) $(TARGETS)
 
-redis-versions: ## the failover tests against Redis 6.2 and 8.2
+redis-versions: ## the failover tests against Redis 6.2 and 8.2 and Valkey 9.1
 	tests/scripts/redis-versions
 
 clean: ## remove what was built
