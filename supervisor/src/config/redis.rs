@@ -170,6 +170,8 @@ struct Written {
     sentinels: Vec<Address>,
     sentinel_username: Option<String>,
     sentinel_password_file: Option<PathBuf>,
+    #[serde(default)]
+    sentinel_tls: bool,
     #[serde(default = "probe_interval", with = "duration")]
     probe_interval: Duration,
     #[serde(default = "probe_timeout", with = "duration")]
@@ -293,9 +295,12 @@ impl Checker<'_> {
             self.fault(key("username"), "expected password_file beside it");
         }
         self.policy(section, &written);
-        let sentinels = self.sentinels(section, &written).ok()?;
-        let password = self.optional_secret(&key("password_file"), written.password_file.clone());
         let tls = written.tls.take().map(|tls| self.client_tls(&key("tls"), tls));
+        let has_tls = tls.is_some();
+        let tls = tls.map_or(Some(None), |inner| inner.map(Some));
+        let own = tls.clone().flatten();
+        let sentinels = self.sentinels(section, &written, own, has_tls).ok()?;
+        let password = self.optional_secret(&key("password_file"), written.password_file.clone());
         let standings: Vec<_> =
             written.servers.iter().map(|address| standing(&written, address)).collect();
         let hooks = self.hooks(section, written.hook);
@@ -321,7 +326,7 @@ impl Checker<'_> {
             password,
             manager: written.manager,
             sentinels,
-            tls: tls.map_or(Some(None), |inner| inner.map(Some))?,
+            tls: tls?,
             probe_interval: written.probe_interval,
             probe_timeout: written.probe_timeout,
             hang_after: written.hang_after,

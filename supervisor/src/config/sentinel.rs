@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use holdfast_psync::Tls;
+use holdfast_settings::tls::ClientSection;
 use serde::Deserialize;
 
 use super::check::Checker;
@@ -22,6 +24,8 @@ pub struct Sentinel {
     pub login: Option<Login>,
     /// Clients must speak TLS; `None`: they must not.
     pub tls: Option<ServerFiles>,
+    /// How the leader's endpoint is asked, where clients must speak TLS; `None`: it is not, and clients are sent to it.
+    pub peer_tls: Option<Tls>,
 }
 
 /// As written.
@@ -33,6 +37,7 @@ pub(super) struct Written {
     username: Option<String>,
     password_file: Option<PathBuf>,
     tls: Option<tls::WrittenServer>,
+    peer_tls: Option<ClientSection>,
 }
 
 impl Checker<'_> {
@@ -43,11 +48,16 @@ impl Checker<'_> {
         }
         let password = self.optional_secret("sentinel.password_file", written.password_file);
         let tls = written.tls.map(|tls| self.server_tls("sentinel.tls", tls));
+        let peer_tls = written.peer_tls.map(|tls| self.client_tls("sentinel.peer_tls", tls));
+        if peer_tls.is_some() && tls.is_none() {
+            self.fault("sentinel.peer_tls", "expected only with sentinel.tls");
+        }
         Some(Sentinel {
             listen: listen?,
             announce: written.announce,
             login: password.ok()?.map(|password| Login { username: written.username, password }),
             tls: tls.map_or(Some(None), |inner| inner.map(Some))?,
+            peer_tls: peer_tls.map_or(Some(None), |inner| inner.map(Some))?,
         })
     }
 }

@@ -147,6 +147,7 @@ pub struct Renewal {
     present: watch::Sender<Arc<ServerConfig>>,
     reloads: IntCounterVec,
     every: Duration,
+    is_failing: bool,
 }
 
 impl Renewal {
@@ -166,7 +167,8 @@ impl Renewal {
         }
         let print = files.print();
         let (sender, present) = watch::channel(files.load()?);
-        let renewal = Self { files, print, present: sender, reloads, every: LOOK_EVERY };
+        let renewal =
+            Self { files, print, present: sender, reloads, every: LOOK_EVERY, is_failing: false };
         Ok((renewal, Acceptor { present }))
     }
 
@@ -188,16 +190,22 @@ impl Renewal {
                 (print != before).then(|| (files.load(), print))
             });
             let Ok(Some((loaded, print))) = looked.await else { continue };
-            self.print = print;
             let result = match loaded {
                 Ok(config) => {
+                    (self.print, self.is_failing) = (print, false);
                     self.present.send_replace(config);
                     tracing::info!(file = %self.files.certificate.display(), "certificate renewed");
                     "succeeded"
                 }
                 Err(error) => {
-                    let error = Chain(&error).to_string();
-                    tracing::error!(error, "changed certificate is not used, the last one stays");
+                    // Looked at again: it may be half written.
+                    if !std::mem::replace(&mut self.is_failing, true) {
+                        let error = Chain(&error).to_string();
+                        tracing::error!(
+                            error,
+                            "changed certificate is not used, the last one stays"
+                        );
+                    }
                     "failed"
                 }
             };

@@ -64,6 +64,7 @@ impl Daemon {
                 name: self.config.supervisor.name.clone(),
                 login: settings.login,
                 tls,
+                peer_tls: settings.peer_tls,
                 sentinels: sentinels::of(&self.group),
                 sink: Arc::clone(sink),
             };

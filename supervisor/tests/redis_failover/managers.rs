@@ -69,6 +69,7 @@ async fn managed(down_after: Duration) -> (Cluster, Vec<Sentinel>) {
             addresses: sentinels.iter().map(Sentinel::address).collect(),
             username: None,
             password: Some(Secret::new(PASSWORD)),
+            tls: None,
         });
     })
     .await;

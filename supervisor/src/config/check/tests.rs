@@ -207,6 +207,16 @@ fn passwords_and_certificates_are_read_when_the_settings_are() {
             "holdfast.toml:20: sentinel.tls: secret holds no certificate",
         ),
         (
+            sentinel,
+            "peer_tls = { ca_file = \"none.pem\" }",
+            "holdfast.toml:20: sentinel.peer_tls.ca_file: cannot read none.pem",
+        ),
+        (
+            servers,
+            "manager = \"sentinel\"\nsentinels = [\"127.0.0.1:26379\"]\nsentinel_tls = true",
+            "holdfast.toml:19: redis.sentinel_tls: expected the tls section of this Redis",
+        ),
+        (
             servers,
             "tls = { ca_file = \"none.pem\" }",
             "holdfast.toml:17: redis.tls.ca_file: cannot read none.pem",

@@ -1,5 +1,6 @@
 //! Settings about other managers of a Redis: where their Sentinels are.
 
+use holdfast_psync::Tls;
 use holdfast_settings::Secret;
 
 use super::Written;
@@ -18,6 +19,8 @@ pub struct Sentinels {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<Secret>,
+    /// How to encrypt; `None`: not at all.
+    pub tls: Option<Tls>,
 }
 
 impl Checker<'_> {
@@ -26,12 +29,15 @@ impl Checker<'_> {
         &mut self,
         section: &str,
         written: &Written,
+        tls: Option<Tls>,
+        has_tls: bool,
     ) -> Result<Option<Sentinels>, FaultAdded> {
         let key = |name: &str| format!("{section}.{name}");
         let count = written.sentinels.len();
         if written.manager != Manager::Sentinel {
             let unused = count > 0
                 || written.sentinel_username.is_some()
+                || written.sentinel_tls
                 || written.sentinel_password_file.is_some();
             self.require(!unused, &key("sentinels"), "expected only with manager = \"sentinel\"");
             return Ok(None);
@@ -57,12 +63,18 @@ impl Checker<'_> {
                 "expected redis.sentinel_password_file beside it",
             );
         }
+        self.require(
+            !written.sentinel_tls || has_tls,
+            &key("sentinel_tls"),
+            "expected the tls section of this Redis, whose authorities and certificate are used for them too",
+        );
         let path = written.sentinel_password_file.clone();
         let password = self.optional_secret(&key("sentinel_password_file"), path)?;
         Ok(Some(Sentinels {
             addresses: written.sentinels.clone(),
             username: written.sentinel_username.clone(),
             password,
+            tls: tls.filter(|_| written.sentinel_tls),
         }))
     }
 }

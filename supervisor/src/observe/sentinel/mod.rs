@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_psync::{Address as Place, Connection, Credentials, Endpoint, Error};
+use holdfast_psync::{Address as Place, Connection, Credentials, Endpoint, Error, Tls};
 use holdfast_telemetry::errors::Chain;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -36,6 +36,15 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 const EVENT: &str = "+switch-master";
 
+/// Who we are to it, and how we talk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Access<'a> {
+    /// What we say first.
+    pub login: Option<&'a Login>,
+    /// How to encrypt; `None`: not at all.
+    pub tls: Option<&'a Tls>,
+}
+
 /// One watched Sentinel.
 #[derive(Clone)]
 pub struct SentinelWatch {
@@ -57,7 +66,7 @@ impl SentinelWatch {
     pub fn start(
         address: Address,
         name: String,
-        login: Option<&Login>,
+        access: Access<'_>,
         changed: Arc<Notify>,
         tasks: &mut JoinSet<()>,
         shutdown: &CancellationToken,
@@ -65,7 +74,8 @@ impl SentinelWatch {
         let mut endpoint = Endpoint::new(Place::Tcp(address.to_string()));
         endpoint.connect_timeout = PATIENCE;
         endpoint.command_timeout = PATIENCE;
-        let endpoint = endpoint.with_credentials(login.map(|login| Credentials {
+        endpoint.tls = access.tls.cloned();
+        let endpoint = endpoint.with_credentials(access.login.map(|login| Credentials {
             username: login.username.clone(),
             password: login.password.expose().to_owned(),
         }));

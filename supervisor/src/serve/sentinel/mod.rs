@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_psync::Tls;
 use holdfast_telemetry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
@@ -73,6 +74,8 @@ pub struct Endpoint {
     pub login: Option<Login>,
     /// Clients must speak TLS.
     pub tls: Option<Acceptor>,
+    /// How the leader's endpoint is asked, if clients must speak TLS.
+    pub peer_tls: Option<Tls>,
     /// The other supervisors, as of now.
     pub sentinels: Arc<dyn Fn() -> Sentinels + Send + Sync>,
     /// Where changes that no controller records are recorded.

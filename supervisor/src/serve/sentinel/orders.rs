@@ -49,7 +49,7 @@ impl Shared {
 
     /// Sends the same command to the supervisor that leads.
     async fn hand_on(&self, leader: &Address, words: &[String]) -> Value {
-        if self.endpoint.tls.is_some() {
+        if self.endpoint.tls.is_some() && self.endpoint.peer_tls.is_none() {
             return Value::Error(format!(
                 "ERR this supervisor follows, ask the one that leads: {leader}"
             ));
@@ -57,6 +57,7 @@ impl Shared {
         let mut endpoint = Endpoint::new(holdfast_psync::Address::Tcp(leader.to_string()));
         endpoint.connect_timeout = HAND_ON_LIMIT;
         endpoint.command_timeout = ORDER_LIMIT;
+        endpoint.tls.clone_from(&self.endpoint.peer_tls);
         let credentials = self.login.as_ref().map(|login| Credentials {
             username: login.username.clone(),
             password: login.password.expose().to_owned(),

@@ -23,7 +23,7 @@ use crate::cluster::{Address, Managed, Manager, RedisRole, SentinelStatus};
 use crate::judge::redis::ServerView;
 use crate::judge::sentinel::{Assessment, Evidence, Risk, assess};
 use crate::observe::redis::{Login, Watch, command};
-use crate::observe::sentinel::SentinelWatch;
+use crate::observe::sentinel::{Access, SentinelWatch};
 use crate::record::{Kind, Severity};
 pub(super) use metrics::Families;
 use metrics::Metrics;
@@ -88,7 +88,8 @@ impl RedisController {
             settings.password.map(|password| Login { username: settings.username, password });
         let start = |address| {
             let (name, changed) = (self.config.name.clone(), Arc::clone(&self.changed));
-            SentinelWatch::start(address, name, login.as_ref(), changed, tasks, stop)
+            let access = Access { login: login.as_ref(), tls: settings.tls.as_ref() };
+            SentinelWatch::start(address, name, access, changed, tasks, stop)
         };
         self.sentinels.watches = settings.addresses.into_iter().map(start).collect();
     }
