@@ -4,6 +4,7 @@
 //! put them together as [`Status`]. What is not known is `None`, never zero and never "healthy".
 
 mod address;
+mod group;
 mod manager;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use address::Address;
+pub use group::{GroupBrief, MemberBrief, SILENT_SECONDS};
 pub use manager::{Managed, Manager, SentinelStatus};
 
 /// How the whole cluster is doing, in one word.
@@ -421,6 +423,9 @@ pub struct Status {
     pub health: Health,
     /// What keeps `health` from being `ok`, most important first.
     pub problems: Vec<String>,
+    /// The supervisors' group, if there is more than this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupBrief>,
     /// Nodes and balancer.
     pub servers: ServersStatus,
     /// Each Redis in the order of the settings; empty if there is none.

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 /// Slow enough that a busy machine does not look like a dead leader.
-const CALM: &str = "heartbeat = \"100ms\"\nelection_timeout = \"3s\"";
+pub(crate) const CALM: &str = "heartbeat = \"100ms\"\nelection_timeout = \"3s\"";
 
 #[tokio::test]
 async fn a_killed_leader_is_replaced_and_nothing_agreed_is_lost() {
@@ -32,12 +32,14 @@ async fn a_killed_leader_is_replaced_and_nothing_agreed_is_lost() {
     let status = group.status(next).await.unwrap();
     assert!(status["term"].as_u64().unwrap() > term, "{status}");
     assert_eq!(group.silences(next).await, [id]);
-    // It comes back as a follower of whoever leads then.
+    // It comes back, and follows whoever leads; on a busy machine it may be elected again.
     group.start(leader).await;
-    until("the killed one follows again", async || {
+    until("the killed one is back", async || {
         let status = group.status(leader).await;
-        status
-            .is_some_and(|status| status["state"] == "following" && status["leader"] != json!(null))
+        status.is_some_and(|status| {
+            ["following", "leading"].iter().any(|state| status["state"] == *state)
+                && status["leader"] != json!(null)
+        })
     })
     .await;
     until("it has what was agreed on", async || group.silences(leader).await == [id]).await;

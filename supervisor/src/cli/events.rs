@@ -114,6 +114,9 @@ fn whole(event: &Event, story: Option<&(Event, Vec<Event>)>) -> String {
         event.subject,
         event.message
     );
+    if let Some(origin) = &event.origin {
+        append!(text, "  recorded by {}, as its event {}\n", origin.member, origin.id);
+    }
     let account = story.and_then(|(end, later)| Some((Account::of(end)?, end, later)));
     if let Some((account, end, later)) = &account {
         append!(text, "\n{}", explain(account, &end.reasons, later));

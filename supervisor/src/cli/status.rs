@@ -5,7 +5,9 @@ use comfy_table::{Cell, Table};
 use super::client::Client;
 use super::print::{age, append, bytes, millis, table};
 use super::{CliError, Output, color};
-use crate::cluster::{AlertState, CircuitState, Health, Managed, Manager, RedisStatus, Status};
+use crate::cluster::{
+    AlertState, CircuitState, GroupBrief, Health, Managed, Manager, RedisStatus, Status,
+};
 
 pub(super) async fn run(client: &Client, output: Output) -> Result<(), CliError> {
     let status = client.status().await?;
@@ -15,6 +17,7 @@ pub(super) async fn run(client: &Client, output: Output) -> Result<(), CliError>
 /// The status as people read it.
 fn text(status: &Status, colored: bool) -> String {
     let mut parts = vec![headline(status, colored)];
+    parts.extend(status.group.as_ref().map(group));
     if !status.servers.nodes.is_empty() {
         parts.push(nodes(status).to_string());
     }
@@ -40,6 +43,22 @@ fn headline(status: &Status, colored: bool) -> String {
     let mut text = format!("The cluster is {word}.   {} {}{mode}", status.name, status.version);
     for problem in &status.problems {
         append!(text, "\n  - {problem}");
+    }
+    text
+}
+
+fn group(group: &GroupBrief) -> String {
+    let leader = group.leader.as_deref().unwrap_or("nobody");
+    let mut text =
+        format!("supervisors: {leader} leads, term {}, this one: {}", group.term, group.state);
+    for member in &group.members {
+        let heard = match member.heard_seconds {
+            _ if member.is_self => continue,
+            None => "never heard".to_owned(),
+            Some(seconds) => format!("heard {seconds:.1} s ago"),
+        };
+        let behind = member.behind.map_or_else(String::new, |behind| format!(", {behind} behind"));
+        append!(text, "\n  {}: {heard}{behind}", member.name);
     }
     text
 }
@@ -287,6 +306,7 @@ mod tests {
             name: "supervisor-1".to_owned(),
             version: "0.1.0".to_owned(),
             observe_only: true,
+            group: None,
             health: Health::Degraded,
             problems: vec!["chatnode-1 is slow".to_owned()],
             servers: ServersStatus { nodes: vec![node], balancer: None },

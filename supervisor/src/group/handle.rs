@@ -15,8 +15,8 @@ use super::metrics::GroupMetrics;
 use super::store::{Identity, Published};
 use super::transport::Peers;
 use super::types::{Raft, Vote};
-use super::{Members, ProposeError, Report, Reports, Seat, Settings};
-use crate::judge::redis::Opinion;
+use super::{ClientWords, Members, ProposeError, Report, Reports, Seat, Settings};
+use crate::judge::redis::{Client, Opinion};
 use crate::record::Sink;
 
 /// An entry is confirmed within this time or nobody knows: a majority on a local network with busy disks needs some 20 ms.
@@ -40,6 +40,7 @@ pub(super) struct Inner {
     pub(super) members: watch::Sender<Arc<Members>>,
     pub(super) own_report: watch::Sender<Report>,
     pub(super) reports: watch::Sender<Arc<Reports>>,
+    pub(super) clients: watch::Sender<Arc<ClientWords>>,
     pub(super) orders: mpsc::Sender<Order>,
     /// Members are added and removed one at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
@@ -73,6 +74,7 @@ impl Inner {
             members: watch::Sender::new(Arc::default()),
             own_report: watch::Sender::new(Report::default()),
             reports: watch::Sender::new(Arc::default()),
+            clients: watch::Sender::new(Arc::default()),
             orders,
             changing: tokio::sync::Mutex::default(),
             running: Mutex::default(),
@@ -152,6 +154,28 @@ impl Group {
             };
             true
         });
+    }
+
+    /// Makes known what chat nodes say of Redis; it goes with the next report.
+    pub fn share_clients(&self, words: ClientWords) {
+        self.inner.clients.send_replace(Arc::new(words));
+    }
+
+    /// What chat nodes say of Redis, each by its newest word to any member.
+    pub fn clients(&self) -> Vec<Client> {
+        let mut newest = ClientWords::clone(&self.inner.clients.borrow());
+        for heard in self.inner.reports.borrow().values() {
+            for (name, word) in &heard.report.clients {
+                let Some(at) = heard.at.checked_sub(Duration::from_millis(word.age)) else {
+                    continue;
+                };
+                let known = newest.entry(name.clone()).or_insert((word.up, at));
+                if at > known.1 {
+                    *known = (word.up, at);
+                }
+            }
+        }
+        newest.into_iter().map(|(name, (up, at))| Client { name, at, up }).collect()
     }
 
     /// What the others reported, and when it was heard.

@@ -1,5 +1,7 @@
 //! Figures of the group.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_telemetry::metrics;
@@ -7,6 +9,7 @@ use holdfast_telemetry::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaug
 
 use super::ledger::Applied;
 use super::{ProposeError, Seat};
+use crate::cluster::GroupBrief;
 
 /// What `/metrics` shows of the group.
 pub(super) struct GroupMetrics {
@@ -19,6 +22,10 @@ pub(super) struct GroupMetrics {
     changes: IntCounter,
     proposals: IntCounterVec,
     commit: Histogram,
+    heard: IntGaugeVec,
+    behind: IntGaugeVec,
+    /// The members these two show.
+    shown: Mutex<BTreeSet<String>>,
 }
 
 impl GroupMetrics {
@@ -64,6 +71,19 @@ impl GroupMetrics {
                 "Time from a proposal until a majority had confirmed it and it was applied",
                 &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0],
             ),
+            heard: metrics::gauge_vec(
+                registry,
+                "supervisor_group_member_heard",
+                "Whether this supervisor has heard another member of the group within 5 seconds",
+                &["member"],
+            ),
+            behind: metrics::gauge_vec(
+                registry,
+                "supervisor_group_member_behind_entries",
+                "Entries of the group's log that a member had not applied when it was heard last",
+                &["member"],
+            ),
+            shown: Mutex::default(),
         };
         metrics.set_seat(&Seat::Outside);
         metrics
@@ -85,6 +105,29 @@ impl GroupMetrics {
     pub(super) fn set_members(&self, voters: usize, term: u64) {
         self.members.set(i64::try_from(voters).unwrap_or(i64::MAX));
         self.term.set(figure(term));
+    }
+
+    /// What is known of each member; those that have left are not shown any more.
+    pub(super) fn set_others(&self, group: &GroupBrief) {
+        let names = group.members.iter().map(|member| member.name.clone()).collect();
+        let before = {
+            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *shown, names)
+        };
+        for gone in before.iter().filter(|name| !group.members.iter().any(|it| it.name == **name)) {
+            // Not every member is in both.
+            let _ = self.heard.remove_label_values(&[gone]);
+            let _ = self.behind.remove_label_values(&[gone]);
+        }
+        for member in &group.members {
+            let name = &[member.name.as_str()];
+            if !member.is_self {
+                self.heard.with_label_values(name).set(i64::from(!member.is_silent()));
+            }
+            if let Some(behind) = member.behind {
+                self.behind.with_label_values(name).set(figure(behind));
+            }
+        }
     }
 
     /// A leadership began.

@@ -18,6 +18,7 @@
 //! cannot see each other), and a lease in Redis or etcd (one is what we guard, the other one more thing to keep alive).
 
 mod contacts;
+mod deeds;
 mod handle;
 mod lease;
 mod ledger;
@@ -40,10 +41,10 @@ pub use handle::Group;
 pub use lease::Timing;
 pub use ledger::{
     Applied, CircuitRecord, Command, Entry, Leadership, Ledger, MemberId, NewSilence, Silence,
-    SilenceMatcher, Silences, parse_matcher,
+    SilenceMatcher, Silences, Told, ToldAlerts, parse_matcher,
 };
 pub use member::Keeper;
-pub use report::{Heard, Report, Reports};
+pub use report::{ClientWord, ClientWords, Heard, Report, Reports};
 pub use status::{GroupStatus, MemberStatus};
 pub use store::StoreError;
 pub use transport::{Credentials, CredentialsError, TlsFiles, TransportError};
@@ -65,7 +66,12 @@ pub struct Settings {
     pub timing: Timing,
     /// A leader that has lost the log's majority but reaches every member keeps what runs running.
     pub failsafe: bool,
+    /// What this member did as the leader, after an event of its journal; `None`: nothing is kept.
+    pub deeds: Option<Doings>,
 }
+
+/// Where the others' question for a leader's deeds is answered from. May read the disk.
+pub type Doings = std::sync::Arc<dyn Fn(u64) -> crate::record::Deeds + Send + Sync>;
 
 impl Settings {
     /// A group of one, with its file in `state_dir`.
@@ -76,6 +82,7 @@ impl Settings {
             credentials: None,
             timing: Timing::default(),
             failsafe: false,
+            deeds: None,
         }
     }
 }

@@ -20,7 +20,26 @@ pub struct Report {
     pub heard: BTreeMap<MemberId, u64>,
     /// What it sees of each Redis primary, by name.
     pub redis: BTreeMap<String, Opinion>,
+    /// The last entry of the log it has applied; filled in by the group.
+    #[serde(default)]
+    pub applied: Option<u64>,
+    /// What chat nodes told it of Redis, by node; filled in by the group.
+    #[serde(default)]
+    pub clients: BTreeMap<String, ClientWord>,
 }
+
+/// What a chat node said last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientWord {
+    /// Whether its own messages come back from Redis.
+    pub up: bool,
+    /// Milliseconds since it said so, as of sending.
+    pub age: u64,
+}
+
+/// What chat nodes said to this member, by node, and when.
+pub type ClientWords = BTreeMap<String, (bool, Instant)>;
 
 /// The newest that came from a member. It stays while the member is silent.
 #[derive(Debug, Clone, PartialEq)]

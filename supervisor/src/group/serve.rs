@@ -11,9 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::{Group, Inner, Running};
 use super::ledger::MemberId;
-use super::report::{Heard, Report};
+use super::report::{ClientWord, Heard, Report};
 use super::transport::{Handler, MemberFacts, Reply, Request, StatusReply, TransportError};
 use super::types::{Member, Snapshot};
+
+/// Time between two looks at the other members for the metrics.
+const FIGURES_EVERY: Duration = Duration::from_secs(1);
 
 /// Answers the other members.
 pub(super) struct Desk(pub(super) Group);
@@ -60,6 +63,7 @@ impl Handler for Desk {
                 Ok(()) => Reply::Done,
                 Err(error) => failed(&error),
             },
+            Request::Deeds { after } => self.0.own_deeds(after).await,
             Request::Status => {
                 let metrics = raft.metrics().borrow().clone();
                 let applied = metrics.last_applied.map(|applied| applied.index);
@@ -105,6 +109,8 @@ pub(super) async fn exchange_reports(inner: Arc<Inner>, shutdown: CancellationTo
     let mut report = inner.own_report.subscribe();
     let mut tick = interval(inner.settings.timing.heartbeat);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut figures = interval(FIGURES_EVERY);
+    figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rounds: JoinSet<Round> = JoinSet::new();
     let mut under_way = HashSet::new();
     // Members that have not been sent the newest.
@@ -117,6 +123,12 @@ pub(super) async fn exchange_reports(inner: Arc<Inner>, shutdown: CancellationTo
             // The sender is ours.
             _ = report.changed() => true,
             _ = tick.tick() => true,
+            _ = figures.tick() => {
+                if let Some(brief) = (Group { inner: Arc::clone(&inner) }).brief() {
+                    inner.metrics.set_others(&brief);
+                }
+                continue;
+            }
             Some(Ok(round)) = rounds.join_next() => {
                 under_way.remove(&round.to);
                 note_round(&inner, &round);
@@ -138,6 +150,13 @@ pub(super) async fn exchange_reports(inner: Arc<Inner>, shutdown: CancellationTo
             .iter()
             .map(|(id, heard)| (*id, millis(heard.at.elapsed())))
             .collect();
+        current.applied = inner.published.applied.borrow().map(|applied| applied.index);
+        let words = Arc::clone(&inner.clients.borrow());
+        let word = |(up, at): &(bool, std::time::Instant)| ClientWord {
+            up: *up,
+            age: millis(at.elapsed()),
+        };
+        current.clients = words.iter().map(|(name, said)| (name.clone(), word(said))).collect();
         for (to, member) in members.others() {
             let Some(address) = member.address.clone() else { continue };
             if under_way.contains(&to) || !due.remove(&to) {

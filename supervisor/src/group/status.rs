@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::handle::Group;
 use super::ledger::MemberId;
 use super::transport::{Reply, Request};
+use super::types::Member;
 use super::{Members, Seat};
-use crate::cluster::Address;
+use crate::cluster::{Address, GroupBrief, MemberBrief};
 
 /// A member that does not answer within this time is shown without its figures.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -63,30 +64,48 @@ impl Group {
         let seat = self.inner.seat.borrow().clone();
         let ledger = Arc::clone(&self.inner.published.ledger.borrow());
         let members = Arc::clone(&self.inner.members.borrow());
-        let leader = match &seat {
-            Seat::Leading { .. } => members.own,
-            Seat::Following { leader } => *leader,
-            _ => None,
-        };
+        let leader = leader_of(&seat, &members);
         let asked = members.all.keys().map(|id| self.member_status(&members, *id, leader));
-        let voters = members.voters.iter().map(std::collections::BTreeSet::len).min().unwrap_or(0);
         GroupStatus {
             state: seat.name().to_owned(),
-            reason: match seat {
-                Seat::Failed { why } => Some(why),
-                Seat::Outside => {
-                    Some("`holdfast group init` or `holdfast group join` is awaited".into())
-                }
-                Seat::Minority { since } => {
-                    Some(format!("no majority heard for {:.1} s", since.elapsed().as_secs_f64()))
-                }
-                _ => None,
-            },
+            reason: reason(seat),
             leader: leader.and_then(|id| members.all.get(&id)).map(|member| member.name.clone()),
             term: ledger.term(),
-            tolerates: voters.saturating_sub(1) / 2,
+            tolerates: tolerates(&members),
             members: join_all(asked).await,
         }
+    }
+
+    /// The same in short, without asking the others; `None` for a supervisor by itself.
+    pub fn brief(&self) -> Option<GroupBrief> {
+        self.inner.settings.credentials.as_ref()?;
+        let seat = self.inner.seat.borrow().clone();
+        let members = Arc::clone(&self.inner.members.borrow());
+        let reports = Arc::clone(&self.inner.reports.borrow());
+        let own = self.inner.published.applied.borrow().map(|applied| applied.index);
+        let newest = reports.values().filter_map(|heard| heard.report.applied).max().max(own);
+        let leader = leader_of(&seat, &members);
+        let member = |(id, member): (&MemberId, &Member)| {
+            let (is_self, heard) = (members.own == Some(*id), reports.get(id));
+            let applied = if is_self { own } else { heard.and_then(|it| it.report.applied) };
+            let silence = heard.map(|heard| heard.at.elapsed().as_secs_f64());
+            MemberBrief {
+                name: member.name.clone(),
+                is_self,
+                leads: leader == Some(*id),
+                votes: members.is_voter(*id),
+                heard_seconds: if is_self { Some(0.0) } else { silence },
+                behind: newest.zip(applied).map(|(newest, applied)| newest - applied),
+            }
+        };
+        Some(GroupBrief {
+            state: seat.name().to_owned(),
+            leader: leader.and_then(|id| members.all.get(&id)).map(|member| member.name.clone()),
+            term: self.inner.published.ledger.borrow().term(),
+            tolerates: tolerates(&members),
+            members: members.all.iter().map(member).collect(),
+            reason: reason(seat),
+        })
     }
 
     async fn member_status(
@@ -126,5 +145,29 @@ impl Group {
             last_log,
             applied,
         }
+    }
+}
+
+fn leader_of(seat: &Seat, members: &Members) -> Option<MemberId> {
+    match seat {
+        Seat::Leading { .. } => members.own,
+        Seat::Following { leader } => *leader,
+        _ => None,
+    }
+}
+
+fn tolerates(members: &Members) -> usize {
+    let voters = members.voters.iter().map(std::collections::BTreeSet::len).min().unwrap_or(0);
+    voters.saturating_sub(1) / 2
+}
+
+fn reason(seat: Seat) -> Option<String> {
+    match seat {
+        Seat::Failed { why } => Some(why),
+        Seat::Outside => Some("`holdfast group init` or `holdfast group join` is awaited".into()),
+        Seat::Minority { since } => {
+            Some(format!("no majority heard for {:.1} s", since.elapsed().as_secs_f64()))
+        }
+        Seat::Leading { .. } | Seat::Following { .. } => None,
     }
 }

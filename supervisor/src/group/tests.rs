@@ -1,5 +1,7 @@
 //! Groups of several members in one process, over real sockets and files.
 
+mod certificates;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -65,6 +67,10 @@ impl Kit {
     }
 
     async fn member(name: &str, secret: &str) -> Self {
+        Self::with(name, credentials(secret)).await
+    }
+
+    async fn with(name: &str, credentials: Credentials) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
@@ -75,7 +81,7 @@ impl Kit {
                 url: String::new(),
                 sentinel: None,
             },
-            credentials: Some(credentials(secret)),
+            credentials: Some(credentials),
             timing: CALM,
             ..Settings::alone(folder.path().to_owned(), name)
         };
@@ -175,8 +181,10 @@ async fn three_members_agree_and_go_on_without_their_leader() {
     agree(&kits, circuit("n1")).await;
     for kit in &kits {
         kit.ledger("all hear of it", |ledger| ledger.circuits.contains_key("n1")).await;
-        let members = kit.group.members();
-        assert_eq!(members.borrow().voters, [BTreeSet::from([1, 2, 3])]);
+        let mut members = kit.group.members();
+        let all = members.wait_for(|members| members.voters == [BTreeSet::from([1, 2, 3])]);
+        let all = tokio::time::timeout(PATIENCE, all).await;
+        assert!(all.is_ok(), "{:?}", kit.group.members().borrow());
     }
     let first = leader(&kits).await;
     let follower = &kits[(first + 1) % 3];
@@ -312,4 +320,96 @@ async fn a_new_member_gets_a_snapshot_of_what_the_log_has_forgotten() {
     second.ledger("it has what the log has forgotten", |ledger| ledger.circuits.len() == 20).await;
     let raft = second.group.inner.running().unwrap().raft;
     assert!(raft.metrics().borrow().snapshot.is_some(), "by a snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_chat_nodes_say_is_heard_by_all_by_the_newest_word() {
+    let kits = three().await;
+    let now = Instant::now().into_std();
+    let long_ago = now.checked_sub(Duration::from_secs(9)).unwrap();
+    let words = |said: &[(&str, bool, std::time::Instant)]| -> ClientWords {
+        said.iter().map(|(name, up, at)| ((*name).to_owned(), (*up, *at))).collect()
+    };
+    kits[0].group.share_clients(words(&[("chat-1", true, long_ago), ("chat-2", true, now)]));
+    kits[1].group.share_clients(words(&[("chat-1", false, now)]));
+    for kit in &kits {
+        let begun = Instant::now();
+        loop {
+            let heard: Vec<_> =
+                kit.group.clients().into_iter().map(|client| (client.name, client.up)).collect();
+            if heard == [("chat-1".to_owned(), false), ("chat-2".to_owned(), true)] {
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{heard:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_member_shows_the_group_and_whom_it_does_not_hear() {
+    let [first, second, third] = three().await;
+    let until = async |what: &str, is_it: &dyn Fn(&crate::cluster::GroupBrief) -> bool| {
+        let begun = Instant::now();
+        loop {
+            let brief = second.group.brief().unwrap();
+            if is_it(&brief) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{what}: {brief:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    until("all are heard and none is behind", &|brief| {
+        let members = &brief.members;
+        members.len() == 3
+            && brief.tolerates == 1
+            && brief.watches_only().is_none()
+            && members.iter().all(|it| it.votes && !it.is_silent() && it.behind == Some(0))
+    })
+    .await;
+    third.end().await;
+    until("one is silent", &|brief| brief.members[2].is_silent()).await;
+    first.end().await;
+    until("it only watches", &|brief| {
+        brief.watches_only().is_some_and(|why| why.contains("no majority"))
+    })
+    .await;
+    assert!(Kit::alone().group.brief().is_none(), "one by itself has no group to show");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_come_and_go_while_much_is_agreed_on() {
+    const SERVERS: usize = 500;
+    let kits = three().await;
+    let stop = CancellationToken::new();
+    let writer = tokio::spawn({
+        let (group, stop) = (kits[0].group.clone(), stop.clone());
+        async move {
+            let mut agreed = 0;
+            while !stop.is_cancelled() {
+                // While somebody else leads there is nothing to do.
+                match group.propose(circuit(&format!("server-{}", agreed % SERVERS))).await {
+                    Ok(_) => agreed += 1,
+                    Err(_) => sleep(Duration::from_millis(5)).await,
+                }
+            }
+            agreed
+        }
+    });
+    let new = Kit::member("d", "s").await;
+    new.seat("waits", |seat| *seat == Seat::Outside).await;
+    new.group.join(kits[0].address.clone().unwrap()).await.unwrap();
+    kits[1].group.leave(None).await.unwrap();
+    stop.cancel();
+    let agreed: usize = writer.await.unwrap();
+    assert!(agreed > 0);
+    for kit in [&kits[0], &kits[2], &new] {
+        kit.ledger("it has all that was agreed on", |ledger| {
+            let mut servers = (0..agreed.min(SERVERS)).map(|server| format!("server-{server}"));
+            servers.all(|server| ledger.circuits.contains_key(&server))
+        })
+        .await;
+    }
+    assert_eq!(*kits[1].group.seat().borrow(), Seat::Outside);
 }

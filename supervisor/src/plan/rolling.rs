@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::cluster::{Address, RestartStatus};
 use crate::judge::redis::ServerView;
 
@@ -45,6 +47,20 @@ pub struct World<'a> {
     pub patience: Duration,
 }
 
+/// A rolling restart as the group keeps it: whoever leads next goes on from here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollingPlan {
+    /// How far it is.
+    pub status: RestartStatus,
+    /// Replicas that must stay well.
+    pub needed: u32,
+    /// The epoch the primary is told under.
+    pub epoch: u64,
+    /// The process that is to end.
+    pub run_id: Option<String>,
+}
+
 /// A rolling restart.
 #[derive(Debug, Clone)]
 pub struct Rolling {
@@ -68,6 +84,8 @@ struct Current {
     run_id: Option<String>,
     /// What restarts it has done its part.
     is_restarted: bool,
+    /// Another supervisor was to restart it, and did or did not.
+    is_inherited: bool,
     /// The offset it must reach.
     goal: Option<u64>,
 }
@@ -84,6 +102,29 @@ impl Rolling {
         let status =
             RestartStatus { by, done: Vec::new(), current: None, left: servers, problem: None };
         Self { status, needed, timeout, epoch, current: None, unsettled_since: None }
+    }
+
+    /// One that another supervisor began, taken over at `now`.
+    pub fn taken_over(plan: RollingPlan, timeout: Duration, now: Instant) -> Self {
+        let RollingPlan { status, needed, epoch, run_id } = plan;
+        let current = status.current.is_some().then_some(Current {
+            since: now,
+            run_id,
+            is_restarted: false,
+            is_inherited: true,
+            goal: None,
+        });
+        Self { status, needed, timeout, epoch, current, unsettled_since: None }
+    }
+
+    /// What whoever leads next needs to go on.
+    pub fn plan(&self) -> RollingPlan {
+        RollingPlan {
+            status: self.status.clone(),
+            needed: self.needed,
+            epoch: self.epoch,
+            run_id: self.current.as_ref().and_then(|current| current.run_id.clone()),
+        }
     }
 
     /// Whether it goes on.
@@ -114,7 +155,9 @@ impl Rolling {
             return;
         }
         match (result, &mut self.current) {
-            (Ok(()), Some(current)) => current.is_restarted = true,
+            (Ok(()), Some(current)) => {
+                (current.is_restarted, current.is_inherited) = (true, false);
+            }
             (Ok(()), None) => {}
             (Err(why), _) => self.stop(format!("{server} could not be restarted: {why}")),
         }
@@ -135,6 +178,9 @@ impl Rolling {
         }
         if world.epoch != self.epoch {
             return self.give_up("the primary changed meanwhile".to_owned());
+        }
+        if let Some(server) = self.inherited(world) {
+            return Next::Restart(server);
         }
         if self.current.is_some() && !self.is_back(world) {
             let since = self.current.as_ref().map_or(world.now, |current| current.since);
@@ -167,6 +213,7 @@ impl Rolling {
             since: world.now,
             run_id: view.and_then(|view| view.sample.as_ref()).map(|sample| sample.run_id.clone()),
             is_restarted: false,
+            is_inherited: false,
             goal: None,
         });
         Next::Restart(server)
@@ -175,6 +222,23 @@ impl Rolling {
     fn give_up(&mut self, why: String) -> Next {
         self.stop(why.clone());
         Next::Stopped(why)
+    }
+
+    /// A server that another supervisor was to restart and did not: still the same process, long after it must have been told to end.
+    fn inherited(&mut self, world: &World<'_>) -> Option<Address> {
+        let current = self.current.as_mut().filter(|current| current.is_inherited)?;
+        let server = self.status.current.as_ref()?;
+        let view = world.views.iter().find(|view| view.address == *server)?;
+        let sample = view.present(world.now, world.patience)?;
+        if Some(&sample.run_id) != current.run_id.as_ref() {
+            (current.is_restarted, current.is_inherited) = (true, false);
+            return None;
+        }
+        if world.now.saturating_duration_since(current.since) < SETTLE {
+            return None;
+        }
+        (current.since, current.is_inherited) = (world.now, false);
+        Some(server.clone())
     }
 
     /// Whether the present server is a new process that follows the primary and has caught up with it.
@@ -305,6 +369,28 @@ mod tests {
         assert_eq!(test.next(6, 3, 5, &all), Next::Finished);
         assert_eq!(test.rolling.status.done, [2, 3, 1].map(address));
         assert_eq!(test.next(7, 3, 5, &all), Next::Wait);
+    }
+
+    #[test]
+    fn whoever_leads_next_goes_on_with_it() {
+        let all = [(1, "a", 10), (2, "b", 10), (3, "c", 10)];
+        let back = [(1, "a", 10), (2, "B", 10), (3, "c", 10)];
+        for was_restarted in [true, false] {
+            let mut test = Test::new(1);
+            assert_eq!(test.next(0, 1, 4, &all), Next::Restart(address(2)));
+            let plan = serde_json::to_string(&test.rolling.plan()).unwrap();
+            let plan = serde_json::from_str(&plan).unwrap();
+            test.rolling = Rolling::taken_over(plan, Duration::from_mins(1), test.begin);
+            assert_eq!(test.next(1, 1, 4, &all), Next::Wait, "it may be about to end");
+            if was_restarted {
+                assert_eq!(test.next(2, 1, 4, &[all[0], all[2]]), Next::Wait, "it is away");
+            } else {
+                assert_eq!(test.next(30, 1, 4, &all), Next::Restart(address(2)), "nobody did it");
+                assert_eq!(test.next(31, 1, 4, &back), Next::Wait);
+                test.rolling.restarted(&address(2), Ok(()));
+            }
+            assert_eq!(test.next(32, 1, 4, &back), Next::Restart(address(3)));
+        }
     }
 
     #[test]

@@ -217,6 +217,8 @@ pub(crate) mod tests {
             message: "failover".to_owned(),
             reasons: Vec::new(),
             detail,
+            is_common: false,
+            origin: None,
         }
     }
 

@@ -78,6 +78,32 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether it is something that was done, or was not to be done: the other members of a group are told of it.
+    pub fn is_deed(self) -> bool {
+        match self {
+            Self::ActionTaken
+            | Self::ActionWithheld
+            | Self::ActionFailed
+            | Self::FailoverStep
+            | Self::FailoverDone
+            | Self::FailoverFailed
+            | Self::BackupTaken
+            | Self::BackupFailed
+            | Self::NotificationFailed
+            | Self::DrillStarted
+            | Self::DrillFinished => true,
+            Self::Started
+            | Self::Stopped
+            | Self::Reload
+            | Self::AlertFiring
+            | Self::AlertResolved
+            | Self::Circuit
+            | Self::RedisVerdict
+            | Self::Canary
+            | Self::Group => false,
+        }
+    }
+
     /// All kinds, for metrics.
     pub const ALL: [Self; 20] = [
         Self::Started,
@@ -237,6 +263,21 @@ pub struct Event {
     /// Figures and structure for programs.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub detail: serde_json::Value,
+    /// This member did it as the leader of a group, so the others keep it too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_common: bool,
+    /// The member of the group that recorded it, if that was another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Where an event of another member is from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The member's name.
+    pub member: String,
+    /// The event's number in its journal.
+    pub id: u64,
 }
 
 /// Something was wrong with a subject, from its first sign to its end.

@@ -42,6 +42,8 @@ pub struct Filter {
     pub incident: Option<u64>,
     /// Only of at least this severity.
     pub severity_min: Option<Severity>,
+    /// Only what this member did as the leader of a group.
+    pub is_common: bool,
     /// At most this many, at most [`LIMIT_MAX`].
     pub limit: usize,
 }
@@ -55,6 +57,7 @@ impl Default for Filter {
             subject: None,
             incident: None,
             severity_min: None,
+            is_common: false,
             limit: LIMIT_DEFAULT,
         }
     }
@@ -68,6 +71,7 @@ impl Filter {
             && self.kind.is_none_or(|kind| event.kind == kind)
             && self.subject.as_ref().is_none_or(|subject| event.subject == *subject)
             && self.incident.is_none_or(|incident| event.incident == Some(incident))
+            && (!self.is_common || event.is_common)
             && self.severity_min.is_none_or(|severity| event.severity >= severity)
     }
 

@@ -7,40 +7,93 @@
 //!
 //! Causes that were open when the supervisor stopped are *unconfirmed* until somebody opens them again: what they stood for may have
 //! ended while nobody watched, and then nobody would ever close them.
+//!
+//! In a group the leader begins and ends incidents and the group agrees on them (`common`); members that follow remember what they see
+//! themselves, so that whoever leads next goes on from there.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chrono::{DateTime, Utc};
 
-use super::event::{Draft, Incident};
+use super::event::{Draft, Incident, Severity};
+
+pub use common::{Agreed, Part, Standing};
+
+/// Subject and cause.
+type Cause = (String, String);
 
 /// The open incidents, by subject.
 #[derive(Debug)]
 pub(super) struct Incidents {
     /// Bounded by the number of subjects: nodes, Redis, balancer and the like.
     open: BTreeMap<String, Incident>,
-    next_id: u64,
-    /// Subject and cause.
-    unconfirmed: BTreeSet<(String, String)>,
+    /// The highest number that was ever seen.
+    last_id: u64,
+    /// Nobody has opened these again since the last stop, or since another member led: and since when that is so.
+    unconfirmed: BTreeMap<Cause, DateTime<Utc>>,
+    /// What this member is to the group.
+    part: Part,
+    /// What this member sees itself, whoever leads.
+    seen: BTreeMap<Cause, Seen>,
+    /// Incidents of our own that the group does not know: begun while no majority was heard, or about what only we see.
+    private: BTreeSet<u64>,
+    /// What the group has agreed on, as taken over last.
+    adopted: Agreed,
+    /// Changed since the group agreed on them last, by number.
+    unshared: BTreeMap<u64, Incident>,
+    /// Events recorded while following that belong to no incident yet, oldest first.
+    loose: VecDeque<common::Loose>,
+}
+
+/// A cause as this member saw it begin.
+#[derive(Debug, Clone)]
+struct Seen {
+    title: String,
+    severity: Severity,
+    since: DateTime<Utc>,
+    /// When it ended; kept for a while, as the group may not have noticed.
+    over: Option<DateTime<Utc>>,
 }
 
 impl Incidents {
-    /// Takes over what was `open` at the last stop; new incidents count from `next_id`.
-    pub(super) fn restore(open: impl IntoIterator<Item = Incident>, next_id: u64) -> Self {
+    /// Takes over what was `open` at the last stop, found at `now`; new incidents count from after `last_id`.
+    pub(super) fn restore(
+        open: impl IntoIterator<Item = Incident>,
+        last_id: u64,
+        now: DateTime<Utc>,
+    ) -> Self {
         let open: BTreeMap<_, _> = open.into_iter().map(|i| (i.subject.clone(), i)).collect();
-        let unconfirmed = open
-            .values()
-            .flat_map(|i| i.causes.iter().map(|cause| (i.subject.clone(), cause.clone())))
-            .collect();
-        Self { open, next_id, unconfirmed }
+        let unconfirmed = causes(open.values()).map(|cause| (cause, now)).collect();
+        let unshared = open.values().map(|incident| (incident.id, incident.clone())).collect();
+        Self {
+            open,
+            last_id,
+            unconfirmed,
+            part: Part::default(),
+            seen: BTreeMap::new(),
+            private: BTreeSet::new(),
+            adopted: Agreed::new(),
+            unshared,
+            loose: VecDeque::new(),
+        }
     }
 
     /// Finds or begins the incident of an event, ends it if the event calls for that, and returns it as it now stands.
     pub(super) fn assign(&mut self, draft: &Draft, now: DateTime<Utc>) -> Option<Incident> {
+        self.see(draft, now);
+        if self.part.standing == Standing::Follows
+            && !self.open.get(&draft.subject).is_some_and(|it| self.private.contains(&it.id))
+        {
+            // The leader counts and ends it.
+            return self.open.get(&draft.subject).cloned();
+        }
         if let Some(cause) = &draft.opens {
             self.unconfirmed.remove(&(draft.subject.clone(), cause.clone()));
             if !self.open.contains_key(&draft.subject) {
-                let incident = self.begin(draft, now);
+                let id = self.next_id();
+                let incident = begin(id, draft.subject.clone(), draft.message.clone(), now);
                 self.open.insert(draft.subject.clone(), incident);
             }
         }
@@ -54,26 +107,20 @@ impl Incidents {
             self.unconfirmed.remove(&(draft.subject.clone(), cause.clone()));
             incident.causes.remove(cause)
         });
-        if closed_one && incident.causes.is_empty() {
+        if let Some(cause) = &draft.closes {
+            self.seen.remove(&(draft.subject.clone(), cause.clone()));
+        }
+        let is_over = closed_one && incident.causes.is_empty();
+        if is_over {
             incident.closed = Some(now);
-            return self.open.remove(&draft.subject);
         }
-        Some(incident.clone())
-    }
-
-    fn begin(&mut self, draft: &Draft, now: DateTime<Utc>) -> Incident {
-        let id = self.next_id;
-        self.next_id += 1;
-        Incident {
-            id,
-            subject: draft.subject.clone(),
-            title: draft.message.clone(),
-            severity: draft.severity,
-            opened: now,
-            closed: None,
-            causes: BTreeSet::new(),
-            events: 0,
+        let incident = incident.clone();
+        if is_over {
+            self.open.remove(&draft.subject);
+            self.private.remove(&incident.id);
         }
+        self.note_unshared(incident.clone());
+        Some(incident)
     }
 
     /// The open incidents, in no meaningful order.
@@ -86,92 +133,30 @@ impl Incidents {
         self.open.len()
     }
 
-    /// Subject and cause of everything that was open at the last stop and was not heard of since.
-    pub(super) fn unconfirmed(&self) -> Vec<(String, String)> {
-        self.unconfirmed.iter().cloned().collect()
+    /// Subject and cause of everything that has been unconfirmed since `before` or longer.
+    pub(super) fn unconfirmed(&self, before: DateTime<Utc>) -> Vec<Cause> {
+        let long = self.unconfirmed.iter().filter(|(_, since)| **since <= before);
+        long.map(|(cause, _)| cause.clone()).collect()
     }
+}
+
+fn begin(id: u64, subject: String, title: String, now: DateTime<Utc>) -> Incident {
+    Incident {
+        id,
+        subject,
+        title,
+        severity: Severity::Info,
+        opened: now,
+        closed: None,
+        causes: BTreeSet::new(),
+        events: 0,
+    }
+}
+
+/// Every cause of these incidents.
+fn causes<'a>(incidents: impl Iterator<Item = &'a Incident>) -> impl Iterator<Item = Cause> {
+    incidents.flat_map(|it| it.causes.iter().map(|cause| (it.subject.clone(), cause.clone())))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::{Kind, Severity};
-
-    fn at(second: i64) -> DateTime<Utc> {
-        DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
-    }
-
-    fn firing(subject: &str, cause: &str) -> Draft {
-        let text = format!("{cause} is firing");
-        Draft::new(Kind::AlertFiring, Severity::Warning, subject, text).opens(cause)
-    }
-
-    fn resolved(subject: &str, cause: &str) -> Draft {
-        let text = format!("{cause} is over");
-        Draft::new(Kind::AlertResolved, Severity::Info, subject, text).closes(cause)
-    }
-
-    fn action(subject: &str, severity: Severity) -> Draft {
-        Draft::new(Kind::ActionTaken, severity, subject, "drained")
-    }
-
-    #[test]
-    fn an_incident_lasts_from_the_first_cause_to_the_last() {
-        let mut incidents = Incidents::restore([], 7);
-        assert_eq!(incidents.assign(&action("node-1", Severity::Info), at(0)), None);
-
-        let first = incidents.assign(&firing("node-1", "NodeDown"), at(1)).unwrap();
-        assert_eq!((first.id, first.opened, first.closed), (7, at(1), None));
-        assert_eq!(first.title, "NodeDown is firing");
-
-        let joined = incidents.assign(&action("node-1", Severity::Critical), at(2)).unwrap();
-        assert_eq!((joined.id, joined.events, joined.severity), (7, 2, Severity::Critical));
-
-        let second = incidents.assign(&firing("node-1", "HighLatency"), at(3)).unwrap();
-        assert_eq!(second.causes.len(), 2);
-        let half = incidents.assign(&resolved("node-1", "NodeDown"), at(4)).unwrap();
-        assert_eq!(half.closed, None);
-        let end = incidents.assign(&resolved("node-1", "HighLatency"), at(5)).unwrap();
-        assert_eq!((end.id, end.closed, end.events), (7, Some(at(5)), 5));
-        assert_eq!(incidents.count(), 0);
-
-        assert_eq!(incidents.assign(&action("node-1", Severity::Info), at(6)), None);
-        assert_eq!(incidents.assign(&firing("node-1", "NodeDown"), at(7)).unwrap().id, 8);
-    }
-
-    #[test]
-    fn causes_are_a_set() {
-        let mut incidents = Incidents::restore([], 1);
-        incidents.assign(&firing("node-1", "NodeDown"), at(0)).unwrap();
-        incidents.assign(&firing("node-1", "NodeDown"), at(1)).unwrap();
-        let other = incidents.assign(&resolved("node-1", "NeverFired"), at(2)).unwrap();
-        assert_eq!(other.closed, None);
-        let end = incidents.assign(&resolved("node-1", "NodeDown"), at(3)).unwrap();
-        assert_eq!(end.closed, Some(at(3)));
-        assert_eq!(incidents.assign(&resolved("node-1", "NodeDown"), at(4)), None);
-    }
-
-    #[test]
-    fn subjects_do_not_mix() {
-        let mut incidents = Incidents::restore([], 1);
-        incidents.assign(&firing("node-1", "NodeDown"), at(0)).unwrap();
-        assert_eq!(incidents.assign(&action("node-2", Severity::Info), at(1)), None);
-        let other = incidents.assign(&firing("redis/main", "primary-down"), at(2)).unwrap();
-        assert_eq!((other.id, incidents.count()), (2, 2));
-    }
-
-    #[test]
-    fn what_was_open_at_the_last_stop_goes_on_once_it_is_seen_again() {
-        let mut before = Incidents::restore([], 1);
-        before.assign(&firing("node-1", "NodeDown"), at(0)).unwrap();
-        let left = before.assign(&firing("node-1", "HighLatency"), at(1)).unwrap();
-
-        let mut incidents = Incidents::restore([left], 2);
-        let seen_again = incidents.assign(&firing("node-1", "NodeDown"), at(9)).unwrap();
-        assert_eq!((seen_again.id, seen_again.opened), (1, at(0)));
-        assert_eq!(incidents.unconfirmed(), [("node-1".to_owned(), "HighLatency".to_owned())]);
-        incidents.assign(&resolved("node-1", "HighLatency"), at(10)).unwrap();
-        assert!(incidents.unconfirmed().is_empty());
-        assert_eq!(incidents.count(), 1);
-    }
-}
+mod tests;

@@ -8,9 +8,10 @@ mod journal;
 mod store;
 
 pub use account::{Account, Hold, Homecoming, Salvage, Sighting, Step, losses};
-pub use event::{Draft, Event, Incident, Kind, Reason, Severity};
+pub use event::{Draft, Event, Incident, Kind, Origin, Reason, Severity};
 pub use filter::{Filter, LIMIT_MAX, Retention};
-pub use journal::{Journal, JournalError};
+pub use incidents::{Agreed, Part, Standing};
+pub use journal::{Deeds, Journal, JournalError};
 
 #[cfg(test)]
 pub(crate) use account::tests as account_tests;

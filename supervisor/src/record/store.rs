@@ -23,6 +23,9 @@ const INCIDENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("inciden
 const INCIDENT_EVENTS: TableDefinition<'_, (u64, u64), ()> =
     TableDefinition::new("incident_events");
 
+/// The newest event copied from each other member, by its name.
+const COPIED: TableDefinition<'_, &str, u64> = TableDefinition::new("copied");
+
 /// Pages kept in memory. Redb's own default is a gigabyte; the status page reads some hundred rows.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
 
@@ -99,6 +102,7 @@ pub(super) struct Left {
     pub(super) last_event: u64,
     pub(super) last_incident: u64,
     pub(super) open: Vec<Incident>,
+    pub(super) copied: BTreeMap<String, u64>,
 }
 
 /// Opens the file or makes it.
@@ -137,6 +141,11 @@ fn load(database: &Database) -> Result<Left, StoreError> {
         let events = write.open_table(EVENTS).map_err(StoreError::using(using))?;
         let incidents = write.open_table(INCIDENTS).map_err(StoreError::using(using))?;
         write.open_table(INCIDENT_EVENTS).map_err(StoreError::using(using))?;
+        let copied = write.open_table(COPIED).map_err(StoreError::using(using))?;
+        for entry in copied.iter().map_err(StoreError::using(using))? {
+            let (member, id) = entry.map_err(StoreError::using(using))?;
+            left.copied.insert(member.value().to_owned(), id.value());
+        }
         if let Some((id, row)) = events.last().map_err(StoreError::using(using))? {
             left.last_event = id.value();
             decode::<Event>("event", id.value(), row.value())?;
@@ -159,6 +168,7 @@ pub(super) fn write(
     database: &Database,
     events: &[Arc<Event>],
     incidents: &BTreeMap<u64, Incident>,
+    attached: &BTreeMap<u64, u64>,
     retention: Retention,
 ) -> Result<(), StoreError> {
     let using = "write to the journal";
@@ -172,6 +182,14 @@ pub(super) fn write(
             if let Some(incident) = event.incident {
                 index.insert((incident, event.id), ()).map_err(StoreError::using(using))?;
             }
+        }
+        for (event, incident) in attached {
+            attach(&mut rows, *event, *incident)?;
+            index.insert((*incident, *event), ()).map_err(StoreError::using(using))?;
+        }
+        let mut copied = write.open_table(COPIED).map_err(StoreError::using(using))?;
+        for origin in events.iter().filter_map(|event| event.origin.as_ref()) {
+            copied.insert(&*origin.member, origin.id).map_err(StoreError::using(using))?;
         }
         while rows.len().map_err(StoreError::using(using))? > retention.events_max {
             let Some((id, row)) = rows.pop_first().map_err(StoreError::using(using))? else {
@@ -202,6 +220,24 @@ pub(super) fn write(
         }
     }
     write.commit().map_err(StoreError::using(using))
+}
+
+/// An event turns out to belong to an incident.
+fn attach(
+    rows: &mut redb::Table<'_, u64, &'static [u8]>,
+    id: u64,
+    incident: u64,
+) -> Result<(), StoreError> {
+    let using = "write to the journal";
+    let row = rows.get(id).map_err(StoreError::using(using))?;
+    // One that cannot be read is counted when it is read.
+    let event = row.as_ref().and_then(|row| decode::<Event>("event", id, row.value()).ok());
+    drop(row);
+    if let Some(mut event) = event {
+        event.incident = Some(incident);
+        rows.insert(id, encode(&event).as_slice()).map_err(StoreError::using(using))?;
+    }
+    Ok(())
 }
 
 /// What a read found, and how many rows it could not read.

@@ -138,6 +138,8 @@ fn read(nodes: &[Node], found: &[(Labels, Sample)]) -> HashMap<String, NodeFacts
             memory_bytes: value("process_resident_memory_bytes"),
             connections: value("chatnode_connections"),
             scrape_seconds: value("scrape_duration_seconds"),
+            // Seconds old by the time it comes: too old for a judgement made in milliseconds.
+            redis: None,
         };
         (node.name.clone(), facts)
     };

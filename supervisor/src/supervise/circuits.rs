@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::cluster::CircuitState;
 use crate::config::Guards;
-use crate::group::{CircuitRecord, Entry, Group};
-use crate::judge::circuits::{Circuit, Demand};
+use crate::group::{CircuitRecord, Entry, Group, Ledger, Seat};
+use crate::judge::circuits::{Action, Circuit, Demand, Percent};
 
 /// Has the group know the circuits that are not closed, if this member leads. What does not get through is tried again with the next look.
 pub(super) async fn keep(group: &Group, circuits: &HashMap<String, Circuit>, guards: &Guards) {
@@ -27,6 +27,32 @@ pub(super) async fn keep(group: &Group, circuits: &HashMap<String, Circuit>, gua
             return;
         }
     }
+}
+
+/// Goes on with the circuits of whoever led before, where we have seen no reason for one ourselves: each is open as it was, and closes
+/// step by step once it has been calm.
+pub(super) fn inherit(
+    group: &Group,
+    circuits: &mut HashMap<String, Circuit>,
+) -> Vec<(String, CircuitRecord)> {
+    let ledger = Arc::clone(&group.ledger().borrow());
+    let mut inherited = Vec::new();
+    for (server, record) in &ledger.circuits {
+        let Some(circuit) = circuits.get_mut(server) else { continue };
+        if circuit.state() == CircuitState::Closed {
+            let action =
+                record.percent.map_or(Action::Drain, |percent| Action::Weight(Percent(percent)));
+            *circuit = Circuit::resumed(action, record.reason.as_str());
+            inherited.push((server.clone(), record.clone()));
+        }
+    }
+    inherited
+}
+
+/// The leader's circuits, if another member leads: every member shows the same.
+pub(super) fn of_leader(group: &Group) -> Option<Arc<Ledger>> {
+    let follows = matches!(&*group.seat().borrow(), Seat::Following { leader: Some(_) });
+    follows.then(|| Arc::clone(&group.ledger().borrow()))
 }
 
 /// A circuit as the ledger has it; `None` if it is closed.

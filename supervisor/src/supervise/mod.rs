@@ -6,7 +6,9 @@
 
 mod backups;
 mod circuits;
+mod clients;
 mod group;
+mod incidents;
 mod redis;
 mod remote;
 mod rules;
@@ -52,8 +54,8 @@ pub use rules::read as read_rules;
 
 /// Events and incidents the journal keeps: about a year of a cluster that has ten events a day, and bounded however many it has.
 const RETENTION: Retention = Retention { events_max: 100_000, incidents_max: 5_000 };
-/// Causes that an earlier run left open count as over when this one has not found them again within this time: longer than any rule
-/// holds before it fires on something that has been wrong all along.
+/// Causes that an earlier run or another member left open count as over when this one has not found them again within this time: longer
+/// than any rule holds before it fires on something that has been wrong all along.
 const CONFIRM_WITHIN: Duration = Duration::from_mins(5);
 /// The parts may take this long to end.
 const GRACE: Duration = Duration::from_secs(8);
@@ -126,7 +128,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     }
     let endpoint = sentinel.as_ref().map(TcpListener::local_addr).transpose()?;
     let url = external_url(&config, address);
-    let (group, keeper) = group::open(&config, url, endpoint, &registry, sink_of(&journal))?;
+    let (group, keeper) = group::open(&config, url, endpoint, &registry, &journal)?;
     if let Some(listener) = &sentinel {
         announce::listening("sentinel", listener.local_addr()?);
     }
@@ -218,6 +220,10 @@ impl Daemon {
         let mut control = Control { reload: Some(reload), ..Control::default() };
         let servers = self.servers(&client, calls_seen, &facts, &mut control, &sink);
         let redis = self.redis(sentinel, &mut control, &sink)?;
+        if self.config.redis.len() == 1 {
+            let (group, words) = (self.group.clone(), facts.subscribe());
+            self.tasks.spawn("clients", |stop| clients::share(group, words, stop));
+        }
         let backup = self.backups(&mut control, &sink);
         let canary = self.config.canary.clone().map(|settings| {
             let (canary, handle, seen) = Canary::new(settings, &self.registry, Arc::clone(&sink));
@@ -245,7 +251,12 @@ impl Daemon {
             self.tasks.spawn("facts from the remote", |stop| remote.run(stop));
         }
         self.tasks.spawn("rules", |stop| rule_loop.run(stop));
-        self.tasks.spawn("housekeeping", |stop| housekeeping(Arc::clone(&self.journal), stop));
+        let (group, journal) = (self.group.clone(), Arc::clone(&self.journal));
+        self.tasks.spawn("incidents", |stop| incidents::keep(group, journal, stop));
+        if self.config.group.is_some() {
+            let (group, journal) = (self.group.clone(), Arc::clone(&self.journal));
+            self.tasks.spawn("deeds", |stop| incidents::fetch(group, journal, stop));
+        }
 
         let api = ApiState {
             sources: StatusSources {
@@ -335,7 +346,10 @@ impl Daemon {
         let journal = Arc::clone(&self.journal);
         let (notifier, notices) =
             Notifier::new(&self.config.notify, sender, journal, &self.registry)?;
-        let notifier = notifier.ruled_by(group::policy(&self.group));
+        let (notes, noted) = mpsc::channel(group::NOTES_MAX);
+        let notifier = notifier.ruled_by(group::policy(&self.group, notes));
+        let group = self.group.clone();
+        self.tasks.spawn("told", |stop| group::note_told(group, noted, stop));
         self.tasks.spawn("notifier", |stop| notifier.run(stop));
         Ok(notices)
     }
@@ -457,14 +471,4 @@ impl Daemon {
         self.tasks.spawn("scrapers", |stop| manager.run(stop));
         Ok(health)
     }
-}
-
-/// Closes, once, what an earlier run left open and this one did not find again.
-async fn housekeeping(journal: Arc<Journal>, stop: CancellationToken) {
-    tokio::select! {
-        () = stop.cancelled() => return,
-        () = tokio::time::sleep(CONFIRM_WITHIN) => {}
-    }
-    journal.close_unconfirmed(chrono::Utc::now());
-    stop.cancelled().await;
 }

@@ -127,6 +127,8 @@ pub(super) struct ServerController {
     withheld: HashMap<String, Change>,
     /// Failed changes already recorded, by server, with the cause.
     failed: HashMap<String, (Change, String)>,
+    /// Whether this member led when that was last looked at.
+    has_led: bool,
     /// The pool as last seen; `None` while the balancer does not answer.
     observed: Option<Vec<Observed>>,
     balancer_error: Option<String>,
@@ -157,6 +159,7 @@ impl ServerController {
             overrides: HashMap::new(),
             withheld: HashMap::new(),
             failed: HashMap::new(),
+            has_led: false,
             observed: None,
             balancer_error: None,
             metrics: Metrics::register(registry, &config.nodes),
@@ -177,7 +180,10 @@ impl ServerController {
                 () = shutdown.cancelled() => return,
                 _ = tick.tick() => self.step().await,
                 // Whoever becomes the leader acts at once.
-                Ok(()) = seat.changed() => self.act().await,
+                Ok(()) = seat.changed() => {
+                    self.inherit();
+                    self.act().await;
+                }
                 Ok(()) = self.inputs.calls.changed() => {
                     self.observe_circuits();
                     self.act().await;
@@ -210,6 +216,7 @@ impl ServerController {
             }
             Err(error) => self.lost_sight(&error),
         }
+        self.inherit();
         self.observe_circuits();
         self.act().await;
         let (group, guards) = (&self.inputs.group, &self.guards);
@@ -261,6 +268,20 @@ impl ServerController {
             self.circuits.insert(name.clone(), circuit);
         }
         self.circuits.retain(|name, _| observed.iter().any(|server| server.status.name == *name));
+    }
+
+    /// Whoever comes to lead goes on with the circuits of the one before.
+    fn inherit(&mut self) {
+        let leads = self.inputs.group.leading().is_some();
+        if std::mem::replace(&mut self.has_led, leads) || !leads {
+            return;
+        }
+        for (server, record) in circuits::inherit(&self.inputs.group, &mut self.circuits) {
+            let message = "circuit stays open, as the former leader had it";
+            let draft = Draft::new(Kind::Circuit, Severity::Info, &server, message);
+            (self.sink)(draft.because(record.reason).opens("circuit"));
+            self.metrics.set_circuit(&server, CircuitState::Open);
+        }
     }
 
     fn observe_circuits(&mut self) {
@@ -430,10 +451,21 @@ impl ServerController {
 
     fn publish(&self) {
         let facts = self.inputs.facts.borrow().clone();
+        let leader = circuits::of_leader(&self.inputs.group);
         let nodes = self.nodes.iter().map(|node| {
             let facts = facts.get(&node.name).cloned().unwrap_or_default();
             let observed = self.observed.iter().flatten().find(|s| s.status.name == node.name);
-            let circuit = self.circuits.get(&node.name);
+            let own = self.circuits.get(&node.name);
+            let (circuit, circuit_reason) = match &leader {
+                None => (
+                    own.map_or(CircuitState::Closed, Circuit::state),
+                    own.and_then(Circuit::reason).map(str::to_owned),
+                ),
+                Some(ledger) => ledger
+                    .circuits
+                    .get(&node.name)
+                    .map_or((CircuitState::Closed, None), |it| (it.state, Some(it.reason.clone()))),
+            };
             NodeStatus {
                 name: node.name.clone(),
                 metrics: node.metrics.clone(),
@@ -444,8 +476,8 @@ impl ServerController {
                 connections: facts.connections,
                 scrape_seconds: facts.scrape_seconds,
                 server: observed.map(|server| server.status.clone()),
-                circuit: circuit.map_or(CircuitState::Closed, Circuit::state),
-                circuit_reason: circuit.and_then(Circuit::reason).map(str::to_owned),
+                circuit,
+                circuit_reason,
             }
         });
         let status = ServersStatus {

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Metrics;
 use super::message::Message;
+use super::receipt::Parcel;
 use crate::record::{Draft, Journal, Kind, Severity};
 
 /// Messages waiting for one channel: an hour of a very bad day, at a few kilobytes each.
@@ -58,7 +59,7 @@ pub(super) trait Carrier: Send + Sync {
 pub(super) struct Channel {
     kind: &'static str,
     name: String,
-    queue: mpsc::Sender<Arc<Message>>,
+    queue: mpsc::Sender<Parcel>,
     journal: Arc<Journal>,
     metrics: Metrics,
 }
@@ -67,7 +68,7 @@ pub(super) struct Channel {
 pub(super) struct Worker {
     kind: &'static str,
     name: String,
-    queue: mpsc::Receiver<Arc<Message>>,
+    queue: mpsc::Receiver<Parcel>,
     carrier: Box<dyn Carrier>,
     journal: Arc<Journal>,
     metrics: Metrics,
@@ -110,9 +111,9 @@ impl Channel {
     }
 
     /// Queues a message, or drops it if the queue is full. Never waits.
-    pub(super) fn send(&self, message: Arc<Message>) {
-        let Err(error) = self.queue.try_send(message) else { return };
-        let message = error.into_inner();
+    pub(super) fn send(&self, parcel: Parcel) {
+        let Err(error) = self.queue.try_send(parcel) else { return };
+        let message = error.into_inner().message;
         self.metrics.count(self.kind, "dropped");
         let text = format!(
             "Not told by {}: {} ({}), because {QUEUE_MAX} messages wait already",
@@ -129,9 +130,12 @@ impl Channel {
 impl Worker {
     /// Delivers until the notifier's end is gone and the queue is empty.
     pub(super) async fn run(mut self) {
-        while let Some(message) = self.queue.recv().await {
-            let result = self.deliver(&message).await;
-            self.record(&message, result);
+        while let Some(parcel) = self.queue.recv().await {
+            let result = self.deliver(&parcel.message).await;
+            if result.is_ok() {
+                parcel.receipt.delivered();
+            }
+            self.record(&parcel.message, result);
         }
     }
 

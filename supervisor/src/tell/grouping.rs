@@ -5,19 +5,25 @@
 //! repeat interval. An alert that ends before it was ever told is not told at all. Alerts whose `severity` is neither `critical` nor
 //! `warning` are for the journal only.
 //!
-//! Pure: time comes in as an argument, and nothing is told to anyone here. Nothing is kept over a restart: what still fires is then
-//! told once more, which is better than not at all.
+//! Pure: time comes in as an argument, and nothing is told to anyone here. What people know already, from an earlier run or another
+//! supervisor of the group, comes in from outside ([`Grouping::learn`], [`Grouping::leave_to_others`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
+
 use crate::cluster::{AlertState, AlertStatus};
+use crate::group::{Told, ToldAlerts};
 
 /// Alerts remembered at once. A cluster of a hundred nodes with ten rules stays below.
 const ALERTS_MAX: usize = 2000;
 
 /// An alert that is silenced is looked at this often: its silence may be over.
 const SILENCE_LOOK: Duration = Duration::from_secs(5);
+
+/// An alert that the leader of the group has not told for this long is not seen there: then whoever sees it tells it.
+const OTHERS_PATIENCE: Duration = Duration::from_mins(2);
 
 /// Severities that are told.
 const TOLD: [&str; 2] = ["critical", "warning"];
@@ -43,6 +49,8 @@ struct Group {
     changed: bool,
     /// When what fires is told again.
     repeat_at: Option<Instant>,
+    /// Since when another supervisor is to tell what is new.
+    left_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -50,6 +58,19 @@ struct Entry {
     alert: AlertStatus,
     /// Whether people know that it fires.
     is_told: bool,
+    /// They know it from us, though another supervisor leads: it does not see it.
+    is_ours: bool,
+}
+
+impl Entry {
+    /// Whether people believe that it fires, as far as the group knows.
+    fn is_known(&self, told: &ToldAlerts) -> bool {
+        told.of(&self.alert.labels).is_some()
+    }
+
+    fn is_firing(&self) -> bool {
+        self.alert.state == AlertState::Firing
+    }
 }
 
 /// What became of a notice.
@@ -64,7 +85,7 @@ pub(super) enum Observed {
 }
 
 /// What is told in one message.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Batch {
     /// The rule.
     pub(super) name: String,
@@ -114,7 +135,7 @@ impl Grouping {
             }
             Some(entry) => entry.alert = alert,
             None => {
-                let entry = Entry { alert, is_told: false };
+                let entry = Entry { alert, is_told: false, is_ours: false };
                 group.alerts.insert(entry.alert.labels.clone(), entry);
             }
         }
@@ -144,6 +165,105 @@ impl Grouping {
         for due in due.filter(|due| **due <= now) {
             *due = now + wait;
         }
+    }
+
+    /// Takes over what people know, when it becomes our turn to tell them.
+    pub(super) fn learn(&mut self, now: Instant, clock: DateTime<Utc>, told: &ToldAlerts) {
+        for group in self.groups.values_mut() {
+            group.left_since = None;
+            let before = group.alerts.len();
+            group.alerts.retain(|_, entry| {
+                let is_known = entry.is_known(told);
+                entry.is_told = is_known || entry.is_ours;
+                // That it is over is for those who knew that it fired.
+                entry.is_firing() || is_known || entry.is_ours
+            });
+            self.count -= before - group.alerts.len();
+            let last =
+                group.alerts.keys().filter_map(|labels| told.of(labels)).map(|it| it.at).max();
+            if let Some(last) = last {
+                let passed = (clock - last).to_std().unwrap_or_default();
+                group.repeat_at = Some(now + self.repeat_interval.saturating_sub(passed));
+            }
+            let is_news = |entry: &Entry| !entry.is_told || !entry.is_firing();
+            group.changed = group.alerts.values().any(is_news);
+            let repeat_at = *group.repeat_at.get_or_insert(now + self.repeat_interval);
+            group.due = if group.changed { group.due.or(Some(now)) } else { Some(repeat_at) };
+        }
+        self.groups.retain(|_, group| !group.alerts.is_empty());
+    }
+
+    /// Whatever is due is another supervisor's to tell: keeps what it has not told yet, so that it can be told should we lead next.
+    /// Returns what it does not see, which nobody but us will tell.
+    pub(super) fn leave_to_others(
+        &mut self,
+        now: Instant,
+        told: &ToldAlerts,
+        is_silenced: &dyn Fn(&Labels) -> bool,
+        look_again: Duration,
+    ) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        for (name, group) in &mut self.groups {
+            if group.due.is_none_or(|due| due > now) {
+                continue;
+            }
+            let since = *group.left_since.get_or_insert(now);
+            let is_late = now.saturating_duration_since(since) >= OTHERS_PATIENCE;
+            let mut batch = Batch { name: name.clone(), ..Batch::default() };
+            let before = group.alerts.len();
+            group.alerts.retain(|labels, entry| {
+                let is_known = entry.is_known(told);
+                entry.is_told = is_known || entry.is_ours;
+                if !entry.is_firing() {
+                    if entry.is_ours {
+                        batch.resolved.push(entry.alert.clone());
+                    }
+                    return is_known && !entry.is_ours && !is_late;
+                }
+                if !entry.is_told && is_late && !is_silenced(labels) {
+                    (entry.is_told, entry.is_ours) = (true, true);
+                    batch.firing.push(entry.alert.clone());
+                }
+                true
+            });
+            self.count -= before - group.alerts.len();
+            let is_waiting = |entry: &Entry| !entry.is_told || !entry.is_firing();
+            group.changed = group.alerts.values().any(is_waiting);
+            if group.changed {
+                group.due = Some(now + look_again);
+            } else {
+                (group.left_since, group.due) = (None, Some(now + self.repeat_interval));
+            }
+            batches.push(batch);
+        }
+        self.groups.retain(|_, group| !group.alerts.is_empty());
+        batches.retain(|batch| !batch.firing.is_empty() || !batch.resolved.is_empty());
+        batches
+    }
+
+    /// Alerts people were told of by an earlier run or another supervisor and that nobody sees any more, as of `clock`.
+    pub(super) fn orphans(&self, clock: DateTime<Utc>, told: &ToldAlerts) -> Vec<Batch> {
+        let is_seen = |told: &Told| {
+            let mut groups = self.groups.values();
+            groups.any(|group| group.alerts.contains_key(&told.labels))
+        };
+        let mut batches: BTreeMap<String, Batch> = BTreeMap::new();
+        for (_, told) in told.iter().filter(|(_, told)| !is_seen(told)) {
+            let name = told.labels.get("alertname").cloned().unwrap_or_default();
+            let batch = batches.entry(name.clone()).or_default();
+            batch.resolved.push(AlertStatus {
+                name: name.clone(),
+                state: AlertState::Resolved,
+                labels: told.labels.clone(),
+                annotations: BTreeMap::new(),
+                active_at: told.since,
+                fired_at: None,
+                resolved_at: Some(clock),
+                value: 0.0,
+            });
+            batch.name = name;
+        }
+        batches.into_values().collect()
     }
 
     /// What is to be told by now; it then counts as told. An alert that `is_silenced` is not told until it no longer is.
@@ -219,194 +339,4 @@ impl Group {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use chrono::DateTime;
-
-    const WAIT: Duration = Duration::from_secs(1);
-    const REPEAT: Duration = Duration::from_hours(4);
-
-    fn alert(name: &str, server: &str, state: AlertState) -> AlertStatus {
-        let labels = [("alertname", name), ("server", server), ("severity", "critical")];
-        AlertStatus {
-            name: name.to_owned(),
-            state,
-            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            annotations: BTreeMap::new(),
-            active_at: DateTime::UNIX_EPOCH,
-            fired_at: None,
-            resolved_at: None,
-            value: 1.0,
-        }
-    }
-
-    fn firing(server: &str) -> AlertStatus {
-        alert("NodeDown", server, AlertState::Firing)
-    }
-
-    fn resolved(server: &str) -> AlertStatus {
-        alert("NodeDown", server, AlertState::Resolved)
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "an instant to count from; no test waits")]
-    fn start() -> (Grouping, Instant) {
-        (Grouping::new(WAIT, REPEAT), Instant::now())
-    }
-
-    /// Servers that fire, servers that are over, whether it is a repeat.
-    type Told = (Vec<String>, Vec<String>, bool);
-
-    fn told(batches: &[Batch]) -> Vec<Told> {
-        let servers = |alerts: &[AlertStatus]| -> Vec<String> {
-            alerts.iter().map(|alert| alert.labels["server"].clone()).collect()
-        };
-        batches.iter().map(|b| (servers(&b.firing), servers(&b.resolved), b.is_repeat)).collect()
-    }
-
-    fn loud(_: &Labels) -> bool {
-        false
-    }
-
-    fn expect(firing: &[&str], resolved: &[&str], is_repeat: bool) -> Vec<Told> {
-        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        vec![(owned(firing), owned(resolved), is_repeat)]
-    }
-
-    #[test]
-    fn alerts_that_arrive_together_go_out_together() {
-        let (mut grouping, t) = start();
-        assert_eq!(grouping.next_due(), None);
-        assert_eq!(grouping.observe(t, firing("b")), Observed::Taken);
-        assert_eq!(grouping.observe(t + WAIT / 2, firing("a")), Observed::Taken);
-        assert_eq!(grouping.next_due(), Some(t + WAIT));
-        assert_eq!(grouping.poll_due(t + WAIT / 2, &loud), []);
-        assert_eq!(told(&grouping.poll_due(t + WAIT, &loud)), expect(&["a", "b"], &[], false));
-        assert_eq!(grouping.poll_due(t + WAIT, &loud), []);
-    }
-
-    #[test]
-    fn rules_do_not_wait_for_each_other() {
-        let (mut grouping, t) = start();
-        grouping.observe(t, firing("a"));
-        grouping.observe(t + WAIT / 2, alert("NodeSlow", "a", AlertState::Firing));
-        let names = |batches: Vec<Batch>| batches.into_iter().map(|b| b.name).collect::<Vec<_>>();
-        assert_eq!(names(grouping.poll_due(t + WAIT, &loud)), ["NodeDown"]);
-        assert_eq!(names(grouping.poll_due(t + WAIT * 2, &loud)), ["NodeSlow"]);
-    }
-
-    #[test]
-    fn what_goes_on_is_repeated_and_its_end_is_told() {
-        let (mut grouping, t) = start();
-        grouping.observe(t, firing("a"));
-        let first = t + WAIT;
-        grouping.poll_due(first, &loud);
-        assert_eq!(grouping.observe(first + WAIT, firing("a")), Observed::Ignored);
-        assert_eq!(grouping.next_due(), Some(first + REPEAT));
-        assert_eq!(told(&grouping.poll_due(first + REPEAT, &loud)), expect(&["a"], &[], true));
-
-        let end = first + REPEAT + WAIT * 9;
-        assert_eq!(grouping.observe(end, resolved("a")), Observed::Taken);
-        assert_eq!(grouping.next_due(), Some(end + WAIT));
-        assert_eq!(told(&grouping.poll_due(end + WAIT, &loud)), expect(&[], &["a"], false));
-        assert_eq!((grouping.next_due(), grouping.count), (None, 0));
-    }
-
-    #[test]
-    fn a_change_names_what_fires_and_what_is_over() {
-        let (mut grouping, t) = start();
-        grouping.observe(t, firing("a"));
-        grouping.observe(t, firing("b"));
-        grouping.poll_due(t + WAIT, &loud);
-        grouping.observe(t + WAIT * 5, resolved("a"));
-        grouping.observe(t + WAIT * 5, firing("c"));
-        assert_eq!(
-            told(&grouping.poll_due(t + WAIT * 6, &loud)),
-            expect(&["b", "c"], &["a"], false)
-        );
-    }
-
-    #[test]
-    fn what_ends_before_it_was_told_is_not_told() {
-        let (mut grouping, t) = start();
-        grouping.observe(t, firing("a"));
-        assert_eq!(grouping.observe(t + WAIT / 2, resolved("a")), Observed::Ignored);
-        assert_eq!((grouping.next_due(), grouping.count), (None, 0));
-        assert_eq!(grouping.poll_due(t + WAIT, &loud), []);
-        assert_eq!(grouping.observe(t, resolved("never-fired")), Observed::Ignored);
-    }
-
-    #[test]
-    fn what_fires_again_before_its_end_was_told_just_goes_on() {
-        let (mut grouping, t) = start();
-        grouping.observe(t, firing("a"));
-        grouping.poll_due(t + WAIT, &loud);
-        grouping.observe(t + WAIT * 2, resolved("a"));
-        grouping.observe(t + WAIT * 2, firing("a"));
-        assert_eq!(told(&grouping.poll_due(t + WAIT * 3, &loud)), expect(&["a"], &[], false));
-        assert_eq!(grouping.count, 1);
-    }
-
-    #[test]
-    fn at_the_end_only_news_is_hastened() {
-        let (mut grouping, t) = start();
-        grouping.observe(t, alert("NodeSlow", "a", AlertState::Firing));
-        grouping.poll_due(t + WAIT, &loud);
-        grouping.observe(t + WAIT * 2, firing("b"));
-        grouping.hasten(t + WAIT * 2);
-        assert_eq!(told(&grouping.poll_due(t + WAIT * 2, &loud)), expect(&["b"], &[], false));
-    }
-
-    #[test]
-    fn only_severities_for_people_are_told() {
-        let (mut grouping, t) = start();
-        for severity in ["info", "none", ""] {
-            let mut alert = firing("a");
-            alert.labels.insert("severity".to_owned(), severity.to_owned());
-            assert_eq!(grouping.observe(t, alert), Observed::Ignored, "{severity}");
-        }
-        let pending = alert("NodeDown", "a", AlertState::Pending);
-        assert_eq!(grouping.observe(t, pending), Observed::Ignored);
-    }
-
-    #[test]
-    fn alerts_are_bounded() {
-        let (mut grouping, t) = start();
-        for index in 0..ALERTS_MAX {
-            assert_eq!(grouping.observe(t, firing(&index.to_string())), Observed::Taken);
-        }
-        assert_eq!(grouping.observe(t, firing("one more")), Observed::Full);
-        assert_eq!(grouping.poll_due(t + WAIT, &loud)[0].firing.len(), ALERTS_MAX);
-        grouping.observe(t + WAIT, resolved("7"));
-        grouping.poll_due(t + WAIT * 2, &loud);
-        assert_eq!(grouping.observe(t + WAIT * 2, firing("one more")), Observed::Taken);
-    }
-
-    #[test]
-    fn what_is_silenced_is_told_once_the_silence_is_over() {
-        let (mut grouping, t) = start();
-        let hush_a = |labels: &Labels| labels["server"] == "a";
-        grouping.observe(t, firing("a"));
-        grouping.observe(t, firing("b"));
-        assert_eq!(told(&grouping.poll_due(t + WAIT, &hush_a)), expect(&["b"], &[], false));
-        let look = grouping.next_due().unwrap();
-        assert_eq!(look, t + WAIT + SILENCE_LOOK);
-        assert_eq!(grouping.poll_due(look, &hush_a), [], "nothing is repeated meanwhile");
-        let later = look + SILENCE_LOOK;
-        assert_eq!(told(&grouping.poll_due(later, &loud)), expect(&["a", "b"], &[], false));
-        assert_eq!(grouping.next_due(), Some(later + REPEAT));
-
-        // One that ends while it is silenced ends in silence.
-        grouping.observe(later, resolved("a"));
-        assert_eq!(grouping.poll_due(later + WAIT, &hush_a), []);
-        assert_eq!(grouping.count, 1);
-    }
-
-    #[test]
-    fn what_is_put_off_is_not_lost() {
-        let (mut grouping, t) = start();
-        grouping.observe(t, firing("a"));
-        grouping.put_off(t + WAIT, WAIT);
-        assert_eq!(grouping.poll_due(t + WAIT, &loud), []);
-        assert_eq!(told(&grouping.poll_due(t + WAIT * 2, &loud)), expect(&["a"], &[], false));
-    }
-}
+mod tests;

@@ -15,6 +15,7 @@ mod channel;
 mod email;
 mod grouping;
 mod message;
+mod receipt;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -28,9 +29,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::channel::{Channel, Worker};
-use self::grouping::{Grouping, Observed};
+use self::grouping::{Batch, Grouping, Observed};
+use self::receipt::{Parcel, Receipt};
 use crate::cluster::AlertStatus;
 use crate::config::Notify;
+use crate::group::{Told, ToldAlerts};
 use crate::record::{Draft, Journal, Kind, Severity};
 
 pub use email::EmailError;
@@ -42,6 +45,10 @@ const NOTICES_MAX: usize = 256;
 
 /// While it is not known whose turn it is, what is due is looked at again after this long: an election takes less.
 const TURN_WAIT: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// What people were told of and our rules have not found again this long after it became our turn is over: longer than any rule holds
+/// before it fires on something that has been wrong all along.
+const ORPHANS_AFTER: std::time::Duration = std::time::Duration::from_mins(5);
 
 /// How long messages under way may take once the supervisor is ending.
 const SHUTDOWN_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
@@ -114,6 +121,9 @@ pub enum Turn {
 /// Whether an alert with these labels is silenced now.
 pub type IsSilenced = Arc<dyn Fn(&BTreeMap<String, String>) -> bool + Send + Sync>;
 
+/// Notes of which alerts people were told: of the first, that they fire; of those with the keys that follow, that they are over.
+pub type NoteTold = Arc<dyn Fn(Vec<Told>, Vec<String>) + Send + Sync>;
+
 /// What limits who is told what.
 #[derive(Clone)]
 pub struct Policy {
@@ -121,12 +131,21 @@ pub struct Policy {
     pub turn: Arc<dyn Fn() -> Turn + Send + Sync>,
     /// Asked of every alert before it is told.
     pub is_silenced: IsSilenced,
+    /// What people know already.
+    pub told: Arc<dyn Fn() -> ToldAlerts + Send + Sync>,
+    /// Called when they were told more.
+    pub note: NoteTold,
 }
 
 impl Default for Policy {
     /// Everything is told.
     fn default() -> Self {
-        Self { turn: Arc::new(|| Turn::Ours), is_silenced: Arc::new(|_| false) }
+        Self {
+            turn: Arc::new(|| Turn::Ours),
+            is_silenced: Arc::new(|_| false),
+            told: Arc::new(ToldAlerts::default),
+            note: Arc::new(|_, _| {}),
+        }
     }
 }
 
@@ -140,6 +159,10 @@ pub struct Notifier {
     workers: Vec<Worker>,
     metrics: Metrics,
     policy: Policy,
+    /// Whose turn it was when that was last asked.
+    turn: Turn,
+    /// When we look for alerts that nobody sees any more.
+    orphans_at: Option<Instant>,
 }
 
 impl Notifier {
@@ -174,8 +197,18 @@ impl Notifier {
         let (notice, notices) = mpsc::channel(NOTICES_MAX);
         let grouping = Grouping::new(settings.group_wait, settings.repeat_interval);
         let policy = Policy::default();
-        let notifier =
-            Self { notices, grouping, sender, journal, channels, workers, metrics, policy };
+        let notifier = Self {
+            notices,
+            grouping,
+            sender,
+            journal,
+            channels,
+            workers,
+            metrics,
+            policy,
+            turn: Turn::Unknown,
+            orphans_at: None,
+        };
         Ok((notifier, notice))
     }
 
@@ -193,6 +226,7 @@ impl Notifier {
         }
         loop {
             let due = self.grouping.next_due().map(Instant::from_std);
+            let due = due.into_iter().chain(self.orphans_at).min();
             let timer = async {
                 match due {
                     Some(due) => sleep_until(due).await,
@@ -242,17 +276,25 @@ impl Notifier {
 
     async fn send_due(&mut self) {
         let now = Instant::now().into_std();
-        let turn = (self.policy.turn)();
-        if turn == Turn::Unknown {
-            self.grouping.put_off(now, TURN_WAIT);
-            return;
-        }
         let is_silenced = Arc::clone(&self.policy.is_silenced);
-        for batch in self.grouping.poll_due(now, &*is_silenced) {
-            if turn == Turn::Others {
-                tracing::debug!(alert = batch.name, "the leader of the group tells this");
-                continue;
+        let batches = match self.take_turn(now) {
+            Turn::Unknown => {
+                self.grouping.put_off(now, TURN_WAIT);
+                return;
             }
+            Turn::Others => {
+                let told = (self.policy.told)();
+                self.grouping.leave_to_others(now, &told, &*is_silenced, TURN_WAIT)
+            }
+            Turn::Ours => {
+                let mut batches = self.grouping.poll_due(now, &*is_silenced);
+                batches.extend(self.orphans());
+                batches
+            }
+        };
+        for batch in batches {
+            let receipt =
+                Arc::new(Receipt::of(&batch, chrono::Utc::now(), Arc::clone(&self.policy.note)));
             let (journal, sender) = (Arc::clone(&self.journal), self.sender.clone());
             let composed = tokio::task::spawn_blocking(move || {
                 message::compose(batch, &sender, &journal, chrono::Utc::now())
@@ -261,10 +303,36 @@ impl Notifier {
                 tracing::error!("composing a message failed");
                 continue;
             };
-            let message = Arc::new(message);
+            if self.channels.is_empty() {
+                receipt.delivered();
+            }
+            let parcel = Parcel { message: Arc::new(message), receipt };
             for channel in &self.channels {
-                channel.send(Arc::clone(&message));
+                channel.send(parcel.clone());
             }
         }
+    }
+
+    /// Whose turn it is. When it becomes ours, we go on from what people know.
+    fn take_turn(&mut self, now: std::time::Instant) -> Turn {
+        let turn = (self.policy.turn)();
+        let before = std::mem::replace(&mut self.turn, turn);
+        if turn == Turn::Ours && before != Turn::Ours {
+            self.grouping.learn(now, chrono::Utc::now(), &(self.policy.told)());
+            self.orphans_at = Some(Instant::from_std(now + ORPHANS_AFTER));
+        }
+        if turn != Turn::Ours {
+            self.orphans_at = None;
+        }
+        turn
+    }
+
+    /// What people were told of and nobody sees any more, once it is time to look for that.
+    fn orphans(&mut self) -> Vec<Batch> {
+        if self.orphans_at.is_none_or(|at| at > Instant::now()) {
+            return Vec::new();
+        }
+        self.orphans_at = None;
+        self.grouping.orphans(chrono::Utc::now(), &(self.policy.told)())
     }
 }

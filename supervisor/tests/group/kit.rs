@@ -38,6 +38,8 @@ pub(crate) struct Group {
     what: &'static str,
     /// Keys of `[group]`.
     timing: &'static str,
+    /// Further settings, by member.
+    more: Vec<String>,
     folder: tempfile::TempDir,
     members: Vec<Member>,
     client: reqwest::Client,
@@ -46,6 +48,15 @@ pub(crate) struct Group {
 impl Group {
     /// Formed as an operator forms it.
     pub(crate) async fn of_three(what: &'static str, timing: &'static str) -> Self {
+        Self::of_three_with(what, timing, Vec::new()).await
+    }
+
+    /// The same, each member with settings of its own at the end of its file.
+    pub(crate) async fn of_three_with(
+        what: &'static str,
+        timing: &'static str,
+        more: Vec<String>,
+    ) -> Self {
         // Another test of this process may have installed it already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
@@ -55,7 +66,7 @@ impl Group {
             .build()
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let mut group = Self { what, timing, folder, members: Vec::new(), client };
+        let mut group = Self { what, timing, more, folder, members: Vec::new(), client };
         group.add().await;
         let formed = group.insist(0, &["group", "init"]).await;
         assert_eq!(formed["state"], "leading", "{formed}");
@@ -87,11 +98,12 @@ impl Group {
         std::fs::write(folder.join("secret"), "a secret of the group").unwrap();
         let settings = format!(
             "[supervisor]\nname = \"{}\"\nlisten = \"127.0.0.1:{}\"\ntoken_file = \"token\"\n\
-             state_dir = \"state\"\n[group]\nlisten = \"127.0.0.1:{}\"\nsecret_file = \"secret\"\n{}\n",
+             state_dir = \"state\"\n[group]\nlisten = \"127.0.0.1:{}\"\nsecret_file = \"secret\"\n{}\n{}",
             name(at),
             member.http,
             member.group,
-            self.timing
+            self.timing,
+            self.more.get(at).map_or("", String::as_str)
         );
         std::fs::write(folder.join("supervisor.toml"), settings).unwrap();
         self.members.push(member);

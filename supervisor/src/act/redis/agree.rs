@@ -120,6 +120,10 @@ impl RedisController {
             let epoch = self.planner.epoch();
             self.agree_or_tell(RedisEntry::Renamed { epoch, lineage }).await;
         }
+        let asks = self.planner.asks();
+        if asks != self.planner.register().asks && self.verdict.is_some() {
+            self.agree_or_tell(RedisEntry::Ask(asks)).await;
+        }
         if self.planner.register().approved
             && self.verdict.is_some_and(crate::judge::redis::Verdict::serves)
         {

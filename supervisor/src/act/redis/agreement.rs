@@ -105,7 +105,17 @@ impl Agreement {
             }
         });
         let size = members.voters.iter().map(std::collections::BTreeSet::len).max().unwrap_or(1);
-        Council { place, size, witnesses: witnesses.collect(), clients: Vec::new() }
+        let clients = self.group.clients();
+        Council { place, size, witnesses: witnesses.collect(), clients }
+    }
+
+    /// How many members see the primary down, we included, and how many make a majority.
+    pub(super) fn quorum(&self) -> (usize, usize) {
+        let council = self.council();
+        let sees_it = |witness: &&Witness| {
+            witness.opinion.as_ref().is_some_and(|it| it.verdict.calls_for_failover())
+        };
+        (1 + council.witnesses.iter().filter(sees_it).count(), council.size / 2 + 1)
     }
 
     /// Who has answered us when; `None` for a supervisor by itself, which has nobody to lose.

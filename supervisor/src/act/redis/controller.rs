@@ -290,6 +290,9 @@ impl RedisController {
             self.keep_agreement_true().await;
             self.keep_synchronous(&views);
             self.roll(&views).await;
+        } else {
+            // Whoever leads now goes on with it.
+            self.rolling = None;
         }
         self.publish(&self.views());
         self.last_round = Instant::now();
@@ -408,7 +411,7 @@ impl RedisController {
             has_majority: readiness.majority,
             expected_seconds: readiness.expected.map(|time| time.as_secs_f64()),
             wait_safe_replicas: readiness.wait_safe,
-            restart: self.rolling.as_ref().map(|rolling| rolling.status.clone()),
+            restart: self.restart_status(),
         };
         self.topology.send_replace(Arc::new(Topology {
             status: status.clone(),

@@ -14,6 +14,7 @@ use crate::config::RestartBy;
 use crate::control::{ControlError, RestartOrder};
 use crate::judge::redis::ServerView;
 use crate::observe::redis::{AskError, Watch, command};
+use crate::plan::failover::RedisEntry;
 use crate::plan::rolling::{Next, Rolling, World};
 use crate::record::{Kind, Severity};
 
@@ -25,6 +26,7 @@ impl RedisController {
         by: String,
     ) -> Result<RestartStatus, ControlError> {
         let refuse = |text: String| Err(ControlError::Refused(text));
+        self.take_over_rolling();
         let is_going = self.rolling.as_ref().is_some_and(Rolling::is_going);
         match order {
             RestartOrder::Stop => {
@@ -51,8 +53,14 @@ impl RedisController {
                 self.rolling = Some(self.new_rolling(by.clone(), force).await?);
             }
         }
-        let Some(rolling) = &self.rolling else { return refuse("there is none".to_owned()) };
-        let status = rolling.status.clone();
+        let Some(plan) = self.rolling.as_ref().map(Rolling::plan) else {
+            return refuse("there is none".to_owned());
+        };
+        let status = plan.status.clone();
+        if let Err(error) = self.agree(RedisEntry::Rolling(plan)).await {
+            self.rolling = None;
+            return Err(ControlError::Failed(Chain(&error).to_string()));
+        }
         let words = match &status.problem {
             Some(_) => format!("{by} stopped the rolling restart"),
             None => format!("{by} has {} restarted one by one", list(&status.left)),
@@ -100,8 +108,40 @@ impl RedisController {
         Ok(number.and_then(|text| text.parse().ok()).unwrap_or(0))
     }
 
+    /// How far a rolling restart is: ours, or the one the leader carries out.
+    pub(super) fn restart_status(&self) -> Option<RestartStatus> {
+        let agreed = || self.planner.register().rolling.as_ref().map(|plan| plan.status.clone());
+        self.rolling.as_ref().map(|rolling| rolling.status.clone()).or_else(agreed)
+    }
+
+    /// Goes on with one that another supervisor, or an earlier run of this one, has begun.
+    fn take_over_rolling(&mut self) {
+        let Some(restart) = self.config.restart.as_ref().filter(|_| self.rolling.is_none()) else {
+            return;
+        };
+        let Some(plan) = self.planner.register().rolling.clone() else { return };
+        let now = Instant::now().into_std();
+        let rolling = Rolling::taken_over(plan, restart.timeout, now);
+        if rolling.is_going() {
+            let left = list(&rolling.status.left);
+            let message = format!("the rolling restart goes on; left are {left}");
+            let draft = self.draft(Kind::ActionTaken, Severity::Info, message);
+            (self.sink)(draft.because("the supervisor that began it does not lead any more"));
+        }
+        self.rolling = Some(rolling);
+    }
+
+    /// Has the group know how far it is before anything is done, so that whoever leads next does not do it again.
+    async fn keep_rolling(&mut self) -> bool {
+        let Some(plan) = self.rolling.as_ref().map(Rolling::plan) else { return true };
+        self.planner.register().rolling.as_ref() == Some(&plan)
+            || self.agree_or_tell(RedisEntry::Rolling(plan)).await
+    }
+
     /// Does what is next of a rolling restart.
     pub(super) async fn roll(&mut self, views: &[ServerView]) {
+        self.take_over_rolling();
+        let before = self.rolling.clone();
         let (Some(rolling), Some(primary)) =
             (self.rolling.as_mut(), self.planner.primary().cloned())
         else {
@@ -114,11 +154,18 @@ impl RedisController {
             epoch: self.planner.epoch(),
             patience: self.config.probe_timeout,
         };
-        match rolling.next(&world) {
+        let next = rolling.next(&world);
+        if !self.keep_rolling().await {
+            // The next round comes to the same.
+            self.rolling = before;
+            return;
+        }
+        match next {
             Next::Wait => {}
             Next::Restart(server) => self.restart_server(&server),
             Next::SwitchOver => {
-                let by = format!("the rolling restart of {}", rolling.status.by);
+                let by = self.rolling.as_ref().map(|rolling| rolling.status.by.clone());
+                let by = format!("the rolling restart of {}", by.unwrap_or_default());
                 let moved = self.asked_for(None, &by).await;
                 let moved = moved.map(|report| report.epoch).map_err(|error| error.to_string());
                 let failed = moved.clone().err();
@@ -130,7 +177,8 @@ impl RedisController {
                 }
             }
             Next::Finished => {
-                let message = format!("{} were restarted one by one", list(&rolling.status.done));
+                let done = self.rolling.as_ref().map(|rolling| list(&rolling.status.done));
+                let message = format!("{} were restarted one by one", done.unwrap_or_default());
                 (self.sink)(self.draft(Kind::ActionTaken, Severity::Info, message));
             }
             Next::Stopped(why) => self.note_stop(&why),

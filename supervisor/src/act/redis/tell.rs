@@ -119,7 +119,9 @@ impl RedisController {
         let down = self.verdict.is_some_and(Verdict::calls_for_failover);
         if verdict.calls_for_failover() && !down {
             self.tell("+sdown", self.primary_words(primary));
-            self.tell("+odown", format!("{} #quorum 1/1", self.primary_words(primary)));
+            let (see_it, needed) = self.agreement.quorum();
+            let words = self.primary_words(primary);
+            self.tell("+odown", format!("{words} #quorum {see_it}/{needed}"));
         } else if down && verdict.serves() {
             self.tell("-odown", self.primary_words(primary));
             self.tell("-sdown", self.primary_words(primary));

@@ -9,7 +9,9 @@
 //! knows nothing of what was before it. Entries carry the term they were proposed in; one that comes too late is refused. Rejected:
 //! taking the consensus protocol's own term, which says nothing to a balancer that has outlived the group's files.
 
+mod incidents;
 mod silences;
+mod told;
 
 use std::collections::BTreeMap;
 
@@ -18,10 +20,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::CircuitState;
 use crate::plan::failover::{RedisEntry, Register};
+use crate::record::{Agreed, Incident};
 
 #[cfg(test)]
 use silences::SILENCES_MAX;
 pub use silences::{NewSilence, Silence, SilenceMatcher, Silences, parse_matcher};
+pub use told::{Told, ToldAlerts};
 
 /// A member's number; never given twice in a group.
 pub type MemberId = u64;
@@ -74,6 +78,15 @@ pub enum Entry {
         name: String,
         /// How.
         entry: RedisEntry,
+    },
+    /// An incident is like this.
+    Incident(Incident),
+    /// People were told of alerts.
+    Told {
+        /// Of these, that they fire.
+        firing: Vec<Told>,
+        /// Of these, by their keys, that they are over.
+        over: Vec<String>,
     },
     /// End a silence now.
     Unsilence {
@@ -138,6 +151,12 @@ pub struct Ledger {
     pub redis: BTreeMap<String, Register>,
     /// Alerts that are not told.
     pub silences: Silences,
+    /// Open incidents, and the newest that are over, by number.
+    #[serde(default)]
+    pub incidents: Agreed,
+    /// Alerts people know to fire.
+    #[serde(default)]
+    pub told: ToldAlerts,
 }
 
 impl Default for Ledger {
@@ -148,6 +167,8 @@ impl Default for Ledger {
             circuits: BTreeMap::new(),
             redis: BTreeMap::new(),
             silences: Silences::default(),
+            incidents: Agreed::new(),
+            told: ToldAlerts::default(),
         }
     }
 }
@@ -184,6 +205,11 @@ impl Ledger {
                 Ok(()) => Applied::Numbered(index),
                 Err(why) => Applied::Refused(why),
             },
+            Entry::Incident(incident) => incidents::take_in(&mut self.incidents, incident),
+            Entry::Told { firing, over } => {
+                self.told.note(firing, &over);
+                Applied::Done
+            }
             Entry::Redis { name, entry } => self.redis(term, name, entry),
             Entry::Unsilence { id } => match self.silences.end(id, at) {
                 Ok(()) => Applied::Done,

@@ -195,3 +195,54 @@ fn members_that_apply_the_same_log_agree() {
         assert!(other.silences.iter().all(|silence| !silence.is_active(far)));
     }
 }
+
+fn incident(id: u64, closed: Option<i64>) -> Incident {
+    Incident {
+        id,
+        subject: format!("node-{id}"),
+        title: "NodeDown".to_owned(),
+        severity: crate::record::Severity::Critical,
+        opened: at(1),
+        closed: closed.map(at),
+        causes: std::collections::BTreeSet::new(),
+        events: 1,
+    }
+}
+
+#[test]
+fn open_incidents_stay_and_the_newest_that_are_over() {
+    let mut log = Log::default();
+    let term = log.lead(1, 100);
+    for id in 1..=100 {
+        assert_eq!(log.add(term, 101, Entry::Incident(incident(id, None))), Applied::Done);
+    }
+    for id in 2..=100 {
+        log.add(term, 102, Entry::Incident(incident(id, Some(i64::try_from(id).unwrap()))));
+    }
+    let kept: Vec<_> = log.ledger.incidents.keys().copied().collect();
+    let expected: Vec<_> = std::iter::once(1).chain(51..=100).collect();
+    assert_eq!(kept, expected, "the one that is open, and fifty");
+    // It goes on over a snapshot.
+    let json = serde_json::to_string(&log.ledger).unwrap();
+    assert_eq!(serde_json::from_str::<Ledger>(&json).unwrap(), log.ledger);
+}
+
+#[test]
+fn what_people_were_told_is_known_until_they_are_told_that_it_is_over() {
+    let mut log = Log::default();
+    let term = log.lead(1, 100);
+    let alert = labels(&[("alertname", "NodeDown"), ("server", "b")]);
+    let told = Told { labels: alert.clone(), since: at(1), at: at(100) };
+    log.add(term, 101, Entry::Told { firing: vec![told.clone()], over: Vec::new() });
+    assert_eq!(log.ledger.told.of(&alert), Some(&told));
+    assert_eq!(log.ledger.told.of(&labels(&[("alertname", "NodeDown")])), None);
+    let over = vec![ToldAlerts::key(&alert)];
+    log.add(term, 102, Entry::Told { firing: Vec::new(), over });
+    assert_eq!(log.ledger.told, ToldAlerts::default());
+    for at_most in 0..600 {
+        let labels = labels(&[("server", &at_most.to_string())]);
+        let firing = vec![Told { labels, ..told.clone() }];
+        log.add(term, 103, Entry::Told { firing, over: Vec::new() });
+    }
+    assert_eq!(log.ledger.told.iter().count(), 500, "and no more");
+}

@@ -13,10 +13,11 @@ use crate::group::ledger::MemberId;
 use crate::group::report::Report;
 use crate::group::store::Identity;
 use crate::group::types::{Member, SnapshotMeta, Types, Vote};
+use crate::record::Deeds;
 
 /// Version of these messages; both ends must have the same.
 pub(super) const VERSION: u32 = 1;
-/// Largest message: a snapshot with every silence and circuit there may be stays below a megabyte.
+/// Largest message: a snapshot with every silence, circuit, incident and told alert there may be stays below five megabytes.
 pub(super) const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest message from somebody who has not proven anything yet.
 pub(super) const HELLO_BYTES_MAX: usize = 4 * 1024;
@@ -64,6 +65,8 @@ pub(in crate::group) enum Request {
     Stand,
     /// What the member knows of the group.
     Status,
+    /// What the member did as the leader, after this event of its journal.
+    Deeds { after: u64 },
 }
 
 /// The reply.
@@ -83,6 +86,7 @@ pub(in crate::group) enum Reply {
     /// Ask the leader.
     Elsewhere(Option<Member>),
     Status(StatusReply),
+    Deeds(Deeds),
     /// It did not work.
     Failed(String),
 }

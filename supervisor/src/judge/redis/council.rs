@@ -272,13 +272,14 @@ pub fn confer(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judgeme
     })
 }
 
-/// Chat nodes that still reach a primary which is merely silent to us speak against a hang; those that do not, for it.
+/// Chat nodes that still reach a primary which is merely silent to us speak against a hang; those that do not, for it. Where we have no
+/// path at all their words are told and decide nothing: the other supervisors do.
 fn with_clients(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judgement {
-    let since = match (own.verdict, matter.primary.waiting_since) {
-        (Verdict::PrimaryHung, Some(since)) => since,
-        (Verdict::PrimaryHung, None) => matter.primary.link_since,
-        _ => return own,
-    };
+    let is_doubtful = is_silent(own.verdict) || own.verdict == Verdict::PrimaryUnreachableFromHere;
+    if !is_doubtful {
+        return own;
+    }
+    let since = matter.primary.waiting_since.unwrap_or(matter.primary.link_since);
     let mut case = Case { reasons: own.reasons };
     let (up, down): (Vec<_>, Vec<_>) =
         council.clients.iter().filter(|client| client.at >= since).partition(|client| client.up);
@@ -289,10 +290,9 @@ fn with_clients(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judge
     for client in &up {
         case.against(format!("chat node {} still reaches Redis", client.name));
     }
-    case.conclude(if up.len() > down.len() {
-        Verdict::PrimaryUnreachableFromHere
-    } else {
-        Verdict::PrimaryHung
+    case.conclude(match own.verdict {
+        Verdict::PrimaryHung if up.len() > down.len() => Verdict::PrimaryUnreachableFromHere,
+        verdict => verdict,
     })
 }
 

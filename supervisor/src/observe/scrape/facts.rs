@@ -1,6 +1,7 @@
 //! Figures of a chat node for the status page, from the text of its scrape.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use holdfast_series::text::{self, Format};
 use tokio::sync::watch;
@@ -20,17 +21,30 @@ pub struct NodeFacts {
     pub connections: Option<f64>,
     /// How long the scrape took, seconds.
     pub scrape_seconds: Option<f64>,
+    /// What the node said of Redis, and when.
+    pub redis: Option<RedisWord>,
+}
+
+/// A chat node's own word on Redis: whether its messages come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RedisWord {
+    /// `chatnode_redis_up`.
+    pub up: bool,
+    /// When the scrape that has it ended.
+    pub at: Instant,
 }
 
 /// Facts by node name, published after every scrape of a node.
 pub type Facts = watch::Sender<HashMap<String, NodeFacts>>;
 
 impl NodeFacts {
-    /// From the text of a scrape at `now_ms` that took `seconds`. `cpu` is when the CPU clock was read last and what it said.
+    /// From the text of a scrape at `now_ms` that took `seconds` and ended at `at`. `cpu` is when the CPU clock was read last and what it
+    /// said.
     pub(super) fn read(
         body: &str,
         seconds: f64,
         now_ms: i64,
+        at: Instant,
         cpu: &mut Option<(i64, f64)>,
     ) -> Self {
         let before = *cpu;
@@ -43,6 +57,7 @@ impl NodeFacts {
             memory_bytes: value_of(body, "process_resident_memory_bytes"),
             connections: value_of(body, "chatnode_connections"),
             scrape_seconds: Some(seconds),
+            redis: value_of(body, "chatnode_redis_up").map(|up| RedisWord { up: up > 0.0, at }),
         }
     }
 
@@ -76,6 +91,16 @@ mod tests {
         let body = "# HELP x y\nprocess_cpu_seconds_total 1.5\nprocess_cpu_seconds_total_x 9\n";
         assert_eq!(value_of(body, "process_cpu_seconds_total"), Some(1.5));
         assert_eq!(value_of(body, "chatnode_connections"), None);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn a_node_that_says_nothing_of_redis_has_no_word() {
+        let at = Instant::now();
+        let word = |body: &str| NodeFacts::read(body, 0.1, 0, at, &mut None).redis;
+        assert_eq!(word("chatnode_redis_up 0\n"), Some(RedisWord { up: false, at }));
+        assert_eq!(word("chatnode_redis_up 1\n"), Some(RedisWord { up: true, at }));
+        assert_eq!(word("chatnode_connections 1\n"), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod target;
 
 use holdfast_telemetry::{IntCounter, IntCounterVec, Registry, metrics};
 
-pub use facts::{Facts, NodeFacts};
+pub use facts::{Facts, NodeFacts, RedisWord};
 pub use fetch::{Login, Tls};
 pub use manager::{Manager, Parts};
 pub use scraper::Scraper;

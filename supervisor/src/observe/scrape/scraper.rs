@@ -134,10 +134,11 @@ impl Scraper {
         cpu: &mut Option<(i64, f64)>,
     ) {
         let Some(node) = &self.target.node else { return };
+        let at = Instant::now().into();
         let facts = match outcome {
-            Ok((Exposition::Text(body, _), _)) => NodeFacts::read(body, seconds, ts_ms, cpu),
+            Ok((Exposition::Text(body, _), _)) => NodeFacts::read(body, seconds, ts_ms, at, cpu),
             // Nodes are asked for text, so this is somebody else's answer.
-            Ok((Exposition::Protobuf(_), _)) => NodeFacts::read("", seconds, ts_ms, cpu),
+            Ok((Exposition::Protobuf(_), _)) => NodeFacts::read("", seconds, ts_ms, at, cpu),
             Err(error) => {
                 *cpu = None;
                 NodeFacts::failed(error, seconds)

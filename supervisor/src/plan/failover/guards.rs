@@ -25,8 +25,13 @@ impl Planner {
         Some(format!("automatic changes are paused ({}, by {})", pause.reason, pause.by))
     }
 
-    /// Whether a failover waits for an operator.
+    /// Whether a failover waits for an operator, by what we or the leader made of it.
     pub fn awaits_approval(&self) -> bool {
+        self.asks() || (self.register.asks && !self.register.approved)
+    }
+
+    /// Whether we have asked an operator for a failover that is still called for.
+    pub fn asks(&self) -> bool {
         self.asked.is_some() && !self.register.approved
     }
 

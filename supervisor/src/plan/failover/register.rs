@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Fork, Orders};
 use crate::cluster::{Address, Appointment, Pause};
 use crate::judge::redis::Lineage;
+use crate::plan::rolling::RollingPlan;
 
 /// The agreed state of one Redis primary and its replicas.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,12 @@ pub struct Register {
     pub orders: Orders,
     /// An operator has agreed to the failover that waits.
     pub approved: bool,
+    /// A failover waits for an operator.
+    #[serde(default)]
+    pub asks: bool,
+    /// The rolling restart that goes on, or the last one.
+    #[serde(default)]
+    pub rolling: Option<RollingPlan>,
 }
 
 /// A change of the primary between its beginning and its end.
@@ -105,6 +112,10 @@ pub enum RedisEntry {
     Appoint(Option<Appointment>),
     /// An operator agrees to the failover that waits, or it is not called for any more.
     Approve(bool),
+    /// A failover waits for an operator, or not any more.
+    Ask(bool),
+    /// A rolling restart is this far.
+    Rolling(RollingPlan),
     /// An operator has looked at the last failover: its cool-down ends.
     Acknowledge,
 }
@@ -178,7 +189,7 @@ impl Register {
                 self.change = None;
                 (self.primary, self.epoch) = (Some(to), epoch);
                 (self.lineage, self.fork) = (Some(lineage), fork);
-                (self.changed_at, self.approved) = (Some(at), false);
+                (self.changed_at, self.approved, self.asks) = (Some(at), false, false);
                 Ok(())
             }
             RedisEntry::Aborted { epoch } => {
@@ -196,6 +207,14 @@ impl Register {
             }
             RedisEntry::Approve(approved) => {
                 self.approved = approved;
+                Ok(())
+            }
+            RedisEntry::Ask(asks) => {
+                self.asks = asks;
+                Ok(())
+            }
+            RedisEntry::Rolling(plan) => {
+                self.rolling = Some(plan);
                 Ok(())
             }
             RedisEntry::Acknowledge => {
@@ -302,6 +321,17 @@ mod tests {
         assert_eq!((register.primary.as_ref(), register.epoch), (Some(&address(3)), 2));
         assert!(!register.approved && register.change.is_none());
         assert_eq!(register.apply(3, done(2, 3)), Err(Refused::NotUnderWay(2)));
+    }
+
+    #[test]
+    fn what_waits_for_an_operator_waits_over_a_change_of_the_leader_and_ends_with_the_failover() {
+        let mut register = adopted();
+        register.apply(3, RedisEntry::Ask(true)).unwrap();
+        register.apply(4, RedisEntry::Approve(true)).unwrap();
+        assert!(register.asks && register.approved);
+        register.apply(4, begin(2, 1, 2)).unwrap();
+        register.apply(4, done(2, 2)).unwrap();
+        assert!(!register.asks && !register.approved);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!
 //! A file whose content is damaged is moved aside and a new one begun: a supervisor that does not start protects nobody.
 
+mod common;
 mod metrics;
 mod place;
 
@@ -25,10 +26,12 @@ use tokio::sync::broadcast;
 
 use self::metrics::Metrics;
 use self::place::Place;
-use super::event::{Draft, Event, Incident, Kind, Severity};
+use super::event::{Draft, Event, Incident};
 use super::filter::{Filter, LIMIT_MAX, Retention};
-use super::incidents::Incidents;
+use super::incidents::{Incidents, Standing};
 use super::store::{self, Found, Left, StoreError};
+
+pub use self::common::Deeds;
 
 /// Events held in memory while the disk refuses them: at some ten a second in a bad incident, several minutes; about 2 MiB.
 const PENDING_MAX: usize = 4096;
@@ -110,6 +113,10 @@ struct State {
     changed: BTreeMap<u64, Incident>,
     /// Somebody waits until all of it is on disk.
     hurried: bool,
+    /// Events on disk and the incidents they turned out to belong to; bounded by the events that wait for one.
+    attached: BTreeMap<u64, u64>,
+    /// The newest event copied from each other member; bounded by the members there ever were.
+    copied: BTreeMap<String, u64>,
     ending: bool,
 }
 
@@ -142,7 +149,7 @@ impl Journal {
         place: Place,
         retention: Retention,
     ) -> Result<Self, JournalError> {
-        let incidents = Incidents::restore(left.open, left.last_incident + 1);
+        let incidents = Incidents::restore(left.open, left.last_incident, Utc::now());
         let metrics = Metrics::new();
         metrics.open.set(gauge(incidents.count()));
         let shared = Arc::new(Shared {
@@ -152,6 +159,8 @@ impl Journal {
                 pending: VecDeque::new(),
                 changed: BTreeMap::new(),
                 hurried: false,
+                attached: BTreeMap::new(),
+                copied: left.copied,
                 ending: false,
             }),
             work: Condvar::new(),
@@ -260,22 +269,12 @@ impl Journal {
         self.shared.listeners.subscribe()
     }
 
-    /// Closes what was open at the last stop and was not heard of since. Call it once, when every rule and probe has had its say.
-    pub fn close_unconfirmed(&self, now: DateTime<Utc>) {
-        let unconfirmed = self.shared.lock().incidents.unconfirmed();
-        for (subject, cause) in unconfirmed {
-            let text = format!("{cause} is over: not seen again after the supervisor's restart");
-            let draft = Draft::new(Kind::AlertResolved, Severity::Info, subject, text);
-            self.append(draft.closes(cause), now);
-        }
-    }
-
     /// Waits until everything recorded so far is on disk; false if that takes longer than `patience`.
     pub fn flush(&self, patience: Duration) -> bool {
         let mut state = self.shared.lock();
-        state.hurried |= !state.pending.is_empty();
+        state.hurried |= !state.is_written();
         self.shared.work.notify_one();
-        let is_left = |state: &mut State| !state.pending.is_empty();
+        let is_left = |state: &mut State| !state.is_written();
         let (_state, waited) = self
             .shared
             .written
@@ -311,6 +310,8 @@ impl Shared {
     fn append(&self, draft: Draft, now: DateTime<Utc>) -> Event {
         let mut state = self.lock();
         let incident = state.incidents.assign(&draft, now);
+        let part = state.incidents.part();
+        let is_leader = part.standing == Standing::Leads && part.member.is_some();
         let event = Event {
             id: state.next_event,
             at: now,
@@ -321,11 +322,21 @@ impl Shared {
             message: draft.message,
             reasons: draft.reasons,
             detail: draft.detail,
+            is_common: is_leader && draft.kind.is_deed(),
+            origin: None,
         };
-        state.next_event += 1;
-        if let Some(incident) = incident {
-            state.changed.insert(incident.id, incident);
+        match incident {
+            Some(incident) => {
+                state.changed.insert(incident.id, incident);
+            }
+            None => state.incidents.note_loose(event.id, &event.subject, now),
         }
+        self.record(state, event)
+    }
+
+    /// Puts an event with the next number where everybody finds it.
+    fn record(&self, mut state: MutexGuard<'_, State>, event: Event) -> Event {
+        state.next_event += 1;
         if state.pending.len() == PENDING_MAX {
             state.pending.pop_front();
             if state.changed.len() > PENDING_MAX {
@@ -380,9 +391,9 @@ impl Shared {
     fn write_all(&self) {
         let mut failing = false;
         loop {
-            let (events, changed, ending) = {
+            let (events, changed, attached, ending) = {
                 let state = self.lock();
-                let is_idle = |state: &mut State| state.pending.is_empty() && !state.ending;
+                let is_idle = |state: &mut State| state.is_written() && !state.ending;
                 let state = self.work.wait_while(state, is_idle);
                 let state = state.unwrap_or_else(PoisonError::into_inner);
                 let is_gathering = |state: &mut State| {
@@ -392,15 +403,17 @@ impl Shared {
                 let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
                 state.hurried = false;
                 let events: Vec<_> = state.pending.iter().take(BATCH_MAX).cloned().collect();
-                (events, state.changed.clone(), state.ending)
+                if state.is_written() {
+                    return;
+                }
+                (events, state.changed.clone(), state.attached.clone(), state.ending)
             };
-            let Some(last) = events.last().map(|event| event.id) else { return };
-            match self.write(&events, &changed) {
+            match self.write(&events, &changed, &attached) {
                 Ok(()) => {
                     if std::mem::take(&mut failing) {
                         tracing::info!("the journal is written again");
                     }
-                    self.forget(last, &changed);
+                    self.forget(&events, &changed, &attached);
                 }
                 Err(error) => {
                     self.metrics.write_failures.inc();
@@ -424,6 +437,7 @@ impl Shared {
         &self,
         events: &[Arc<Event>],
         changed: &BTreeMap<u64, Incident>,
+        attached: &BTreeMap<u64, u64>,
     ) -> Result<(), JournalError> {
         let database = || self.database.read().unwrap_or_else(PoisonError::into_inner);
         if database().is_none() {
@@ -434,7 +448,7 @@ impl Shared {
             }
         }
         let result = store::guard("write to the journal", || match database().as_ref() {
-            Some(database) => store::write(database, events, changed, self.retention),
+            Some(database) => store::write(database, events, changed, attached, self.retention),
             None => Err(StoreError::Closed),
         });
         result.map_err(|source| {
@@ -449,11 +463,18 @@ impl Shared {
     }
 
     /// Drops from memory what is on disk now.
-    fn forget(&self, last: u64, written: &BTreeMap<u64, Incident>) {
+    fn forget(
+        &self,
+        events: &[Arc<Event>],
+        written: &BTreeMap<u64, Incident>,
+        attached: &BTreeMap<u64, u64>,
+    ) {
         let mut state = self.lock();
+        let last = events.last().map_or(0, |event| event.id);
         while state.pending.front().is_some_and(|event| event.id <= last) {
             state.pending.pop_front();
         }
+        state.attached.retain(|event, _| !attached.contains_key(event));
         state.changed.retain(|id, incident| written.get(id) != Some(incident));
         drop(state);
         self.written.notify_all();

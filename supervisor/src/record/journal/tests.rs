@@ -7,6 +7,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, StorageBackend};
 
 use super::*;
+use crate::record::event::{Kind, Severity};
 use crate::record::store::Opener;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -82,7 +83,7 @@ fn what_was_open_at_the_last_stop_is_closed_unless_it_is_seen_again() {
 
     let journal = home.open();
     journal.append(firing("node-2"), at(5));
-    journal.close_unconfirmed(at(9));
+    journal.close_unconfirmed(Utc::now(), at(9));
     let open: Vec<_> = journal.incidents(true, 10).into_iter().map(|i| i.subject).collect();
     assert_eq!(open, ["node-2"]);
     assert_eq!(journal.incident(1).unwrap().closed, Some(at(9)));

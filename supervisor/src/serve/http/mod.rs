@@ -154,6 +154,7 @@ impl Shared {
         let parts = Parts {
             name: self.api.name.clone(),
             observe_only: self.api.observe_only,
+            group: self.api.group.brief(),
             servers: sources.servers.borrow().clone(),
             redis: sources.redis.iter().map(|part| part.borrow().clone()).collect(),
             canary: sources.canary.as_ref().map(|part| part.borrow().clone()),

@@ -134,5 +134,12 @@ fn chat_nodes_that_still_reach_it_speak_against_a_hang() {
         let clients = vec![Client { name: "chat-1".to_owned(), at: now, up }];
         let council = Council { clients, ..Council::of_one() };
         assert_eq!(confer(own(Verdict::PrimaryHung), &matter, &council).verdict, expected);
+        let unseen = Verdict::PrimaryUnreachableFromHere;
+        let judgement = confer(own(unseen), &matter, &council);
+        assert_eq!(judgement.verdict, unseen, "where there is no path their words decide nothing");
+        let said = judgement.reasons.iter().find(|reason| reason.text.contains("chat-1"));
+        assert_eq!(said.map(|reason| reason.favours), Some(!up));
+        let dead = confer(own(Verdict::PrimaryDead), &matter, &council);
+        assert_eq!((dead.verdict, dead.reasons.len()), (Verdict::PrimaryDead, 1));
     }
 }

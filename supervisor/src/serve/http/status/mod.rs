@@ -8,8 +8,8 @@
 use chrono::{DateTime, Utc};
 
 use crate::cluster::{
-    AlertState, AlertStatus, BackupStatus, CanaryStatus, CircuitState, DrillStatus, Health,
-    NodeStatus, RedisState, RedisStatus, ServerState, ServersStatus, Status,
+    AlertState, AlertStatus, BackupStatus, CanaryStatus, CircuitState, DrillStatus, GroupBrief,
+    Health, NodeStatus, RedisState, RedisStatus, ServerState, ServersStatus, Status,
 };
 
 /// Below this share of acknowledged messages the canary calls the service down rather than shaky.
@@ -22,6 +22,8 @@ pub struct Parts {
     pub name: String,
     /// Whether it only watches.
     pub observe_only: bool,
+    /// The supervisors' group, if there is more than this one.
+    pub group: Option<GroupBrief>,
     /// Nodes and balancer.
     pub servers: ServersStatus,
     /// Each Redis in the order of the settings.
@@ -41,6 +43,7 @@ pub fn assemble(parts: Parts, at: DateTime<Utc>) -> Status {
     let mut problems = Problems::default();
     canary(parts.canary.as_ref(), &mut problems);
     let verdict = Verdict::of(parts.canary.as_ref());
+    group(parts.group.as_ref(), &mut problems);
     servers(&parts.servers, verdict, &mut problems);
     for redis in &parts.redis {
         redis_problems(redis, verdict, &mut problems);
@@ -62,6 +65,7 @@ pub fn assemble(parts: Parts, at: DateTime<Utc>) -> Status {
         observe_only: parts.observe_only,
         health,
         problems: down.into_iter().chain(degraded).collect(),
+        group: parts.group,
         servers: parts.servers,
         redis: parts.redis,
         canary: parts.canary,
@@ -137,6 +141,16 @@ fn canary(canary: Option<&CanaryStatus>, problems: &mut Problems) {
     }
     if canary.lost > 0 {
         problems.degraded(format!("The canary lost {} acknowledged messages", canary.lost));
+    }
+}
+
+fn group(group: Option<&GroupBrief>, problems: &mut Problems) {
+    let Some(group) = group else { return };
+    if let Some(why) = group.watches_only() {
+        problems.degraded(format!("{why}: it only watches, and changes nothing"));
+    }
+    for member in group.members.iter().filter(|member| member.is_silent()) {
+        problems.degraded(format!("Supervisor {} is not heard", member.name));
     }
 }
 

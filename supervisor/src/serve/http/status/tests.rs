@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::cluster::{
-    Address, BalancerStatus, Managed, RedisRole, RedisServerStatus, ServerStatus,
+    Address, BalancerStatus, GroupBrief, Managed, MemberBrief, RedisRole, RedisServerStatus,
+    ServerStatus,
 };
 
 fn node(name: &str) -> NodeStatus {
@@ -63,6 +64,7 @@ fn well() -> Parts {
     Parts {
         name: "supervisor-1".to_owned(),
         observe_only: false,
+        group: None,
         servers: ServersStatus {
             nodes: vec![node("chatnode-1"), node("chatnode-2")],
             balancer: Some(BalancerStatus {
@@ -233,4 +235,37 @@ fn firing_alerts_are_problems_by_severity() {
     assert_eq!(status.problems, ["Alert Dead: Dead it is", "Alert Slow: Slow it is"]);
     assert_eq!(status.health, Health::Degraded);
     assert_eq!(status.alerts.len(), 4);
+}
+
+#[test]
+fn a_supervisor_that_only_watches_says_so_and_names_who_is_silent() {
+    let member = |name: &str, is_self, heard_seconds| MemberBrief {
+        name: name.to_owned(),
+        is_self,
+        leads: false,
+        votes: true,
+        heard_seconds,
+        behind: None,
+    };
+    let group = GroupBrief {
+        state: "minority".to_owned(),
+        reason: Some("no majority heard for 7.0 s".to_owned()),
+        leader: None,
+        term: 3,
+        tolerates: 1,
+        members: vec![
+            member("a", true, Some(0.0)),
+            member("b", false, Some(0.1)),
+            member("c", false, Some(7.0)),
+        ],
+    };
+    let status = assemble(Parts { group: Some(group), ..well() }, DateTime::UNIX_EPOCH);
+    assert_eq!(status.health, Health::Degraded);
+    assert_eq!(
+        status.problems,
+        [
+            "This supervisor hears no majority of its group (no majority heard for 7.0 s): it only watches, and changes nothing",
+            "Supervisor c is not heard",
+        ]
+    );
 }

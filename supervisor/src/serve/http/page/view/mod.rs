@@ -3,6 +3,7 @@
 
 pub(super) mod cardinality;
 mod failover;
+mod group;
 mod parts;
 pub(super) mod targets;
 
@@ -28,6 +29,9 @@ pub(super) struct StatusView {
     pub(super) mark: &'static str,
     at: String,
     observe_only: bool,
+    /// Why nothing is changed from here.
+    watches_only: Option<String>,
+    group: Option<group::GroupView>,
     problems: Vec<String>,
     balancer: Option<BalancerView>,
     nodes: Vec<NodeView>,
@@ -72,6 +76,8 @@ pub(super) struct EventRow {
     subject: String,
     message: String,
     incident: Option<u64>,
+    /// The member of the group that recorded it, if that was another one.
+    by: Option<String>,
     reasons: Vec<ReasonRow>,
     detail: Option<String>,
 }
@@ -96,7 +102,7 @@ pub(super) struct IncidentView {
     causes: Vec<String>,
     failovers: Vec<failover::FailoverView>,
     timeline: Vec<EventRow>,
-    /// Older events that retention or the page's limit left out.
+    /// Events that retention or the page's limit left out, or that the leader of the group saw and this supervisor did not.
     missing: u64,
 }
 
@@ -127,6 +133,8 @@ pub(super) fn status(status: &Status, incidents: &[Incident], events: &[Event]) 
         mark,
         at: format::instant(now),
         observe_only: status.observe_only,
+        watches_only: status.group.as_ref().and_then(|group| group.watches_only()),
+        group: status.group.as_ref().map(group::view),
         problems: status.problems.clone(),
         balancer: status.servers.balancer.as_ref().map(parts::balancer),
         nodes: status.servers.nodes.iter().map(parts::node).collect(),
@@ -244,6 +252,7 @@ fn event_row(event: &Event, now: DateTime<Utc>, begin: Option<DateTime<Utc>>) ->
         subject: event.subject.clone(),
         message: event.message.clone(),
         incident: event.incident,
+        by: event.origin.as_ref().map(|origin| origin.member.clone()),
         reasons: event.reasons.iter().map(reason).collect(),
         detail,
     }
@@ -269,6 +278,8 @@ mod tests {
             message: format!("event {id}"),
             reasons: vec![Reason { favours: false, text: "guard".to_owned() }],
             detail: serde_json::Value::Null,
+            is_common: false,
+            origin: None,
         }
     }
 
@@ -278,6 +289,7 @@ mod tests {
             name: "s".to_owned(),
             version: "0".to_owned(),
             observe_only: false,
+            group: None,
             health,
             problems: Vec::new(),
             servers: crate::cluster::ServersStatus::default(),
