@@ -15,8 +15,15 @@ use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(40);
 
-/// Metrics of what the cluster is not set up for: remote write, a key set and back ends. A program has them once its settings name one.
-const NOT_SET_UP: [&str; 3] = ["supervisor_remote_write_", "chatnode_jwks_", "chatnode_proxy_"];
+/// Metrics of what the cluster is not set up for: remote write, a key set, back ends, other supervisors and certificates. A program has
+/// them once its settings name one.
+const NOT_SET_UP: [&str; 5] = [
+    "supervisor_remote_write_",
+    "chatnode_jwks_",
+    "chatnode_proxy_",
+    "supervisor_group_member_",
+    "supervisor_sentinel_certificate_",
+];
 
 /// Names of all series in the supervisor's store: everything that was scraped from every program and Redis, and what it makes itself.
 async fn stored_names(cluster: &Cluster) -> BTreeSet<String> {
