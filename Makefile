@@ -68,6 +68,10 @@ bench-chatnode: ## memory and CPU of a chat node: idle connections, deliveries, 
 bench-balancer: ## CPU and memory of the balancer beside HAProxy and nginx (BENCH_ARGS=--rounds 3)
 	tests/bench/balancer $(BENCH_ARGS)
 
+failover-balancer: ## two balancers behind keepalived: one killed, one cut off; a client is back within 2 s (root, Linux)
+	$(CARGO) build --release -p holdfast-balancer
+	tests/scripts/keepalived-failover target/release/holdfast-balancer 2
+
 bench-metrics: build ## the metrics engine beside Prometheus: same targets, rules and queries (BENCH_ARGS=--seconds 60)
 	python3 tests/bench/metrics $(BENCH_ARGS)
 

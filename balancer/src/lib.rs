@@ -15,6 +15,8 @@
 //! - [`faults`]: faults made on purpose, for drills (pure).
 //! - [`control`]: the balancer as a whole; reload.
 //! - `admin`: operator API.
+//! - [`health`]: whether a running balancer is ready.
+//! - [`import`]: settings of nginx and `HAProxy` as ours.
 //! - `record`: what operators have changed.
 //! - [`metrics`]: every figure.
 //! - `figures`: all of them at a glance; [`top`] shows them in a terminal.
@@ -27,6 +29,8 @@ pub mod config;
 pub mod control;
 pub mod faults;
 mod figures;
+pub mod health;
+pub mod import;
 pub mod limits;
 pub mod message;
 pub mod metrics;

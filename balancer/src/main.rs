@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use holdfast_balancer::{Bound, Config, config, top};
+use holdfast_balancer::{Bound, Config, config, health, import, top};
 use holdfast_telemetry::errors::Chain;
 use holdfast_telemetry::{logs, shutdown};
 
 /// Exit code for settings that cannot run.
 const BAD_SETTINGS: u8 = 2;
+
+/// Exit code of a strict import that has left something out.
+const NOT_UNDERSTOOD: u8 = 3;
 
 /// HTTP, WebSocket and TCP load balancer made for long-lived connections.
 ///
@@ -31,14 +34,24 @@ struct Arguments {
 /// What else it does than balance.
 #[derive(Subcommand)]
 enum Command {
+    /// Ends with 0 if a running balancer is ready, with 1 if not; for keepalived and the like.
+    Health(health::Arguments),
+    /// Writes settings of nginx or HAProxy as ours to stdout, and to stderr what was not understood.
+    Import(import::Arguments),
     /// Shows a running balancer in the terminal.
     Top(top::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = match arguments.command {
-        Some(Command::Top(arguments)) => top::run(&arguments),
+    let outcome: Result<(), Box<dyn std::error::Error>> = match arguments.command {
+        Some(Command::Top(arguments)) => top::run(&arguments).map_err(Box::from),
+        Some(Command::Health(arguments)) => health::run(&arguments).map_err(Box::from),
+        Some(Command::Import(arguments)) => match import::run(&arguments) {
+            Ok(true) => return ExitCode::from(NOT_UNDERSTOOD),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
         None => return balance(&arguments.config.unwrap_or_default(), arguments.check_config),
     };
     match outcome {

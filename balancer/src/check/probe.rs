@@ -2,12 +2,10 @@
 
 use std::io;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use sha1::{Digest as _, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::config::{Address, CheckKind, CheckPlace, CheckRules, Expected, PoolRules, Question};
+use crate::message::websocket;
 use crate::proxy::upstream;
 
 /// A head of a health check's answer is shorter.
@@ -16,8 +14,6 @@ const HEAD_BYTES_MAX: usize = 16 * 1_024;
 const BODY_BYTES_MAX: usize = 16 * 1_024;
 /// Header fields of an answer.
 const FIELDS_MAX: usize = 64;
-/// What a server appends to the client's key (RFC 6455 4.2.2).
-const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Close, normally (1000), masked with a key of zeros: an opened WebSocket is ended in form (RFC 6455 5.5.1).
 const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
 
@@ -73,7 +69,7 @@ pub(super) async fn probe(
             expect(&mut stream, expected).await
         }
         CheckKind::WebSocket(question) => {
-            let key = STANDARD.encode(fastrand::u128(..).to_be_bytes());
+            let key = websocket::key(fastrand::u128(..));
             let upgrade = format!(
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: {key}"
@@ -204,16 +200,10 @@ fn opens(head: &Head, key: &str) -> Result<(), ProbeError> {
     if !head.upgrades {
         return Err(ProbeError::NoWebSocket("the answer names another protocol"));
     }
-    if head.accept.as_deref() != Some(accept(key).as_bytes()) {
+    if head.accept.as_deref() != Some(websocket::accept(key).as_bytes()) {
         return Err(ProbeError::NoWebSocket("the answer is not to our key"));
     }
     Ok(())
-}
-
-/// What a server makes of a client's key.
-fn accept(key: &str) -> String {
-    let digest = Sha1::new().chain_update(key).chain_update(WEBSOCKET_GUID).finalize();
-    STANDARD.encode(digest)
 }
 
 #[cfg(test)]
