@@ -111,7 +111,10 @@ async fn a_frozen_primary_is_noticed_and_waited_for() {
         (status == 503).then_some(())
     })
     .await;
-    assert!(node.metric("chatnode_redis_up").await < 0.5);
+    eventually("the figure of it", async || {
+        (node.metric("chatnode_redis_up").await < 0.5).then_some(())
+    })
+    .await;
     primary.process.signal("-CONT");
     acknowledged(&mut ada, "room", 3).await;
     eventually("readiness", async || {
