@@ -65,7 +65,7 @@ impl Member {
     /// Connects through the balancer and subscribes to `room`.
     ///
     /// # Panics
-    /// If that does not work within [`JOIN_WITHIN`].
+    /// If that does not work within a minute.
     pub async fn join(cluster: &Cluster, name: &str, room: &str) -> Self {
         let (secret, user) = (cluster.chat_secret(), name.to_owned());
         let tokens = Arc::new(move || mint(&secret, &user, TOKEN_LIFETIME));

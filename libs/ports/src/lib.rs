@@ -32,12 +32,9 @@ static TAKEN: Mutex<BTreeMap<u16, UnixDatagram>> = Mutex::new(BTreeMap::new());
 /// All are taken.
 pub fn take() -> io::Result<u16> {
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = RANGE.end - RANGE.start;
-    // After the last one; what is below was taken before.
-    let begin = std::process::id().wrapping_mul(STRIDE);
-    for step in 0..u32::from(count) {
-        let turn = begin.wrapping_add(step) % u32::from(count);
-        let port = RANGE.start + u16::try_from(turn).expect("it is below a count of ports");
+    // After those it has, which come first.
+    let begin = usize::try_from(std::process::id().wrapping_mul(STRIDE)).unwrap_or_default();
+    for port in RANGE.cycle().skip(begin % RANGE.len()).take(RANGE.len()) {
         if taken.contains_key(&port) {
             continue;
         }
