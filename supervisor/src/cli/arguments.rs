@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
+use super::salvage::SalvageCommand;
 use crate::cluster::Address;
 use crate::up;
 
@@ -339,38 +340,6 @@ pub(super) struct Restart {
     /// Do it even if fewer replicas stay meanwhile than are needed
     #[arg(long, requires = "rolling")]
     pub(super) force: bool,
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub(super) enum SalvageCommand {
-    /// Which there are, newest first
-    List,
-    /// The commands in one, with their keys
-    Show {
-        /// Its name, as `list` shows it
-        id: String,
-        /// Also what users wrote
-        #[arg(long)]
-        values: bool,
-        /// Begin with this one
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        from: usize,
-    },
-    /// Say what carrying its commands out on the present primary would do, or do it
-    #[command(
-        long_about = "Carries the saved commands out on the present primary, those left out that touch a key written there since. Without \
-            --apply it only says what it would do. A salvage is replayed once."
-    )]
-    Replay {
-        /// Its name, as `list` shows it
-        id: String,
-        /// Do it
-        #[arg(long)]
-        apply: bool,
-        /// Also commands that touch keys written since: what was written since is lost then
-        #[arg(long)]
-        force: bool,
-    },
 }
 
 #[derive(Debug, Clone, Subcommand)]

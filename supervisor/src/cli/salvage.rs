@@ -1,13 +1,46 @@
 //! `holdfast redis salvage`: what former primaries had that nobody else has.
 
 use chrono::{DateTime, Local, Utc};
+use clap::Subcommand;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
-use super::arguments::{SalvageCommand, Which};
+use super::arguments::Which;
 use super::client::Client;
 use super::print::{append, bytes, table};
 use super::{CliError, Output};
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum SalvageCommand {
+    /// Which there are, newest first
+    List,
+    /// The commands in one, with their keys
+    Show {
+        /// Its name, as `list` shows it
+        id: String,
+        /// Also what users wrote
+        #[arg(long)]
+        values: bool,
+        /// Begin with this one
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: usize,
+    },
+    /// Say what carrying its commands out on the present primary would do, or do it
+    #[command(
+        long_about = "Carries the saved commands out on the present primary, those left out that touch a key written there since. Without \
+            --apply it only says what it would do. A salvage is replayed once."
+    )]
+    Replay {
+        /// Its name, as `list` shows it
+        id: String,
+        /// Do it
+        #[arg(long)]
+        apply: bool,
+        /// Also commands that touch keys written since: what was written since is lost then
+        #[arg(long)]
+        force: bool,
+    },
+}
 
 pub(super) async fn run(
     client: &Client,
