@@ -7,83 +7,15 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use h2::client::{Builder, ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
-use support::{Balancer, DEADLINE, Upstream, settings, until};
+use h2::Reason;
+use h2::client::Builder;
+use http::{HeaderMap, Request};
+use support::http2::{Client, answer, get, http2, json, read};
+use support::{Balancer, DEADLINE, Upstream, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-
-/// Settings whose listener speaks HTTP/2.
-fn http2(pool: &str, servers: &[(&str, SocketAddr)]) -> String {
-    settings(pool, servers).replacen("pool = \"p\"", "pool = \"p\"\nhttp2 = true", 1)
-}
-
-/// A client's connection; the task ends with how it ended.
-struct Client {
-    sender: SendRequest<Bytes>,
-    ended: JoinHandle<Result<(), h2::Error>>,
-}
-
-impl Client {
-    async fn connect(address: SocketAddr) -> Self {
-        Self::connect_with(address, &Builder::new()).await
-    }
-
-    async fn connect_with(address: SocketAddr, builder: &Builder) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (sender, connection) = builder.handshake(stream).await.unwrap();
-        Self { sender, ended: tokio::spawn(connection) }
-    }
-
-    /// Sends a head, and a body if it is to follow.
-    async fn send(
-        &self,
-        request: Request<()>,
-        ended: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        let ready = timeout(DEADLINE, self.sender.clone().ready()).await.unwrap();
-        ready?.send_request(request, ended)
-    }
-
-    async fn ask(&self, request: Request<()>) -> Result<(Response<()>, Vec<u8>), h2::Error> {
-        let (response, _) = self.send(request, true).await?;
-        answer(response).await.map(|(response, body, _)| (response, body))
-    }
-}
-
-/// All of a response.
-async fn answer(
-    response: ResponseFuture,
-) -> Result<(Response<()>, Vec<u8>, Option<HeaderMap>), h2::Error> {
-    let read = async {
-        let (head, mut body) = response.await?.into_parts();
-        let content = read(&mut body).await?;
-        let trailers = body.trailers().await?;
-        Ok((Response::from_parts(head, ()), content, trailers))
-    };
-    timeout(DEADLINE, read).await.expect("an answer in time")
-}
-
-async fn read(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
-    let mut content = Vec::new();
-    while let Some(data) = body.data().await {
-        let data = data?;
-        body.flow_control().release_capacity(data.len())?;
-        content.extend_from_slice(&data);
-    }
-    Ok(content)
-}
-
-fn get(path: &str) -> http::request::Builder {
-    Request::get(format!("http://a.test{path}"))
-}
-
-fn json(body: &[u8]) -> serde_json::Value {
-    serde_json::from_slice(body).unwrap()
-}
 
 /// A server that reads one request to its end, shows it, and answers with `answer`.
 async fn scripted(answer: &'static [u8]) -> (SocketAddr, JoinHandle<String>) {
@@ -183,13 +115,9 @@ async fn bodies_pass_both_ways_at_once_on_many_streams() {
     });
     join_all(uploads).await;
     let active = "balancer_listener_active_connections{listener=\"l\"}";
-    assert!((balancer.metric(active).await - 1.0).abs() < 0.1);
+    balancer.wait_metric(active, 1.0).await;
     drop(client);
-    until("the connection to end", async || {
-        let active = balancer.metric(active).await;
-        if active.abs() < 0.1 { Ok(()) } else { Err(active) }
-    })
-    .await;
+    balancer.wait_metric(active, 0.0).await;
     balancer.end().await;
 }
 
@@ -312,11 +240,8 @@ async fn streams_are_bounded_and_busy_servers_make_them_wait() {
     for _ in 0..3 {
         waiting.push(client.send(get("/").body(()).unwrap(), true).await.unwrap());
     }
-    until("two at the server and one in line", async || {
-        let queued = balancer.metric("balancer_pool_queued{pool=\"p\"}").await;
-        if (queued - 1.0).abs() < 0.1 { Ok(()) } else { Err(queued) }
-    })
-    .await;
+    // Two are at the server, and one is in line.
+    balancer.wait_metric("balancer_pool_queued{pool=\"p\"}", 1.0).await;
     let (response, body) = client.ask(get("/").body(()).unwrap()).await.unwrap();
     assert_eq!((response.status().as_u16(), &body[..]), (503, &b"every server is busy\n"[..]));
     assert!(response.headers().contains_key("retry-after"));

@@ -291,7 +291,7 @@ impl Checker<'_> {
 
     fn admin_tls(&mut self, written: FileTls) -> Option<AdminTls> {
         let fault = |checker: &mut Self, key: &str, error: &dyn Display| checker.fault(key, error);
-        let certificate = ServerTls::certificate(&written.chain, &written.key);
+        let certificate = ServerTls::certificate(&written.chain, &written.key, None);
         let certificate =
             certificate.map_err(|error| fault(self, "admin.tls.chain", &error)).ok()?;
         if written.client_ca.is_none() {

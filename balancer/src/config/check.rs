@@ -213,6 +213,7 @@ impl Checker<'_> {
             proxy_protocol: written.proxy_protocol,
             forwarded: written.forwarded,
             request_id: written.request_id,
+            trace: written.trace,
             tls,
             http2: written.http2,
             http2_streams_max: streams,
@@ -301,7 +302,7 @@ impl Checker<'_> {
         });
         let mut certificates = Vec::with_capacity(written.certificate.len());
         for (n, files) in written.certificate.iter().enumerate() {
-            match ServerTls::certificate(&files.chain, &files.key) {
+            match ServerTls::certificate(&files.chain, &files.key, files.ocsp.as_deref()) {
                 Ok(certificate) => certificates.push(certificate),
                 Err(error) => {
                     let (chain, key_file) = (files.chain.display(), files.key.display());

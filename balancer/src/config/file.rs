@@ -131,6 +131,8 @@ pub(super) struct Listener {
     pub forwarded: bool,
     #[serde(default)]
     pub request_id: bool,
+    #[serde(default)]
+    pub trace: bool,
     #[serde(default = "max_connections")]
     pub max_connections: u32,
     #[serde(with = "duration", default = "header_timeout")]
@@ -159,6 +161,7 @@ pub(super) struct ListenerTls {
 pub(super) struct Certificate {
     pub chain: PathBuf,
     pub key: PathBuf,
+    pub ocsp: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

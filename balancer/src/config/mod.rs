@@ -92,6 +92,8 @@ pub struct ListenerConfig {
     pub forwarded: bool,
     /// Whether requests get an `X-Request-Id`.
     pub request_id: bool,
+    /// Whether requests without a W3C `traceparent` get one.
+    pub trace: bool,
     /// What is spoken before all else, if not clear text.
     pub tls: Option<ServerTls>,
     /// Whether clients may speak HTTP/2.

@@ -17,6 +17,8 @@ pub(super) enum Field {
     XRealIp,
     Forwarded,
     XRequestId,
+    Traceparent,
+    Tracestate,
     Cookie,
     /// Everybody else's business.
     Other,
@@ -35,6 +37,8 @@ pub(super) fn classify(name: &str) -> Field {
         9 if is("forwarded") => Field::Forwarded,
         10 if is("connection") => Field::Connection,
         10 if is("keep-alive") => Field::Hop,
+        10 if is("tracestate") => Field::Tracestate,
+        11 if is("traceparent") => Field::Traceparent,
         12 if is("x-request-id") => Field::XRequestId,
         14 if is("content-length") => Field::ContentLength,
         15 if is("x-forwarded-for") => Field::XForwardedFor,

@@ -14,6 +14,7 @@ mod fields;
 pub mod frames;
 pub mod request;
 pub mod response;
+mod trace;
 pub(crate) mod websocket;
 
 use chunked::Chunked;

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::choice::{Choice, Seen};
 use super::fields::{Connection, Field, Lines, classify};
-use super::{FIELDS_MAX, Framing, chunked::Chunked};
+use super::{FIELDS_MAX, Framing, chunked::Chunked, trace};
 
 /// Hops looked at in `X-Forwarded-For`; a longer chain is a loop or an attack.
 const HOPS_MAX: usize = 32;
@@ -35,6 +35,8 @@ pub struct Reading<'a> {
     pub forwarded: bool,
     /// A number nobody can guess, for `X-Request-Id` where no trusted proxy has given one.
     pub request_id: Option<u128>,
+    /// Numbers of a trace and of its first step, for a `traceparent` where the client has given none that is right.
+    pub trace: Option<(u128, u64)>,
 }
 
 /// What is known of the client beside its request.
@@ -128,10 +130,9 @@ pub fn read(
     let keep_alive =
         if http10 { known.connection.keep_alive } else { true } && !known.connection.close;
 
-    out.extend_from_slice(method.as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(target.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for part in [method, " ", target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     let believed = is_trusted(peer.address);
     // RFC 9112 3.2.2: the target wins over the field; and a server of ours is always told a host, if only an empty one.
@@ -139,6 +140,8 @@ pub fn read(
     if own_host {
         line(out, "Host", host.as_bytes());
     }
+    // Two of them name no trace, and a state without its trace says nothing.
+    let own_trace = reading.trace.filter(|_| known.traceparents != 1 || !known.traced);
     let mut lines = Lines::new(head);
     for field in request.headers.iter() {
         let goes_on = match classify(field.name) {
@@ -155,7 +158,10 @@ pub fn read(
             Field::Forwarded => believed && !reading.forwarded,
             // Without ids of our own those of clients are their business.
             Field::XRequestId => believed || reading.request_id.is_none(),
-            Field::Cookie | Field::Other => !known.connection.names(field.name),
+            Field::Traceparent | Field::Tracestate if own_trace.is_some() => false,
+            Field::Traceparent | Field::Tracestate | Field::Cookie | Field::Other => {
+                !known.connection.names(field.name)
+            }
         };
         lines.take(field.name, goes_on, out);
     }
@@ -181,6 +187,9 @@ pub fn read(
     }
     if let Some(id) = reading.request_id.filter(|_| !(believed && known.request_id)) {
         line(out, "X-Request-Id", format!("{id:032x}").as_bytes());
+    }
+    if let Some((trace, parent)) = own_trace {
+        line(out, "traceparent", trace::new(trace, parent).as_bytes());
     }
     out.extend_from_slice(b"\r\n");
     Ok(Some(RequestHead {
@@ -219,6 +228,9 @@ struct Known<'a> {
     forwarded_proto: bool,
     forwarded_host: bool,
     request_id: bool,
+    traceparents: u32,
+    /// The last of them is right.
+    traced: bool,
 }
 
 impl<'a> Known<'a> {
@@ -260,6 +272,10 @@ impl<'a> Known<'a> {
                 Field::XForwardedProto => known.forwarded_proto = true,
                 Field::XForwardedHost => known.forwarded_host = true,
                 Field::XRequestId => known.request_id = true,
+                Field::Traceparent => {
+                    known.traceparents += 1;
+                    known.traced = trace::is_valid(value.trim_ascii());
+                }
                 _ => {}
             }
         }

@@ -187,6 +187,7 @@ impl Conversation {
                     trusted: &settings.config.trusted_proxies,
                     forwarded: settings.config.forwarded,
                     request_id: settings.config.request_id.then(|| fastrand::u128(..)),
+                    trace: settings.config.trace.then(|| (fastrand::u128(..), fastrand::u64(..))),
                 };
                 let choose = |seen: &Seen<'_>| settings.choose(seen);
                 match request::read(buffer.filled(), &reading, out, choose) {

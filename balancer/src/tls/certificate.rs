@@ -13,6 +13,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{TlsError, provider};
 
+/// Responses are under 3 KiB with the certificate of whoever has signed them; each handshake carries one.
+const OCSP_BYTES_MAX: u64 = 16_384;
+
 /// A chain with its key.
 #[derive(Clone)]
 pub struct Certificate {
@@ -24,8 +27,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads a chain (leaf first) and the leaf's key.
-    pub(super) fn load(chain: &Path, key: &Path) -> Result<Self, TlsError> {
+    /// Reads a chain (leaf first), the leaf's key, and an OCSP response to staple.
+    pub(super) fn load(chain: &Path, key: &Path, ocsp: Option<&Path>) -> Result<Self, TlsError> {
         let chain = certificates(chain)?;
         let unreadable = |error: &dyn fmt::Display| TlsError::Certificate(error.to_string());
         let (_, leaf) = X509Certificate::from_der(&chain[0]).map_err(|error| unreadable(&error))?;
@@ -38,7 +41,8 @@ impl Certificate {
         });
         let names = names.collect();
         let key = private_key(key)?;
-        let key = CertifiedKey::from_der(chain, key, &provider())?;
+        let mut key = CertifiedKey::from_der(chain, key, &provider())?;
+        key.ocsp = ocsp.map(staple).transpose()?;
         Ok(Self { key: Arc::new(key), names, not_after })
     }
 
@@ -60,7 +64,7 @@ impl Certificate {
 
 impl PartialEq for Certificate {
     fn eq(&self, other: &Self) -> bool {
-        self.key.cert == other.key.cert
+        self.key.cert == other.key.cert && self.key.ocsp == other.key.ocsp
     }
 }
 
@@ -68,6 +72,33 @@ impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate").field("names", &self.names).finish_non_exhaustive()
     }
+}
+
+/// Reads an OCSP response (RFC 6960, DER). Clients check what it says; here only that it is one, and no refusal to give one.
+fn staple(file: &Path) -> Result<Vec<u8>, TlsError> {
+    let unusable = |error: String| TlsError::Ocsp { file: file.to_owned(), error };
+    let size = std::fs::metadata(file).map_err(|error| unusable(error.to_string()))?.len();
+    if size > OCSP_BYTES_MAX {
+        return Err(unusable(format!("it is larger than {OCSP_BYTES_MAX} bytes")));
+    }
+    let bytes = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+    if !is_successful(&bytes) {
+        return Err(unusable("it is no successful OCSP response in DER".to_owned()));
+    }
+    Ok(bytes)
+}
+
+/// Whether it is one whole sequence that begins with the status "successful" (RFC 6960 4.2.1).
+fn is_successful(response: &[u8]) -> bool {
+    let (length, rest) = match response {
+        [0x30, short @ ..=0x7f, rest @ ..] => (usize::from(*short), rest),
+        [0x30, 0x81, length, rest @ ..] => (usize::from(*length), rest),
+        [0x30, 0x82, high, low, rest @ ..] => {
+            (usize::from(u16::from_be_bytes([*high, *low])), rest)
+        }
+        _ => return false,
+    };
+    length == rest.len() && rest.starts_with(&[0x0a, 1, 0])
 }
 
 /// Certificates by name.

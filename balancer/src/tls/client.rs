@@ -37,7 +37,8 @@ impl ClientTls {
     ) -> Result<Self, TlsError> {
         let authorities = certificates(authorities)?;
         let name = name.map(server_name).transpose()?;
-        let identity = identity.map(|(chain, key)| Certificate::load(chain, key)).transpose()?;
+        let identity =
+            identity.map(|(chain, key)| Certificate::load(chain, key, None)).transpose()?;
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots(&authorities)?);

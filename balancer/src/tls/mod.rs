@@ -9,6 +9,7 @@ mod client;
 mod names;
 mod server;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_settings::tls::PemError;
@@ -39,6 +40,14 @@ pub enum TlsError {
     /// The authority's certificates verify nothing.
     #[error("{0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// An OCSP response cannot be shown.
+    #[error("OCSP response {file}: {error}", file = .file.display())]
+    Ocsp {
+        /// Where it was looked for.
+        file: PathBuf,
+        /// What is wrong.
+        error: String,
+    },
     /// A server's name is neither a DNS name nor an address.
     #[error("expected a DNS name or an IP address, found {0:?}")]
     Name(String),

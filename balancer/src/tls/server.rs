@@ -48,12 +48,16 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Reads a certificate with its key.
+    /// Reads a certificate with its key, and the answer of its authority that it was not revoked (OCSP), if there is one to show.
     ///
     /// # Errors
     /// One of the files cannot be used.
-    pub fn certificate(chain: &Path, key: &Path) -> Result<Certificate, TlsError> {
-        Certificate::load(chain, key)
+    pub fn certificate(
+        chain: &Path,
+        key: &Path,
+        ocsp: Option<&Path>,
+    ) -> Result<Certificate, TlsError> {
+        Certificate::load(chain, key, ocsp)
     }
 
     /// Shows one of `certificates`; asks for clients' certificates if `clients` names their authorities, and

@@ -87,13 +87,8 @@ impl Authority {
         text
     }
 
-    /// A connection to `address` by a client that asks for `name`, and shows its own certificate if it has one.
-    pub(crate) async fn connect(
-        &self,
-        address: SocketAddr,
-        name: &str,
-        identity: Option<&str>,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    /// What a client goes by that trusts this authority, and shows its own certificate if it has one.
+    pub(crate) fn client(&self, identity: Option<&str>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(certificate(&self.path("ca.pem"))).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -101,17 +96,35 @@ impl Authority {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots);
-        let config = match identity {
+        match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let key = PrivateKeyDer::from_pem_file(self.path(&format!("{identity}.key")));
                 builder.with_client_auth_cert(vec![self.leaf(identity)], key.unwrap()).unwrap()
             }
-        };
-        let stream = TcpStream::connect(address).await?;
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        timeout(DEADLINE, TlsConnector::from(Arc::new(config)).connect(name, stream)).await?
+        }
     }
+
+    /// A connection to `address` by a client that asks for `name`, and shows its own certificate if it has one.
+    pub(crate) async fn connect(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        identity: Option<&str>,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        connect(address, name, &Arc::new(self.client(identity))).await
+    }
+}
+
+/// A connection to `address` by a client that asks for `name`.
+pub(crate) async fn connect(
+    address: SocketAddr,
+    name: &str,
+    config: &Arc<ClientConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    timeout(DEADLINE, TlsConnector::from(Arc::clone(config)).connect(name, stream)).await?
 }
 
 pub(crate) fn certificate(file: &Path) -> CertificateDer<'static> {

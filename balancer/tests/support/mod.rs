@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 pub(crate) mod authority;
+pub(crate) mod frames;
+pub(crate) mod http2;
 pub(crate) mod upstream;
 
 use std::fmt::Write as _;

@@ -66,6 +66,7 @@ fn the_sample_shows_the_defaults() {
         "keep_changes",
         "journal_",
         "http2",
+        "trace",
     ];
     let short: String = text
         .lines()

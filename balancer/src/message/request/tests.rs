@@ -3,7 +3,7 @@ use crate::message::choice::Key;
 use crate::pool::balance;
 
 fn plain(peer: &Peer) -> Reading<'_> {
-    Reading { peer, trusted: &[], forwarded: false, request_id: None }
+    Reading { peer, trusted: &[], forwarded: false, request_id: None, trace: None }
 }
 
 fn nowhere(_: &Seen<'_>) -> Choice {
@@ -232,5 +232,32 @@ fn a_request_gets_a_number_and_a_standard_trace_of_its_way() {
         assert!(out.contains(&format!("X-Request-Id: {id}\r\n")), "{out}");
         assert_eq!(out.matches("Forwarded: ").count(), 1, "{out}");
         assert!(out.contains(&format!("\r\nForwarded: {forwarded}\r\n")), "{out}");
+    }
+}
+
+#[test]
+fn a_trace_is_kept_or_begun() {
+    let right = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    let begun = "00-00000000000000000000000000000007-0000000000000009-01";
+    let peer = Peer::new("203.0.113.7".parse().unwrap(), "http");
+    for (fields, trace, expected) in [
+        (format!("traceparent: {right}\r\ntracestate: a=b\r\n"), true, vec![right, "a=b"]),
+        ("tracestate: a=b\r\n".to_owned(), true, vec![begun]),
+        ("Traceparent: 00-1-2-01\r\ntracestate: a=b\r\n".to_owned(), true, vec![begun]),
+        (format!("traceparent: {right}\r\ntraceparent: {right}\r\n"), true, vec![begun]),
+        ("traceparent: x\r\n".to_owned(), false, vec!["x"]),
+        (String::new(), false, vec![]),
+    ] {
+        let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let reading = Reading { trace: trace.then_some((7, 9)), ..plain(&peer) };
+        let mut out = Vec::new();
+        read(text.as_bytes(), &reading, &mut out, nowhere).unwrap().unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let values: Vec<_> = out
+            .lines()
+            .filter(|line| line.to_lowercase().starts_with("trace"))
+            .map(|line| line.split_once(": ").unwrap().1)
+            .collect();
+        assert_eq!(values, expected, "{fields}");
     }
 }

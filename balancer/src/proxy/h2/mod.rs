@@ -85,8 +85,9 @@ pub(crate) async fn serve(guard: SessionGuard, idle: Rc<Idle>, client: End, peer
         }
     };
     session.enter(Phase::Idle);
-    let close =
-        Client { guard: &guard, idle, peer, origin, requests: 0 }.talk(&mut connection).await;
+    let close = Client { guard: &guard, idle, peer, origin, requests: 0, floods: false }
+        .talk(&mut connection)
+        .await;
     if close != Close::Client && close != Close::Error {
         connection.abrupt_shutdown(Reason::NO_ERROR);
     }
@@ -129,6 +130,8 @@ struct Client<'a> {
     peer: SocketAddr,
     origin: Arc<Origin>,
     requests: u32,
+    /// It has given up too many.
+    floods: bool,
 }
 
 impl Client<'_> {
@@ -152,6 +155,10 @@ impl Client<'_> {
                 session.enter(phase);
             }
             Poll::Ready(match ready!(ended) {
+                Ok(()) if self.floods => {
+                    session.listener.metrics.reject(Rejection::Http2);
+                    Close::Error
+                }
                 Ok(()) => Close::Client,
                 Err(error) => judge(&session, &error),
             })
@@ -170,8 +177,9 @@ impl Client<'_> {
             self.requests = self.requests.saturating_add(1);
             let given_up = self.origin.given_up.load(Ordering::Relaxed);
             if given_up > GIVEN_UP_MIN && given_up > self.requests / GIVEN_UP_SHARE {
+                self.floods = true;
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                continue;
+                break;
             }
             self.begin(request, respond);
         }
