@@ -124,7 +124,7 @@ async fn a_message_must_be_on_as_many_replicas_as_the_supervisor_says_are_well()
     let mut ada = Client::connect(node.client, "ada").await;
     let mut acknowledged = async |wanted: bool| {
         let what = format!("a publish that is acknowledged: {wanted}");
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
         while ada.publish("room", json!(1)).await.get("publish").is_some() != wanted {
             assert!(tokio::time::Instant::now() < deadline, "not within a minute: {what}");
             tokio::time::sleep(Duration::from_millis(50)).await;
