@@ -1,5 +1,4 @@
 //! Two balancers behind keepalived, in network namespaces: `tests/scripts/keepalived-failover` says what happens.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::io::Write as _;
 use std::process::Command;
@@ -7,9 +6,9 @@ use std::process::Command;
 /// How the script says that this machine does not permit namespaces.
 const NOT_PERMITTED: i32 = 77;
 /// Whoever wants to know how long it takes runs `make failover-balancer` on a machine that does nothing else.
-const SECONDS: &str = "30";
-/// It takes ten seconds.
-const TIME_MAX: &str = "3m";
+const SECONDS: &str = "60";
+/// It takes ten seconds where nothing else runs.
+const TIME_MAX: &str = "5m";
 
 #[test]
 fn the_shared_address_moves_when_a_balancer_or_its_host_is_lost() {
