@@ -20,6 +20,8 @@ use crate::record::event::{Draft, Incident};
 const LEADER_PATIENCE: TimeDelta = TimeDelta::minutes(1);
 /// Two members see the same thing begin or end within this time.
 const SAME_WITHIN: TimeDelta = TimeDelta::minutes(1);
+/// The clocks of two members differ by at most this much.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(1);
 /// An event waits this long for the incident it belongs to.
 const LOOSE_FOR: TimeDelta = TimeDelta::minutes(5);
 /// Such events, at a few dozen bytes each.
@@ -277,8 +279,8 @@ impl Incidents {
             let end = seen.over.unwrap_or(now);
             let mut known = agreed.values().filter(|incident| incident.subject == subject);
             let is_open = self.open.contains_key(&subject);
-            let is_same =
-                |it: &Incident| covers(it, end) || (seen.over.is_some() && covers(it, seen.since));
+            let is_recent = |it: &Incident| it.closed.is_none_or(|at| at + LEADER_PATIENCE > now);
+            let is_same = |it: &Incident| overlaps(it, seen.since, end) && is_recent(it);
             if !is_open && known.any(is_same) {
                 // The former leader saw it end; ours will, or counts anew once that is too long ago.
                 continue;
@@ -312,14 +314,21 @@ impl Incidents {
         let attached = &mut changes.attached;
         self.loose.retain(|loose| {
             let known = open.values().chain(begun).chain(agreed.values());
-            let mut of = known.filter(|incident| incident.subject == loose.subject);
-            let Some(incident) = of.find(|incident| covers(incident, loose.at)) else {
+            let of = known.filter(|incident| incident.subject == loose.subject);
+            let of = of.filter(|incident| covers(incident, loose.at));
+            let Some(incident) = of.max_by_key(|incident| incident.opened) else {
                 return loose.at + LOOSE_FOR > now;
             };
             attached.push((loose.event, incident.id));
             false
         });
     }
+}
+
+/// Whether something we saw from `since` to `end` is what this incident is about.
+fn overlaps(incident: &Incident, since: DateTime<Utc>, end: DateTime<Utc>) -> bool {
+    incident.opened <= end + CLOCKS_DIFFER
+        && incident.closed.is_none_or(|closed| since <= closed + CLOCKS_DIFFER)
 }
 
 /// Whether something another member saw at that time may be the same thing.

@@ -263,3 +263,22 @@ fn one_by_itself_believes_its_own_journal() {
     assert_eq!(again.count(), 0);
     assert_eq!(again.assign(&firing("node-1", "NodeDown"), at(4)).unwrap().id, 6);
 }
+
+#[test]
+fn a_second_outage_soon_after_the_first_is_another_incident() {
+    let mut group = Members::of_three();
+    group.look(Some(0), &[0, 1, 2], at(0));
+    group.see(&[0, 1, 2], &firing("redis/main", "down"), at(1));
+    group.see(&[0, 1, 2], &resolved("redis/main", "down"), at(2));
+    group.look(Some(0), &[0, 1, 2], at(3));
+    // The leader dies with the next primary; the next leader has failed over before it looks.
+    group.see(&[1, 2], &firing("redis/main", "down"), at(6));
+    group.members[1].note_loose(9, "redis/main", at(6));
+    group.see(&[1, 2], &resolved("redis/main", "down"), at(7));
+    let part = Part { standing: Standing::Leads, member: Some(2) };
+    let changes = group.members[1].reconcile(part, &group.agreed, at(8));
+    assert_eq!(changes.attached, [(9, 2)]);
+    group.look(Some(1), &[1, 2], at(8));
+    let all: Vec<_> = group.agreed.values().map(|it| (it.opened, it.closed)).collect();
+    assert_eq!(all, [(at(1), Some(at(2))), (at(6), Some(at(7)))]);
+}
