@@ -45,7 +45,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome: Result<(), Box<dyn std::error::Error>> = match arguments.command {
-        Some(Command::Top(arguments)) => top::run(&arguments).map_err(Box::from),
+        Some(Command::Top(arguments)) => top::run(&arguments),
         Some(Command::Health(arguments)) => health::run(&arguments).map_err(Box::from),
         Some(Command::Import(arguments)) => match import::run(&arguments) {
             Ok(true) => return ExitCode::from(NOT_UNDERSTOOD),
