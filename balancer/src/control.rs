@@ -29,6 +29,7 @@ use crate::pool::{Pool, Pools};
 use crate::proxy::listener::{Listener, Settings};
 use crate::proxy::worker::{Command, Handle};
 use crate::record::{self, Recorder};
+use crate::sight::Sight;
 use changes::Ledger;
 
 pub use crate::proxy::session::{Kind, Phase};
@@ -58,6 +59,8 @@ pub struct Balancer {
     /// Whether faults may be injected.
     faults: RwLock<Option<FaultRules>>,
     recorder: Recorder,
+    /// Who wants to know of single requests, if anybody.
+    sight: Option<Arc<Sight>>,
     keeps_changes: bool,
     /// Servers of the settings that an operator has taken out, by pool.
     removed: Mutex<BTreeMap<String, Vec<String>>>,
@@ -79,10 +82,11 @@ impl Balancer {
             .map(|pool| (Arc::clone(&pool.name), Arc::new(Pool::new(pool, &metrics))))
             .collect();
         let limits = Arc::new(Limits::new(&config, &metrics));
+        let sight = Sight::start(&config, &metrics.sight)?;
         let mut listeners = Vec::with_capacity(sockets.len());
         for (listener, socket) in config.listeners.iter().zip(sockets) {
             let settings = Settings::new(listener.clone(), &pools, &limits);
-            listeners.push(Arc::new(Listener::new(socket, settings, &metrics)?));
+            listeners.push(Arc::new(Listener::new(socket, settings, &metrics, sight.clone())?));
         }
         metrics.reload_successful.set(1);
         metrics.reload_timestamp.set(unix_seconds());
@@ -106,6 +110,7 @@ impl Balancer {
             admin: RwLock::new(Arc::new(admin)),
             faults: RwLock::new(faults),
             recorder,
+            sight,
             keeps_changes,
             removed: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -176,6 +181,13 @@ impl Balancer {
     /// When the program began.
     pub(crate) fn started(&self) -> DateTime<Utc> {
         self.started
+    }
+
+    /// Opens the access log anew, because somebody has moved its file away.
+    pub(crate) fn reopen_log(&self) {
+        if let Some(sight) = &self.sight {
+            sight.reopen();
+        }
     }
 
     /// What was changed.

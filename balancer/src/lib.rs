@@ -17,6 +17,7 @@
 //! - `admin`: operator API.
 //! - [`health`]: whether a running balancer is ready.
 //! - [`import`]: settings of nginx and `HAProxy` as ours.
+//! - `sight`: access log and spans.
 //! - `record`: what operators have changed.
 //! - [`metrics`]: every figure.
 //! - `figures`: all of them at a glance; [`top`] shows them in a terminal.
@@ -39,6 +40,7 @@ mod proxy;
 pub mod proxy_protocol;
 mod record;
 pub mod run;
+mod sight;
 pub mod tls;
 pub mod top;
 

@@ -150,6 +150,7 @@ impl Bound {
 
         // Both are listened for before the first address is announced: whoever reads it may signal at once.
         let hangups = signal(SignalKind::hangup()).map_err(system("listen for SIGHUP"))?;
+        let moves = signal(SignalKind::user_defined1()).map_err(system("listen for SIGUSR1"))?;
         let mut shutdown = std::pin::pin!(shutdown);
         let start = async {
             announce::listening("admin", admin_address);
@@ -166,6 +167,7 @@ impl Bound {
                 _ = &mut admin => RunError::AdminEnded,
                 never = balancer.keep_time() => match never {},
                 never = reload_on_hangup(&balancer, hangups) => match never {},
+                never = reopen_on_signal(&balancer, moves) => match never {},
             }
         };
         let outcome = tokio::select! {
@@ -196,6 +198,14 @@ pub struct Started {
     pub admin: SocketAddr,
     /// The balancer itself.
     pub balancer: Arc<Balancer>,
+}
+
+/// Opens the access log anew on each SIGUSR1.
+async fn reopen_on_signal(balancer: &Balancer, mut moves: Signal) -> Infallible {
+    loop {
+        moves.recv().await;
+        balancer.reopen_log();
+    }
 }
 
 /// Reloads on each SIGHUP.

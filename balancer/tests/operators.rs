@@ -3,8 +3,13 @@
 
 mod support;
 
+use std::net::SocketAddr;
+use std::path::Path;
+
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use support::{Balancer, TOKEN, Upstream, request, settings, until};
+use support::{Balancer, DEADLINE, TOKEN, Upstream, request, settings, until};
+use tokio::time::timeout;
 
 /// The bearer token of the first operator.
 fn bearer() -> String {
@@ -145,4 +150,118 @@ fn collect_references(value: &Value, found: &mut Vec<String>) {
         Value::Array(values) => values.iter().for_each(|value| collect_references(value, found)),
         _ => {}
     }
+}
+
+/// Settings under which changes come back, in `dir`.
+fn kept(dir: &Path, servers: &[(&str, SocketAddr)]) -> String {
+    let dir = dir.display();
+    format!("state_dir = \"{dir}\"\nkeep_changes = true\n{}", settings("", servers))
+}
+
+#[tokio::test]
+async fn changes_come_back_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b, c) = (Upstream::start("a"), Upstream::start("b"), Upstream::start("c"));
+    let text = kept(dir.path(), &[("a", a.address), ("c", c.address)]);
+    let balancer = Balancer::start(&text).await;
+    let drain = r#"{"state":"drain","weight":20,"reason":"new kernel"}"#;
+    assert_eq!(balancer.api("PATCH", "/pools/p/servers/a", drain).await.0, 200);
+    let new = format!(r#"{{"name":"b","address":"{}","weight":30}}"#, b.address);
+    assert_eq!(balancer.api("POST", "/pools/p/servers", &new).await.0, 201);
+    assert_eq!(balancer.api("DELETE", "/pools/p/servers/c", "").await.0, 204);
+    balancer.end().await;
+
+    let balancer = Balancer::start(&text).await;
+    let server = balancer.server("a").await;
+    assert_eq!((&server["state"], &server["weight"]), (&json!("drain"), &json!(20)), "{server}");
+    assert_eq!(server["reason"], "new kernel");
+    assert_eq!(balancer.server("b").await["weight"], 30);
+    assert_eq!(balancer.server("c").await, Value::Null);
+    assert!(balancer.metric("balancer_kept_changes_restored").await > 0.5);
+    let (_, journal) = balancer.api("GET", "/journal", "").await;
+    assert_eq!(journal["entries"].as_array().unwrap().len(), 3, "{journal}");
+    // What the settings name is there again once they are read.
+    assert_eq!(balancer.api("POST", "/reload", "").await.0, 200);
+    assert_eq!(balancer.server("c").await["name"], "c");
+    balancer.end().await;
+
+    let file = dir.path().join("changes.json");
+    std::fs::write(&file, "{ half a file").unwrap();
+    let balancer = Balancer::start(&text).await;
+    assert_eq!(balancer.server("a").await["state"], "ready");
+    assert!(balancer.metric("balancer_kept_changes_restored").await < 0.5);
+    assert!(dir.path().join("changes.json.bad").exists() && !file.exists());
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_up_no_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("journal.jsonl");
+    std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+    let a = Upstream::start("a");
+    let balancer = Balancer::start(&kept(dir.path(), &[("a", a.address)])).await;
+    let change = |weight: u8| format!(r#"{{"weight":{weight}}}"#);
+    assert_eq!(balancer.api("PATCH", "/pools/p/servers/a", &change(7)).await.0, 200);
+    assert_eq!(balancer.server("a").await["weight"], 7);
+    let writable = async |wanted: bool| {
+        until("the disk's state to be seen", async || {
+            let writable = balancer.metric("balancer_journal_writable").await;
+            if (writable > 0.5) == wanted { Ok(()) } else { Err(writable) }
+        })
+        .await;
+    };
+    writable(false).await;
+    // What waits is written once there is room.
+    std::fs::remove_file(&file).unwrap();
+    writable(true).await;
+    let journal = std::fs::read_to_string(&file).unwrap();
+    assert!(journal.contains("\"weight\":7"), "{journal}");
+}
+
+#[tokio::test]
+async fn long_journals_are_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = Upstream::start("a");
+    let text = kept(dir.path(), &[("a", a.address)]);
+    let text = format!("journal_max_bytes = 4096\njournal_files = 2\n{text}");
+    let balancer = Balancer::start(&text).await;
+    for n in 0..80 {
+        let change = format!(r#"{{"weight":{n}}}"#);
+        assert_eq!(balancer.api("PATCH", "/pools/p/servers/a", &change).await.0, 200);
+    }
+    let path = |name: &str| dir.path().join(name);
+    assert!(path("journal.jsonl.1").exists() && path("journal.jsonl.2").exists());
+    assert!(!path("journal.jsonl.3").exists());
+    let (_, journal) = balancer.api("GET", "/journal?limit=1000", "").await;
+    assert_eq!(journal["entries"].as_array().unwrap().len(), 80);
+}
+
+#[tokio::test]
+async fn clients_are_listed_and_told_to_leave() {
+    let a = Upstream::start("a");
+    let balancer = Balancer::start(&settings("", &[("a", a.address)])).await;
+    let url = format!("ws://{}/ws", balancer.address("l"));
+    let (mut first, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
+    let (mut second, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
+    let path = "/sessions?server=a&kind=websocket";
+    let ids = until("both to be listed", async || {
+        let (_, list) = balancer.api("GET", path, "").await;
+        let sessions = list["sessions"].as_array().cloned().unwrap_or_default();
+        let ids: Vec<_> = sessions.iter().filter_map(|session| session["id"].as_u64()).collect();
+        if ids.len() == 2 { Ok(ids) } else { Err(list) }
+    })
+    .await;
+    let (status, error) = balancer.api("DELETE", "/sessions", "").await;
+    assert_eq!(status, 422, "{error}");
+    assert_eq!(balancer.api("GET", "/sessions?client=nobody", "").await.0, 422);
+    assert_eq!(balancer.api("DELETE", "/sessions/18446744073709551615", "").await.0, 404);
+    assert_eq!(balancer.api("DELETE", &format!("/sessions/{}", ids[0]), "").await.0, 204);
+    let (status, told) = balancer.api("DELETE", "/sessions?pool=p", "").await;
+    assert_eq!((status, &told["told"]), (200, &json!(1)));
+    for socket in [&mut first, &mut second] {
+        let ended = async { while let Some(Ok(_)) = socket.next().await {} };
+        timeout(DEADLINE, ended).await.unwrap();
+    }
+    let (_, journal) = balancer.api("GET", "/journal?limit=2", "").await;
+    assert_eq!(journal["entries"][0]["action"], "sessions closed");
 }

@@ -13,6 +13,7 @@ mod faults;
 mod journal;
 mod operator;
 mod pools;
+mod sessions;
 mod settings;
 pub(crate) mod stats;
 
@@ -40,6 +41,7 @@ fn routes() -> Vec<Route> {
     routes.extend(faults::routes());
     routes.extend(settings::routes());
     routes.extend(journal::routes());
+    routes.extend(sessions::routes());
     routes.extend(stats::routes());
     routes
 }

@@ -40,6 +40,8 @@ pub(super) struct Checker<'a> {
 pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Faults> {
     let mut checker = Checker { source, faults: Faults::new(&source.file) };
     let admin = checker.admin(file.admin);
+    let access_log = file.access_log.map(|log| checker.access_log(log));
+    let traces = file.traces.map(|traces| checker.traces(traces));
     if let Some(count) = file.workers.count {
         checker.require("workers.count", (1..=WORKERS_MAX).contains(&count), || {
             format!("expected 1 to {WORKERS_MAX}, found {count}")
@@ -77,6 +79,8 @@ pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Fault
         log_level: file.log.level,
         log_format: file.log.format,
         drain_period: file.drain.period,
+        access_log,
+        traces,
         workers: file.workers.count,
         faults,
         listeners,

@@ -55,6 +55,8 @@ pub(super) struct File {
     pub log: Log,
     #[serde(default)]
     pub drain: Drain,
+    pub access_log: Option<super::sight::AccessLogFile>,
+    pub traces: Option<super::sight::TracesFile>,
     #[serde(default)]
     pub workers: Workers,
     pub bans: Option<limits::Bans>,

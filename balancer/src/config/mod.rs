@@ -13,6 +13,7 @@ mod limits;
 mod redis;
 mod resilience;
 mod routes;
+pub mod sight;
 mod tcp;
 
 use std::fmt;
@@ -39,6 +40,7 @@ pub use health::{AgentRules, CheckKind, CheckPlace, CheckRules, Expected, Questi
 pub use lifetime::{Lifetime, Pace, Rebalance};
 pub use resilience::{OutlierRules, RetryRules};
 pub use routes::RouteConfig;
+use sight::{AccessLogConfig, TracesConfig};
 pub use tcp::TcpRules;
 
 /// Checked settings.
@@ -56,6 +58,10 @@ pub struct Config {
     pub log_format: logs::Format,
     /// How long a graceful end waits for what is in flight.
     pub drain_period: Duration,
+    /// Lines about requests, if wanted.
+    pub access_log: Option<AccessLogConfig>,
+    /// Spans of requests, if wanted.
+    pub traces: Option<TracesConfig>,
     /// Worker threads; `None` means one per core.
     pub workers: Option<usize>,
     /// Whether faults may be injected.

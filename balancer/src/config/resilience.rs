@@ -184,7 +184,7 @@ impl Checker<'_> {
         NonZeroU32::new(rate)
     }
 
-    fn share(&mut self, key: String, share: f64) {
+    pub(super) fn share(&mut self, key: String, share: f64) {
         self.require(key, (0.0..=1.0).contains(&share), || {
             format!("expected 0 to 1, found {share}")
         });

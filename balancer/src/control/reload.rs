@@ -229,7 +229,7 @@ impl Balancer {
                 continue;
             }
             let Some(socket) = sockets.remove(&config.name) else { continue };
-            match Listener::new(socket, settings, &self.metrics) {
+            match Listener::new(socket, settings, &self.metrics, self.sight.clone()) {
                 Ok(listener) => {
                     let listener = Arc::new(listener);
                     self.listen(&listener).await;
@@ -288,6 +288,8 @@ fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
         ("drain.period", old.drain_period != new.drain_period),
         ("redis", old.redis != new.redis),
         ("workers.count", old.workers != new.workers),
+        ("access_log", old.access_log != new.access_log),
+        ("traces", old.traces != new.traces),
     ]
     .into_iter()
     .filter_map(|(key, differs)| differs.then_some(key));

@@ -12,6 +12,7 @@ mod pools;
 mod record;
 mod servers;
 mod shared;
+mod sight;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub(crate) use pools::PoolMetrics;
 pub(crate) use record::RecordMetrics;
 pub(crate) use servers::ServerMetrics;
 pub(crate) use shared::SharedMetrics;
+pub(crate) use sight::SightMetrics;
 
 /// Status codes by class; the position is the first digit less one.
 const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -42,6 +44,7 @@ pub struct Metrics {
     pub(crate) record: Arc<RecordMetrics>,
     pub(crate) limits: limits::Families,
     pub(crate) shared: shared::Families,
+    pub(crate) sight: Arc<SightMetrics>,
     /// 1 if the last reload was taken, 0 if its settings were refused.
     pub(crate) reload_successful: IntGauge,
     /// When settings were last taken.
@@ -62,6 +65,7 @@ impl Metrics {
             record: Arc::new(RecordMetrics::register(r)),
             limits: limits::Families::register(r),
             shared: shared::Families::register(r),
+            sight: Arc::new(SightMetrics::register(r)),
             reload_successful: gauge(
                 r,
                 "balancer_config_last_reload_successful",

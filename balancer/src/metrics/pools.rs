@@ -3,8 +3,13 @@
 use super::counts;
 use super::labels::{Hedge, PoolError};
 use crate::figures::Counts;
-use holdfast_telemetry::metrics::{counter_vec, gauge_vec};
-use holdfast_telemetry::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use holdfast_telemetry::metrics::{counter_vec, gauge_vec, histogram_vec};
+use holdfast_telemetry::{
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+};
+
+/// From a request that ends at once to the longest time a client of chat waits (`queue_timeout` is 3 s by default).
+const QUEUE_BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 10.0];
 
 /// Families of all pools.
 #[derive(Debug)]
@@ -15,6 +20,7 @@ pub(crate) struct Families {
     hedges: IntCounterVec,
     panic: IntGaugeVec,
     queued: IntGaugeVec,
+    queue_wait: HistogramVec,
 }
 
 impl Families {
@@ -51,6 +57,13 @@ impl Families {
                 "Whether so few servers are usable that all are used",
                 &["pool"],
             ),
+            queue_wait: histogram_vec(
+                r,
+                "balancer_pool_queue_seconds",
+                "Time clients waited for a server with room, those who got none included",
+                &["pool"],
+                &QUEUE_BUCKETS,
+            ),
             queued: gauge_vec(
                 r,
                 "balancer_pool_queued",
@@ -73,6 +86,7 @@ impl Families {
                 .collect(),
             panic: self.panic.with_label_values(&[pool]),
             queued: self.queued.with_label_values(&[pool]),
+            queue_wait: self.queue_wait.with_label_values(&[pool]),
         }
     }
 
@@ -86,6 +100,7 @@ impl Families {
         }
         let _ = self.panic.remove_label_values(&[pool]);
         let _ = self.queued.remove_label_values(&[pool]);
+        let _ = self.queue_wait.remove_label_values(&[pool]);
         for cause in PoolError::TEXTS {
             let _ = self.errors.remove_label_values(&[pool, cause]);
         }
@@ -101,6 +116,7 @@ pub(crate) struct PoolMetrics {
     hedges: Box<[IntCounter]>,
     pub(crate) panic: IntGauge,
     pub(crate) queued: IntGauge,
+    pub(crate) queue_wait: Histogram,
 }
 
 impl PoolMetrics {

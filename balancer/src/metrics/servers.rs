@@ -18,6 +18,10 @@ const CONNECT_BUCKETS: [f64; 12] =
 const FIRST_BYTE_BUCKETS: [f64; 13] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
+/// From a connection that fails at once, over reconnect storms, to chat clients that stay for a day.
+const SESSION_BUCKETS: [f64; 10] =
+    [1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0];
+
 /// Families of all servers.
 #[derive(Debug)]
 pub(crate) struct Families {
@@ -32,6 +36,7 @@ pub(crate) struct Families {
     responses: IntCounterVec,
     connect: HistogramVec,
     first_byte: HistogramVec,
+    session: HistogramVec,
     checks: IntCounterVec,
     ejections: IntCounterVec,
     agent_checks: IntCounterVec,
@@ -105,6 +110,13 @@ impl Families {
                 labels,
                 &FIRST_BYTE_BUCKETS,
             ),
+            session: histogram_vec(
+                r,
+                "balancer_server_session_seconds",
+                "Age of upgraded and TCP connections to the server when they ended",
+                labels,
+                &SESSION_BUCKETS,
+            ),
             checks: counter_vec(
                 r,
                 "balancer_server_health_checks_total",
@@ -142,6 +154,7 @@ impl Families {
             responses: CODES.map(|code| self.responses.with_label_values(&with(code))),
             connect: self.connect.with_label_values(labels),
             first_byte: self.first_byte.with_label_values(labels),
+            session: self.session.with_label_values(labels),
             checks_passed: self.checks.with_label_values(&with("pass")),
             checks_failed: self.checks.with_label_values(&with("fail")),
             ejections: Cause::ALL.map(|c| self.ejections.with_label_values(&with(c.as_str()))),
@@ -164,6 +177,7 @@ impl Families {
         let _ = self.connect_failures.remove_label_values(labels);
         let _ = self.connect.remove_label_values(labels);
         let _ = self.first_byte.remove_label_values(labels);
+        let _ = self.session.remove_label_values(labels);
         for cause in Cause::ALL {
             let _ = self.ejections.remove_label_values(&with(cause.as_str()));
         }
@@ -194,6 +208,7 @@ pub(crate) struct ServerMetrics {
     responses: [IntCounter; 5],
     pub(crate) connect: Histogram,
     pub(crate) first_byte: Histogram,
+    pub(crate) session: Histogram,
     pub(crate) checks_passed: IntCounter,
     pub(crate) checks_failed: IntCounter,
     /// By [`Cause`].

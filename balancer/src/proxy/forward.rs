@@ -142,6 +142,7 @@ async fn attempts(
     let mut way = search.reach(&conversation.session, Some(&conversation.idle), None).await?;
     loop {
         let Way { stream, lease, reused, .. } = way;
+        conversation.session.note(|draft| draft.reached(&lease, search.asked()));
         if std::mem::take(&mut continue_due) {
             let stream = &mut conversation.client.stream;
             stream.write_all(CONTINUE).await.map_err(|_| Failure::Client)?;
@@ -154,6 +155,7 @@ async fn attempts(
             Attempt::Response(response, out, latency) => {
                 pool.handle_response(&lease, status(&response), latency);
                 lease.metrics.first_byte.observe(latency.as_secs_f64());
+                conversation.session.note(|draft| draft.answered(response.status, latency));
                 lease.metrics.response(status(&response));
                 let keep =
                     response.reusable && rules.send_proxy.is_none() && !server.stream.is_faulty();

@@ -30,6 +30,7 @@ use crate::message::choice::Seen;
 use crate::message::request::{self, Peer, Reading, Refused, RequestHead};
 use crate::metrics::{Close, Rejection};
 use crate::pool::server::Lease;
+use crate::sight::Draft;
 
 /// A client that was refused gets this long to read why; what it still sends is thrown away. Closed at once, its kernel might throw
 /// away our answer instead (RFC 9112 9.6).
@@ -149,12 +150,18 @@ impl Conversation {
         };
         self.client.buffer.consume(head.length);
         let token = head.choice.token;
+        let pool = settings.pool_of(&head.choice);
+        self.session
+            .begin_draft(|sight| Draft::request(sight, &self.session, &head, pool, &mut out));
         let allowed = settings.protection.request(self.address.ip(), head.client, token);
         if let Err(refusal) = allowed {
             return self.turn_down(refusal, &head).await;
         }
-        match forward::forward(self, settings.pool_of(&head.choice), &head, out).await {
-            Ok(Outcome::Done { close: false }) => ControlFlow::Continue(()),
+        match forward::forward(self, pool, &head, out).await {
+            Ok(Outcome::Done { close: false }) => {
+                self.session.end_draft(None);
+                ControlFlow::Continue(())
+            }
             Ok(Outcome::Done { close: true }) => {
                 self.end(!head.framing.is_done()).await;
                 ControlFlow::Break(Ended::Closed(Close::Client))
@@ -232,6 +239,7 @@ impl Conversation {
         if reason == Rejection::BadRequest {
             listener.settings().protection.offend(self.address.ip(), Offence::BadRequest);
         }
+        self.session.begin_draft(|_| Draft::connection(&self.session, "http"));
         self.answer(status, text, None, false, false).await;
         self.end(true).await;
         ControlFlow::Break(Ended::Closed(Close::Error))
@@ -290,6 +298,7 @@ impl Conversation {
             return ControlFlow::Break(Ended::Closed(Close::Error));
         }
         if keep {
+            self.session.end_draft(None);
             return ControlFlow::Continue(());
         }
         self.end(!head.framing.is_done()).await;
@@ -319,6 +328,7 @@ impl Conversation {
         );
         self.session.enter(Phase::Body);
         self.session.listener.metrics.request(code);
+        self.session.note(|draft| draft.answered_ourselves(status));
         let stream = &mut self.client.stream;
         let written = match stream.write_all(message.as_bytes()).await {
             Ok(()) => stream.flush().await,

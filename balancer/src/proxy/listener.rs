@@ -16,6 +16,7 @@ use crate::limits::{Limits, Protection};
 use crate::message::choice::{Choice, Seen};
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::pool::{Pool, Pools};
+use crate::sight::Sight;
 use crate::tls::{Certificate, ServerTls};
 
 use super::upstream;
@@ -30,6 +31,8 @@ pub(crate) struct Listener {
     socket: Mutex<Option<TcpListener>>,
     address: SocketAddr,
     pub(crate) metrics: ListenerMetrics,
+    /// Who wants to know of single requests, if anybody.
+    pub(crate) sight: Option<Arc<Sight>>,
     /// Cancelled when nothing more is to be accepted.
     stopped: CancellationToken,
     settings: RwLock<Arc<Settings>>,
@@ -105,12 +108,14 @@ impl Listener {
         socket: TcpListener,
         settings: Settings,
         metrics: &Metrics,
+        sight: Option<Arc<Sight>>,
     ) -> io::Result<Self> {
         settings.show_certificates(metrics, 0);
         Ok(Self {
             address: socket.local_addr()?,
             socket: Mutex::new(Some(socket)),
             metrics: metrics.listeners.handles(&settings.config.name),
+            sight,
             stopped: CancellationToken::new(),
             settings: RwLock::new(Arc::new(settings)),
         })

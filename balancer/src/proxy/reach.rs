@@ -116,6 +116,11 @@ impl<'a> Search<'a> {
         outcome.map(|()| strike)
     }
 
+    /// Servers asked, the last one included.
+    pub(crate) fn asked(&self) -> usize {
+        self.tried.count() + 1
+    }
+
     /// Tells the pool that a server has failed; it is not asked again.
     pub(crate) fn fail(&mut self, server: &Lease, error: &dyn std::fmt::Display) {
         let pool = self.pool;
@@ -139,7 +144,9 @@ impl<'a> Search<'a> {
             Some(lease) => lease,
             None if pool.lacks_room(tried) => {
                 let free = pool.room.wait(rules.queue_max, || pool.pick(ask, tried));
+                let begun = Instant::now();
                 let waited = timeout(rules.queue_timeout, Box::pin(free)).await;
+                pool.metrics.queue_wait.observe(begun.elapsed().as_secs_f64());
                 waited.map_err(|_| Failure::QueueTimeout)?.ok_or(Failure::QueueFull)?
             }
             None => return Err(failure),

@@ -117,6 +117,7 @@ impl Relay {
         let session = Rc::clone(guard.session());
         session.bind(&lease, kind);
         session.enter(Phase::Relay);
+        session.note(|draft| draft.switched(kind));
         Self {
             session,
             held: Some((guard, lease)),
@@ -242,6 +243,7 @@ impl Future for Relay {
         let this = self.get_mut();
         let close = ready!(this.poll_close(cx));
         if let Some((guard, lease)) = this.held.take() {
+            lease.metrics.session.observe(this.session.age().as_secs_f64());
             drop(lease);
             guard.end(close);
         }

@@ -23,6 +23,7 @@ use super::listener::Listener;
 use crate::config::ListenerConfig;
 use crate::metrics::Close;
 use crate::pool::server::Lease;
+use crate::sight::{Draft, Sight};
 
 /// How often a worker looks over its sessions.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
@@ -78,6 +79,8 @@ pub(crate) struct Session {
     received: Cell<u64>,
     sent: Cell<u64>,
     waker: RefCell<Option<Waker>>,
+    /// What is noted of the request in flight, where somebody wants to know.
+    draft: RefCell<Option<Box<Draft>>>,
     /// The client, in half the memory of a [`SocketAddr`].
     peer: Cell<(Ipv6Addr, u16)>,
     /// Tick of its first moment.
@@ -109,6 +112,7 @@ impl Session {
             received: Cell::new(0),
             sent: Cell::new(0),
             waker: RefCell::new(None),
+            draft: RefCell::new(None),
             peer: Cell::new(compact(peer)),
             began: now,
             since: Cell::new(now),
@@ -142,6 +146,34 @@ impl Session {
         self.close_code.set(lease.lifetime.close_code());
         let age_max = lease.lifetime.draw_age(fastrand::f64());
         self.due.set(age_max.map_or(0, |age| self.clock.get().saturating_add(ticks(age)).max(1)));
+    }
+
+    /// Begins to note what happens to a request; `draft` is asked only where somebody wants to know.
+    pub(crate) fn begin_draft(&self, draft: impl FnOnce(&Sight) -> Draft) {
+        if let Some(sight) = &self.listener.sight {
+            *self.draft.borrow_mut() = Some(Box::new(draft(sight)));
+        }
+    }
+
+    /// Notes something of the request in flight.
+    pub(crate) fn note(&self, note: impl FnOnce(&mut Draft)) {
+        if let Some(draft) = &mut *self.draft.borrow_mut() {
+            note(draft);
+        }
+    }
+
+    /// The request in flight is over, and its connection with it if `close` says why.
+    pub(crate) fn end_draft(&self, close: Option<Close>) {
+        let Some(sight) = &self.listener.sight else { return };
+        let draft = self.draft.borrow_mut().take();
+        if let Some(draft) = draft {
+            sight.tell(draft, self, close);
+        }
+    }
+
+    /// Name of its listener.
+    pub(crate) fn listener_name(&self) -> Arc<str> {
+        Arc::clone(&self.listener.settings().config.name)
     }
 
     /// The server it is bound to, or 0.

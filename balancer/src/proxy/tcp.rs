@@ -12,19 +12,27 @@ use super::stream::Stream;
 use super::worker::SessionGuard;
 use crate::metrics::{Close, PoolError};
 use crate::pool::Ask;
+use crate::sight::Draft;
 
 /// Serves one client until both sides have ended.
 pub(crate) async fn serve(guard: SessionGuard, stream: Stream, peer: SocketAddr) {
     let session = Rc::clone(guard.session());
     let pool = Arc::clone(&session.listener.settings().pool);
     let rules = pool.rules();
+    session.begin_draft(|_| {
+        let mut draft = Draft::connection(&session, "tcp");
+        draft.asks(&pool);
+        draft
+    });
     let source = forward::source(peer.ip().to_canonical());
     let ends = forward::ends(&rules, peer, &stream);
     let ask = Ask { source, opens: true, ..Ask::default() };
-    let reached = Search::new(&pool, &rules, ask, ends).reach(&session, None, None).await;
+    let mut search = Search::new(&pool, &rules, ask, ends);
+    let reached = search.reach(&session, None, None).await;
     let (server, lease) = match reached {
         Ok(Way { stream, lease, took, .. }) => {
             pool.handle_connected(&lease, took);
+            session.note(|draft| draft.reached(&lease, search.asked()));
             (stream, lease)
         }
         Err(failure) => {

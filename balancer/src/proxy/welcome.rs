@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsStream;
 
 use super::listener::Settings;
@@ -24,6 +25,7 @@ use crate::limits::Offence;
 use crate::message::Malformed;
 use crate::metrics::{Close, Rejection};
 use crate::proxy_protocol;
+use crate::sight::Draft;
 
 /// Why a client is not served.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +93,7 @@ pub(crate) async fn serve(
                 settings.protection.offend(peer.ip(), Offence::BadHandshake);
             }
             tracing::debug!(%peer, error = %unwelcome, "client turned away");
+            session.begin_draft(|_| Draft::connection(&session, unwelcome.protocol()));
             guard.end(Close::Error);
         }
         Err(close) => {
@@ -99,6 +102,16 @@ pub(crate) async fn serve(
                 settings.protection.offend(peer.ip(), Offence::HeaderTimeout);
             }
             guard.end(close);
+        }
+    }
+}
+
+impl Unwelcome {
+    /// What was spoken, for the access log.
+    fn protocol(&self) -> &'static str {
+        match self {
+            Self::Stranger | Self::Header(_) | Self::Read(_) | Self::Refused(_) => "proxy",
+            Self::Handshake(_) => "tls",
         }
     }
 }
@@ -134,7 +147,13 @@ async fn welcome(
         let speaks_http2 = config.http2 && begins_http2(&mut client).await;
         return Ok(Welcome { client, speaks_http2 });
     };
-    let stream = Box::pin(tls.acceptor().accept(stream)).await.map_err(Unwelcome::Handshake)?;
+    let begun = Instant::now();
+    let shaken = Box::pin(tls.acceptor().accept(stream)).await;
+    let session = guard.session();
+    if let Some(sight) = &session.listener.sight {
+        sight.tell_handshake(session, begun, shaken.as_ref().err().map(ToString::to_string));
+    }
+    let stream = shaken.map_err(Unwelcome::Handshake)?;
     let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let client = Stream::Tls(Box::new(TlsStream::Server(stream))).into();
     Ok(Welcome { client, speaks_http2 })

@@ -27,6 +27,7 @@ use super::{http, registry, tcp, welcome};
 use crate::config::Mode;
 use crate::limits::Place;
 use crate::metrics::{Close, Metrics, Rejection};
+use crate::sight;
 
 /// Commands that may wait for a worker; beyond it a handed-over connection stays where it is.
 const COMMANDS_MAX: usize = 1_024;
@@ -115,6 +116,8 @@ pub(crate) fn run(
         finishing: Cell::new(false),
     });
     runtime.block_on(worker.work(mailbox));
+    // The connections have ended with the runtime's tasks; their last lines are here.
+    sight::flush();
     Ok(())
 }
 
@@ -174,6 +177,7 @@ impl Worker {
     /// Ends what is overdue.
     fn look_over(&self) {
         self.clock.set(self.clock.get() + 1);
+        sight::flush();
         // Settings are looked up once per listener, not once per session.
         let mut known: Option<(*const Listener, Arc<super::listener::Settings>)> = None;
         for session in self.sessions.borrow().values() {
@@ -330,6 +334,7 @@ impl SessionGuard {
     pub(crate) fn end(self, close: Close) {
         if !self.is_stream {
             self.session.listener.metrics.close(close);
+            self.session.end_draft(Some(close));
         }
     }
 }

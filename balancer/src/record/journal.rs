@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ fn ends_with_newline(path: &Path, length: u64) -> io::Result<bool> {
 }
 
 /// Renames the file to `.1`, that to `.2` and so on; the last is dropped.
-fn put_aside(path: &Path, files: usize) -> io::Result<()> {
+pub(crate) fn put_aside(path: &Path, files: usize) -> io::Result<()> {
     if files == 0 {
         return fs::remove_file(path);
     }
@@ -144,7 +144,10 @@ pub(super) fn recent(path: &Path, count: usize) -> VecDeque<Arc<Entry>> {
                 continue;
             }
         };
-        for line in BufReader::new(file).split(b'\n') {
+        // What is no plain file may never end, and one that grows meanwhile is not ours.
+        let length =
+            file.metadata().map_or(0, |about| if about.is_file() { about.len() } else { 0 });
+        for line in BufReader::new(file.take(length)).split(b'\n') {
             let entry = line.ok().and_then(|line| serde_json::from_slice(&line).ok());
             let Some(entry) = entry else {
                 bad += 1;

@@ -21,7 +21,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::metrics::RecordMetrics;
-pub(crate) use journal::{JournalFile, Limits};
+use journal::JournalFile;
+pub(crate) use journal::{Limits, put_aside};
 pub(crate) use kept::{Kept, KeptPool, KeptServer, NewServer, load as load_kept};
 
 /// Entries shown by the operator API; older ones are in the files.

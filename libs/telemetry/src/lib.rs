@@ -7,6 +7,7 @@
 //! - [`metrics`]: the registry of a process, constructors that register, and the Prometheus text of it.
 //! - [`logs`]: log lines to stderr, and tracing spans to an OpenTelemetry collector where one is named.
 //! - [`traces`]: spans of what was measured elsewhere, to the same collector.
+//! - [`spans`]: spans whose identity others were told before they ended.
 //! - [`errors`]: an error with its whole chain of causes in one line.
 //! - [`health`]: what must hold before this process may be given work.
 //! - [`http`]: `/metrics`, `/health/live`, `/health/ready`.
@@ -22,6 +23,7 @@ pub mod logs;
 pub mod metrics;
 mod process;
 pub mod shutdown;
+pub mod spans;
 mod throttle;
 pub mod traces;
 

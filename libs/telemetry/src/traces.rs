@@ -19,11 +19,11 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 /// Path of OTLP/HTTP for traces, added where the setting names only the collector.
 const TRACES_PATH: &str = "/v1/traces";
 /// Under this name spans are counted as ours.
-const TRACER: &str = "holdfast";
+pub(crate) const TRACER: &str = "holdfast";
 /// One export; spans are worth less than a stuck thread.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the last spans when the program ends: below the usual 10 s a service manager grants, above one slow export to a live collector.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why spans cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -41,19 +41,9 @@ pub(crate) struct Traces {
 
 impl Traces {
     pub(crate) fn new(endpoint: &str, program: &'static str) -> Result<Self, TracesError> {
-        // Where the HTTP client speaks TLS it needs a provider; an error only says that the program has chosen one before.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let url = traces_url(endpoint);
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(url.clone())
-            .with_timeout(EXPORT_TIMEOUT)
-            .build()
-            .map_err(|source| TracesError { endpoint: url, source })?;
         let provider = SdkTracerProvider::builder()
-            .with_resource(Resource::builder().with_service_name(program).build())
-            .with_batch_exporter(exporter)
+            .with_resource(resource(program))
+            .with_batch_exporter(exporter(endpoint)?)
             .build();
         // For [`record`]; the last export that was set up gets them.
         global::set_tracer_provider(provider.clone());
@@ -120,13 +110,36 @@ fn begin(
 impl Drop for Traces {
     fn drop(&mut self) {
         let provider = self.provider.clone();
-        let flush = move || {
+        flush_apart(move || {
             // The program ends: there is nobody left to tell that the collector did not take the last spans.
             let _ = provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
-        };
-        // Without a thread to spare the last spans are lost, and nothing else.
-        let _ = std::thread::Builder::new().spawn(flush).map(std::thread::JoinHandle::join);
+        });
     }
+}
+
+/// What sends spans to the collector at `endpoint`.
+pub(crate) fn exporter(endpoint: &str) -> Result<SpanExporter, TracesError> {
+    // Where the HTTP client speaks TLS it needs a provider; an error only says that the program has chosen one before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let url = traces_url(endpoint);
+    SpanExporter::builder()
+        .with_http()
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(url.clone())
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()
+        .map_err(|source| TracesError { endpoint: url, source })
+}
+
+/// What `program` is called where spans are kept.
+pub(crate) fn resource(program: &'static str) -> Resource {
+    Resource::builder().with_service_name(program).build()
+}
+
+/// Does `flush` where no async code runs, and waits for it.
+pub(crate) fn flush_apart(flush: impl FnOnce() + Send + 'static) {
+    // Without a thread to spare the last spans are lost, and nothing else.
+    let _ = std::thread::Builder::new().spawn(flush).map(std::thread::JoinHandle::join);
 }
 
 fn traces_url(endpoint: &str) -> String {
