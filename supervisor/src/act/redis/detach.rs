@@ -7,18 +7,20 @@
 //!
 //! They are pointed at an address where nobody listens: their data and their place in the history stay, so that the new primary continues
 //! them with a partial copy. Rejected: pointing them at the candidate, because one that has more than it would throw that away for a whole
-//! copy; waiting until the old primary is known to be fenced, because nobody may be able to reach it.
+//! copy; waiting until the old primary is known to be fenced, because nobody may be able to reach it; sending them back when the run is
+//! called off, because by then the old primary may have been restarted without its data, and they would copy that. They are brought in
+//! line like any straggler once a primary serves.
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::RedisController;
-use super::commands::{Drained, repoint};
+use super::commands::{Drained, ORDER_LIMIT};
 use super::run::{Attempt, Stop, with_samples};
 use crate::cluster::{Address, RedisRole};
 use crate::judge::redis::Sample;
 use crate::observe::redis::{Watch, command};
-use crate::plan::failover::{Choice, DRAIN_LIMIT};
+use crate::plan::failover::Choice;
 
 /// Where nobody listens: the port of a service that no host offers any more.
 const NOWHERE: (&str, &str) = ("127.0.0.1", "1");
@@ -33,7 +35,6 @@ impl RedisController {
         wanted: Option<&Address>,
     ) -> Result<Choice, Stop> {
         let from = attempt.run.from.clone();
-        attempt.detached = true;
         let replicas = self.watches.iter().filter(|watch| *watch.address() != from);
         let looks = join_all(replicas.map(leave)).await;
         let samples: Vec<_> = looks.into_iter().flatten().collect();
@@ -59,25 +60,6 @@ impl RedisController {
         self.mark(attempt, "detached", Instant::now(), outcome);
         Ok(choice)
     }
-
-    /// Has the replicas follow the old primary again, because it is not replaced after all.
-    pub(super) async fn attach(&self, attempt: &Attempt) {
-        if !attempt.detached {
-            return;
-        }
-        let from = &attempt.run.from;
-        let replicas = self.watches.iter().filter(|watch| watch.address() != from);
-        let replicas = replicas.filter(|watch| {
-            let sample = watch.view().sample;
-            sample.is_some_and(|sample| sample.role == RedisRole::Replica)
-        });
-        for result in join_all(replicas.map(|watch| repoint(watch, from))).await {
-            // It is a straggler then, and brought in line once the primary serves.
-            if let Err(error) = result {
-                tracing::warn!(%error, "a replica could not be sent back to its primary");
-            }
-        }
-    }
 }
 
 /// Has one server leave whom it follows and looks at it after that; `None` if it cannot be talked to, or is no replica.
@@ -88,6 +70,6 @@ async fn leave(watch: &Watch) -> Option<(Address, Sample)> {
         // Its answer comes before that of the look behind it, which is what tells.
         watch.send(vec![command(["REPLICAOF", host, port])]).ok()?;
     }
-    let sample = watch.sample(DRAIN_LIMIT / 3).await.ok()?;
+    let sample = watch.sample(ORDER_LIMIT).await.ok()?;
     Some((watch.address().clone(), sample))
 }

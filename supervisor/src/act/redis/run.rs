@@ -26,8 +26,6 @@ pub(super) struct Attempt {
     pub(super) run: Account,
     started: Instant,
     step_started: Instant,
-    /// The replicas have left the old primary.
-    pub(super) detached: bool,
     /// Its server has been made the primary.
     pub(super) promoted: bool,
 }
@@ -54,7 +52,6 @@ impl RedisController {
             },
             started: now,
             step_started: now,
-            detached: false,
             promoted: false,
         };
         self.attempting = Some(attempt.run.epoch);
@@ -148,9 +145,8 @@ impl RedisController {
             return;
         }
         self.agree_or_tell(RedisEntry::Aborted { epoch: attempt.run.epoch }).await;
-        // It may have been fenced for it, and left by its replicas.
+        // It may have been fenced for it.
         self.unfence(&attempt.run.from);
-        self.attach(attempt).await;
     }
 
     /// Has the group agree on where a change goes.

@@ -395,12 +395,6 @@ impl World {
         if self.network.both(number, run.from) {
             self.servers.order(run.from, Order::Unpause);
         }
-        for at in (0..self.servers.list.len()).filter(|at| run.detached && *at != run.from) {
-            let is_replica = self.servers.list[at].follows.is_some();
-            if is_replica && self.servers.runs(at) && self.network.both(number, at) {
-                self.servers.follow(at, run.from);
-            }
-        }
         if let Some(term) = self.group.leading(number, self.tick) {
             let entry = RedisEntry::Aborted { epoch: run.epoch };
             self.group.propose(number, term, entry, self.tick, 1);
