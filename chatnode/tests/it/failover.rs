@@ -32,7 +32,7 @@ async fn redis_sentinel_is_followed_and_no_acknowledged_message_is_lost() {
     let replicas = [Redis::replica_of(&primary).await, Redis::replica_of(&primary).await];
     let sentinel = Sentinel::watching(&primary).await;
     let redis = format!(
-        "sentinels = [\"127.0.0.1:1\", \"127.0.0.1:{}\"]\nprimary_name = \"main\"\ncommand_timeout = \"5s\"",
+        "sentinels = [\"127.0.0.1:1\", \"127.0.0.1:{}\"]\nprimary_name = \"main\"\nconfirm_timeout = \"4s\"\ncommand_timeout = \"5s\"",
         sentinel.port
     );
     let (one, two) = tokio::join!(Node::with(&redis, ""), Node::with(&redis, ""));
@@ -97,8 +97,9 @@ async fn a_publish_without_a_primary_is_held_for_a_moment() {
     let _second = Redis::replica_of(&replica).await;
     let (announce, address) = watch::channel(primary.address());
     let endpoint = announcer(address).await;
-    let redis =
-        format!("sentinels = [\"{endpoint}\"]\nprimary_name = \"main\"\ncommand_timeout = \"10s\"");
+    let redis = format!(
+        "sentinels = [\"{endpoint}\"]\nprimary_name = \"main\"\nconfirm_timeout = \"9s\"\ncommand_timeout = \"10s\""
+    );
     let node = Node::with(&redis, "").await;
     let mut ada = Client::connect(node.client, "ada").await;
     assert!(ada.publish("room", json!(1)).await.get("publish").is_some());

@@ -283,7 +283,9 @@ pub(crate) fn settings(dir: &Path, redis: &str, more: &str) -> String {
 impl Node {
     /// A node on the Redis server at `address`.
     pub(crate) async fn on(redis: &Redis) -> Self {
-        Self::with(&format!("address = \"{}\"", redis.address()), "").await
+        // A replica of a busy machine may take its time to confirm.
+        let patience = "confirm_timeout = \"10s\"\ncommand_timeout = \"20s\"";
+        Self::with(&format!("address = \"{}\"\n{patience}", redis.address()), "").await
     }
 
     /// A node with these settings, ready for clients.
