@@ -4,9 +4,13 @@
 //! an epoch. Data-path threads hold snapshots and notice changes with the next connection or request.
 
 mod changes;
+mod drain;
 mod keeping;
+mod pace;
+mod rebalance;
 mod reload;
 mod sessions;
+mod succession;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -22,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::check;
 use crate::config::admin::AdminConfig;
 use crate::config::{Config, FaultRules, ServerConfig};
+use crate::handover::State;
 use crate::limits::{Limits, shared};
 use crate::metrics::{Close, Metrics};
 use crate::pool::server::Server;
@@ -34,6 +39,8 @@ use changes::Ledger;
 
 pub use crate::proxy::session::{Kind, Phase};
 pub use changes::{Change, Conditions, Refused, Who};
+pub(crate) use drain::DrainOrder;
+pub use drain::DrainView;
 pub use reload::ReloadError;
 pub use sessions::{SESSIONS_PAGE_MAX, SessionFilter, SessionQuery, SessionView};
 
@@ -64,6 +71,8 @@ pub struct Balancer {
     keeps_changes: bool,
     /// Servers of the settings that an operator has taken out, by pool.
     removed: Mutex<BTreeMap<String, Vec<String>>>,
+    /// Paced drains by server.
+    drains: Mutex<HashMap<u64, Arc<drain::Drain>>>,
     tasks: TaskTracker,
     ended: CancellationToken,
 }
@@ -113,14 +122,18 @@ impl Balancer {
             sight,
             keeps_changes,
             removed: Mutex::default(),
+            drains: Mutex::default(),
             tasks: TaskTracker::new(),
             ended: CancellationToken::new(),
         })
     }
 
-    /// Sets what the last run has kept, starts checks and lets every worker accept.
-    pub(crate) async fn start(&self) {
-        self.restore();
+    /// Goes on where the process before was, or sets what the last run has kept; starts checks and lets every worker accept.
+    pub(crate) async fn start(&self, before: Option<State>) {
+        match &before {
+            Some(state) => self.adopt(state),
+            None => self.restore(),
+        }
         if let Some(redis) = self.config.lock().await.redis.clone() {
             let metrics = self.metrics.shared.handles();
             self.spawn(shared::keep(Arc::clone(&self.limits), redis, metrics));
@@ -188,6 +201,11 @@ impl Balancer {
         if let Some(sight) = &self.sight {
             sight.reopen();
         }
+    }
+
+    /// Every figure.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// What was changed.

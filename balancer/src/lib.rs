@@ -21,6 +21,7 @@
 //! - `record`: what operators have changed.
 //! - [`metrics`]: every figure.
 //! - `figures`: all of them at a glance; [`top`] shows them in a terminal.
+//! - [`handover`]: another process takes over; the service manager.
 //! - [`run`]: the life of the process.
 
 mod admin;
@@ -30,6 +31,7 @@ pub mod config;
 pub mod control;
 pub mod faults;
 mod figures;
+pub mod handover;
 pub mod health;
 pub mod import;
 pub mod limits;

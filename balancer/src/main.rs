@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use holdfast_balancer::handover::{Inherited, Program};
 use holdfast_balancer::{Bound, Config, config, health, import, top};
 use holdfast_telemetry::errors::Chain;
 use holdfast_telemetry::{logs, shutdown};
@@ -17,7 +18,7 @@ const NOT_UNDERSTOOD: u8 = 3;
 
 /// HTTP, WebSocket and TCP load balancer made for long-lived connections.
 ///
-/// SIGHUP reads the settings again, SIGTERM and SIGINT end it gracefully.
+/// SIGHUP reads the settings again, SIGUSR2 starts the program anew without dropping a connection, SIGTERM and SIGINT end it gracefully.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
@@ -29,6 +30,9 @@ struct Arguments {
     /// Check the settings and exit: 0 if they are right, 2 with every fault on stderr if not.
     #[arg(long)]
     check_config: bool,
+    /// Take over from the process at standard input.
+    #[arg(long, hide = true)]
+    take_over: bool,
 }
 
 /// What else it does than balance.
@@ -52,7 +56,10 @@ fn main() -> ExitCode {
             Ok(false) => Ok(()),
             Err(error) => Err(error.into()),
         },
-        None => return balance(&arguments.config.unwrap_or_default(), arguments.check_config),
+        None => {
+            let file = arguments.config.unwrap_or_default();
+            return balance(&file, arguments.check_config, arguments.take_over);
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,7 +70,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn balance(file: &Path, only_check: bool) -> ExitCode {
+fn balance(file: &Path, only_check: bool, take_over: bool) -> ExitCode {
     let config = match config::load(file) {
         Ok(config) => config,
         Err(faults) => {
@@ -74,7 +81,7 @@ fn balance(file: &Path, only_check: bool) -> ExitCode {
     if only_check {
         return ExitCode::SUCCESS;
     }
-    match serve(config) {
+    match serve(config, take_over) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&Chain(&*error));
@@ -83,12 +90,24 @@ fn balance(file: &Path, only_check: bool) -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+fn serve(config: Config, take_over: bool) -> Result<(), Box<dyn std::error::Error>> {
     let _logs = logs::init(config.log_level, config.log_format, None, "balancer")?;
-    let bound = Bound::bind(config)?;
+    let arguments = ["--take-over".into(), "--config".into(), config.file.clone().into()];
+    let program = Program { file: own_file()?, arguments: arguments.into() };
+    let inherited =
+        if take_over { Inherited::from_process() } else { Inherited::from_service_manager() }?;
+    let bound = Bound::bind_beside(config, inherited)?.succeeded_by(program);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(bound.run(shutdown::signal(), None))?;
     Ok(())
+}
+
+/// The file this program was started from, as it was named: a link may lead to a newer version by the time it is started again.
+fn own_file() -> std::io::Result<PathBuf> {
+    let named = std::env::args_os().next().map(PathBuf::from);
+    // A bare name was looked up by a shell.
+    let named = named.filter(|path| path.components().count() > 1);
+    named.map_or_else(std::env::current_exe, Ok)
 }
 
 /// Tells whoever started the program why it does not run; logs may not be set up, or be in a form for machines.

@@ -3,23 +3,27 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use holdfast_telemetry::errors::Chain;
 use holdfast_telemetry::health::Readiness;
 use holdfast_telemetry::{announce, metrics as telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, doors};
 use crate::config::admin::UnixSocket;
-use crate::config::{Config, TcpRules};
+use crate::config::{Config, DrainRules, Pace, TcpRules};
 use crate::control::{Balancer, Who};
+use crate::handover::{self, Inherited, Program, UpgradeError, service};
 use crate::metrics::Metrics;
 use crate::proxy::listener;
 use crate::proxy::worker::{self, Command, Handle};
@@ -29,6 +33,8 @@ use doors::Doors;
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Connections that are told to end have done so within a few wake-ups.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
+/// WebSockets that are told to leave have done so after a round trip; the process is to end soon.
+const GOODBYE_GRACE: Duration = Duration::from_secs(2);
 
 /// Why the program could not run, or could not run on.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +83,8 @@ pub struct Bound {
     admin: TcpListener,
     unix: Option<UnixListener>,
     sockets: Vec<TcpListener>,
+    inherited: Inherited,
+    program: Option<Program>,
 }
 
 impl Bound {
@@ -85,20 +93,44 @@ impl Bound {
     /// # Errors
     /// The first that cannot be bound, by key and address.
     pub fn bind(config: Config) -> Result<Self, RunError> {
+        Self::bind_beside(config, Inherited::default())
+    }
+
+    /// Binds every address of `config` for which `inherited` has no socket.
+    ///
+    /// # Errors
+    /// The first that cannot be bound, by key and address.
+    pub fn bind_beside(config: Config, mut inherited: Inherited) -> Result<Self, RunError> {
         let bind = |key: String, address, rules: &TcpRules| {
             listener::bind(address, rules).map_err(|source| RunError::Bind { key, address, source })
         };
-        let admin = bind("admin.listen".to_owned(), config.admin.listen, &TcpRules::default())?;
-        let unix = config.admin.unix.as_ref().map(bind_unix).transpose()?;
+        let at = config.admin.listen;
+        let admin = match inherited.take_admin(at) {
+            Some(admin) => admin,
+            None => bind("admin.listen".to_owned(), at, &TcpRules::default())?,
+        };
+        let unix = match (&config.admin.unix, inherited.take_admin_unix()) {
+            (Some(socket), Some(unix)) if is_at(&unix, socket) => Some(unix),
+            (Some(socket), _) => Some(bind_unix(socket)?),
+            (None, _) => None,
+        };
         let sockets = config
             .listeners
             .iter()
             .enumerate()
-            .map(|(i, listener)| {
-                bind(format!("listener[{i}].listen"), listener.listen, &listener.tcp)
+            .map(|(i, listener)| match inherited.take_listener(&listener.name, listener.listen) {
+                Some(socket) => Ok(socket),
+                None => bind(format!("listener[{i}].listen"), listener.listen, &listener.tcp),
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { config, admin, unix, sockets })
+        Ok(Self { config, admin, unix, sockets, inherited, program: None })
+    }
+
+    /// Starts `program` on SIGUSR2 to take over.
+    #[must_use]
+    pub fn succeeded_by(mut self, program: Program) -> Self {
+        self.program = Some(program);
+        self
     }
 
     /// Serves until `shutdown` comes, then ends gracefully. `started` is told once connections are accepted.
@@ -110,7 +142,7 @@ impl Bound {
         shutdown: impl Future<Output = ()>,
         started: Option<oneshot::Sender<Started>>,
     ) -> Result<(), RunError> {
-        let Self { config, admin, unix, sockets } = self;
+        let Self { config, admin, unix, sockets, mut inherited, program } = self;
         let system = |attempt| move |source| RunError::System { attempt, source };
         let registry = telemetry::registry("balancer", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::register(&registry);
@@ -137,25 +169,34 @@ impl Bound {
             .collect::<io::Result<Vec<_>>>()
             .map_err(system("start a worker thread"))?;
 
-        let drain_period = config.drain_period;
+        let rules = config.drain;
         let balancer = Balancer::new(config, sockets, Arc::clone(&handles), metrics)
             .map_err(system("set up listeners and the journal"))?;
         let balancer = Arc::new(balancer);
+        let doors = own_doors(&admin, unix.as_ref()).map_err(system("double a socket"))?;
+        let successor = Successor { program, doors, timeout: rules.upgrade_timeout };
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("poll a socket"))?;
         let admin_address = admin.local_addr().map_err(system("read a socket's address"))?;
         let router = admin::router(Arc::clone(&balancer), registry, readiness.clone());
         let router = router.into_make_service_with_connect_info::<admin::Via>();
         let doors = Doors::open(&balancer, admin, unix).map_err(system("poll a socket"))?;
-        let mut admin = tokio::spawn(axum::serve(doors, router).into_future());
+        let replaced = CancellationToken::new();
+        let mut admin = {
+            let replaced = replaced.clone().cancelled_owned();
+            tokio::spawn(axum::serve(doors, router).with_graceful_shutdown(replaced).into_future())
+        };
 
         // Both are listened for before the first address is announced: whoever reads it may signal at once.
         let hangups = signal(SignalKind::hangup()).map_err(system("listen for SIGHUP"))?;
         let moves = signal(SignalKind::user_defined1()).map_err(system("listen for SIGUSR1"))?;
+        let upgrades = signal(SignalKind::user_defined2()).map_err(system("listen for SIGUSR2"))?;
         let mut shutdown = std::pin::pin!(shutdown);
         let start = async {
             announce::listening("admin", admin_address);
-            balancer.start().await;
+            balancer.start(inherited.take_state()).await;
             serving.met();
+            service::notify("READY=1");
+            inherited.say_ready();
             tracing::info!(workers = count, "serving");
             if let Some(started) = started {
                 let balancer = Arc::clone(&balancer);
@@ -163,27 +204,106 @@ impl Bound {
                 let _ = started.send(Started { admin: admin_address, balancer });
             }
             tokio::select! {
-                () = worker_ended.cancelled() => RunError::WorkerEnded,
-                _ = &mut admin => RunError::AdminEnded,
+                () = worker_ended.cancelled() => End::Failed(RunError::WorkerEnded),
+                _ = &mut admin => End::Failed(RunError::AdminEnded),
+                child = successor.take_over_on(&balancer, upgrades) => End::Replaced(child),
                 never = balancer.keep_time() => match never {},
+                never = balancer.rebalance() => match never {},
                 never = reload_on_hangup(&balancer, hangups) => match never {},
                 never = reopen_on_signal(&balancer, moves) => match never {},
             }
         };
-        let outcome = tokio::select! {
+        let end = tokio::select! {
             biased;
-            () = &mut shutdown => Ok(()),
-            error = start => Err(error),
+            () = &mut shutdown => End::Asked,
+            end = start => end,
         };
         readiness.begin_shutdown();
-        if outcome.is_ok() {
-            drain(&balancer, drain_period).await;
+        match &end {
+            End::Asked => {
+                service::notify("STOPPING=1");
+                drain(&balancer, rules.period, rules.pace).await;
+            }
+            End::Replaced(process) => {
+                tracing::info!(process, "another process has taken over");
+                service::notify(&format!("READY=1\nMAINPID={process}"));
+                // Who keeps a connection shall ask the new process from now on.
+                replaced.cancel();
+                linger(&balancer, rules, shutdown).await;
+            }
+            End::Failed(_) => {}
         }
         balancer.stop().await;
         end_workers(&balancer, &handles, threads).await;
         admin.abort();
-        outcome
+        match end {
+            End::Failed(error) => Err(error),
+            End::Asked | End::Replaced(_) => Ok(()),
+        }
     }
+}
+
+/// Why it serves no more.
+enum End {
+    /// A signal.
+    Asked,
+    /// Another process has taken over, this one.
+    Replaced(u32),
+    Failed(RunError),
+}
+
+/// Who follows this process.
+struct Successor {
+    program: Option<Program>,
+    /// The operator API's sockets.
+    doors: Vec<(String, OwnedFd)>,
+    timeout: Duration,
+}
+
+impl Successor {
+    /// Returns the process that has taken over on a signal; one that does not get so far changes nothing.
+    async fn take_over_on(self, balancer: &Arc<Balancer>, mut signals: Signal) -> u32 {
+        loop {
+            signals.recv().await;
+            service::notify("RELOADING=1");
+            balancer.refuse_changes(true);
+            match self.take_over(balancer).await {
+                Ok(process) => return process,
+                Err(error) => {
+                    balancer.metrics().upgrade_failures.inc();
+                    tracing::error!(error = %Chain(&error), "upgrade failed, this process serves on");
+                }
+            }
+            balancer.refuse_changes(false);
+            service::notify("READY=1");
+        }
+    }
+
+    async fn take_over(&self, balancer: &Arc<Balancer>) -> Result<u32, UpgradeError> {
+        let program = self.program.clone().ok_or(UpgradeError::NoProgram)?;
+        tracing::info!(file = %program.file.display(), "starting a process to take over");
+        let mut sockets = balancer.sockets().map_err(UpgradeError::Send)?;
+        for (purpose, socket) in &self.doors {
+            let socket = socket.try_clone().map_err(UpgradeError::Send)?;
+            sockets.push((purpose.clone(), socket));
+        }
+        let (state, limit) = (balancer.state(), self.timeout);
+        let upgrading = spawn_blocking(move || handover::upgrade(&program, &sockets, state, limit));
+        upgrading.await.map_err(|error| UpgradeError::Send(io::Error::other(error)))?
+    }
+}
+
+/// The operator API's sockets once more, for the process that follows.
+fn own_doors(tcp: &TcpListener, unix: Option<&UnixListener>) -> io::Result<Vec<(String, OwnedFd)>> {
+    let mut doors = vec![(handover::ADMIN.to_owned(), tcp.try_clone()?.into())];
+    if let Some(unix) = unix {
+        doors.push((handover::ADMIN_UNIX.to_owned(), unix.try_clone()?.into()));
+    }
+    Ok(doors)
+}
+
+fn is_at(unix: &UnixListener, socket: &UnixSocket) -> bool {
+    unix.local_addr().is_ok_and(|address| address.as_pathname() == Some(&socket.path))
 }
 
 fn bind_unix(socket: &UnixSocket) -> Result<UnixListener, RunError> {
@@ -217,26 +337,50 @@ async fn reload_on_hangup(balancer: &Balancer, mut hangups: Signal) -> Infallibl
     }
 }
 
-/// Waits until the last connection has ended, for the drain period at most.
-async fn drain(balancer: &Balancer, period: Duration) {
+/// After another process has taken over: goes on with what is open for the time set, or until it is asked to end.
+async fn linger(balancer: &Balancer, rules: DrainRules, asked: impl Future<Output = ()>) {
     balancer.finish().await;
-    let deadline = Instant::now() + period;
-    while balancer.active() > 0 && Instant::now() < deadline {
-        sleep(DRAIN_POLL).await;
+    let mut asked = std::pin::pin!(asked);
+    tokio::select! {
+        _ = timeout(rules.upgrade_period, until_empty(balancer)) => {}
+        () = &mut asked => return drain(balancer, rules.period, rules.pace).await,
     }
-    let left = balancer.active();
-    if left > 0 {
-        tracing::warn!(connections = left, "drain period is over, closing what is left");
+    // In as many seconds as the pace needs for them all.
+    let seconds =
+        rules.pace.map_or(0, |pace| balancer.active() as u64 / u64::from(pace.per_second()) + 1);
+    tokio::select! {
+        () = drain(balancer, Duration::from_secs(seconds), rules.pace) => {}
+        () = &mut asked => drain(balancer, rules.period, rules.pace).await,
+    }
+}
+
+/// Waits until the last connection has ended, for `period` at most. Relayed connections are told to leave at `pace` meanwhile, and what is
+/// left at the end at once.
+async fn drain(balancer: &Balancer, period: Duration, pace: Option<Pace>) {
+    balancer.finish().await;
+    let ended = async {
+        tokio::select! {
+            () = until_empty(balancer) => {}
+            never = balancer.say_goodbye(pace) => match never {},
+        }
+    };
+    if timeout(period, ended).await.is_ok() {
+        return;
+    }
+    tracing::warn!(connections = balancer.active(), "drain period is over, closing what is left");
+    balancer.dismiss_all().await;
+    // Who does not answer is cut off next.
+    let _ = timeout(GOODBYE_GRACE, until_empty(balancer)).await;
+}
+
+async fn until_empty(balancer: &Balancer) {
+    while balancer.active() > 0 {
+        sleep(DRAIN_POLL).await;
     }
 }
 
 async fn end_workers(balancer: &Balancer, handles: &[Handle], threads: Vec<JoinHandle<()>>) {
-    let ended = async {
-        while balancer.active() > 0 {
-            sleep(DRAIN_POLL).await;
-        }
-    };
-    if timeout(CLOSE_GRACE, ended).await.is_err() {
+    if timeout(CLOSE_GRACE, until_empty(balancer)).await.is_err() {
         tracing::error!(connections = balancer.active(), "connections did not end");
     }
     for handle in handles {

@@ -23,6 +23,8 @@ export interface Cluster {
   pid(program: string): number;
   /** Gives all chat nodes more channel rules, which they take without a restart. */
   addChannelRules(toml: string): Promise<void>;
+  /** Asks the balancer's operator API. */
+  balancer(method: string, path: string, body?: object): Promise<any>;
   /** The supervisor's status. */
   status(): Promise<Status>;
   stop(): Promise<void>;
@@ -97,6 +99,18 @@ export async function startCluster(): Promise<Cluster> {
         process.kill(cluster.pid(node), "SIGHUP");
         await until("the reload", RELOAD_WITHIN_MS, async () => ((await successAt()) > before ? true : undefined));
       }
+    },
+    async balancer(method, path, body) {
+      const file = key("etc/balancer.toml", "[admin]", "token_file");
+      const token = readFileSync(file, "utf8").trim();
+      const response = await fetch(`http://${key("etc/balancer.toml", "[admin]", "listen")}/api/v1${path}`, {
+        method,
+        headers: { Authorization: `Bearer ${token}` },
+        ...(body && { body: JSON.stringify(body) }),
+      });
+      const answer = await response.json();
+      if (!response.ok) throw new Error(`${method} ${path}: ${response.status}: ${JSON.stringify(answer)}`);
+      return answer;
     },
     async status() {
       const response = await fetch(`${cluster.supervisorUrl}/operator/v1/status`);

@@ -49,7 +49,7 @@ pub(crate) struct Doors {
 }
 
 impl Doors {
-    /// Opens them; for as long as the runtime lives.
+    /// Opens them; for as long as the result lives.
     pub(crate) fn open(
         balancer: &Arc<Balancer>,
         tcp: TcpListener,
@@ -72,7 +72,7 @@ impl axum::serve::Listener for Doors {
     async fn accept(&mut self) -> (Self::Io, Via) {
         match self.ready.recv().await {
             Some(entered) => entered,
-            // Only at the end of the runtime do both accept loops end.
+            // Only without a receiver do both accept loops end.
             None => std::future::pending().await,
         }
     }
@@ -92,7 +92,12 @@ type Enter = mpsc::Sender<(Box<dyn Socket>, Via)>;
 
 async fn accept_unix(listener: UnixListener, enter: Enter) {
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = enter.closed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept at the unix socket");
@@ -115,7 +120,12 @@ async fn accept_unix(listener: UnixListener, enter: Enter) {
 async fn accept_tcp(balancer: Arc<Balancer>, listener: TcpListener, enter: Enter) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = enter.closed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept at the operator API");

@@ -43,6 +43,7 @@ impl From<Refused> for ApiError {
         let text = refused.to_string();
         match refused {
             Refused::StaleEpoch { .. } => Self::new(StatusCode::CONFLICT, text),
+            Refused::TakenOver => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             Refused::OtherVersion { current } => Self {
                 // Of characters that a header may have.
                 version: current.parse().ok(),

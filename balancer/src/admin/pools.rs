@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 use super::api::Route;
 use super::operator::Operator;
 use super::{ApiError, read, read_query};
+use crate::config::Pace;
+use crate::config::lifetime::{DEADLINE_MAX, RATE_MAX};
 use crate::config::{Address, Algorithm, EXPECTED_NAME, ServerConfig, Weight, is_name};
-use crate::control::Balancer;
+use crate::control::{Balancer, DrainOrder, DrainView};
 use crate::pool::Pool;
 use crate::pool::agent::Agent;
 use crate::pool::server::Server;
@@ -80,6 +82,8 @@ struct ServerView {
     connections_total: u64,
     last_change: String,
     reason: Option<String>,
+    /// How far its drain has come, if it has a pace or a deadline.
+    drain: Option<DrainView>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -95,18 +99,20 @@ impl From<Ejection> for EjectionView {
     }
 }
 
-impl From<&Pool> for PoolView {
-    fn from(pool: &Pool) -> Self {
+impl PoolView {
+    fn new(balancer: &Balancer, pool: &Pool) -> Self {
+        let view = |server: &Arc<Server>| ServerView::new(balancer, server);
         Self {
             name: Arc::clone(pool.name()),
             algorithm: pool.rules().algorithm,
-            servers: pool.members().iter().map(|server| ServerView::from(&**server)).collect(),
+            servers: pool.members().iter().map(view).collect(),
         }
     }
 }
 
-impl From<&Server> for ServerView {
-    fn from(server: &Server) -> Self {
+impl ServerView {
+    fn new(balancer: &Balancer, server: &Server) -> Self {
+        let drain = balancer.drain_of(server);
         let record = server.record();
         Self {
             name: Arc::clone(server.name()),
@@ -125,6 +131,7 @@ impl From<&Server> for ServerView {
             connections_total: server.metrics.connections.get(),
             last_change: record.last_change.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             reason: record.reason.clone(),
+            drain,
         }
     }
 }
@@ -135,6 +142,18 @@ struct ServerChange {
     state: Option<AdminState>,
     weight: Option<i64>,
     reason: Option<String>,
+    /// With the state `drain`: clients are told to leave.
+    drain: Option<DrainChange>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DrainChange {
+    /// So many per second; without it the settings of the pool, or none before the deadline.
+    rate: Option<u32>,
+    /// Time after which all that are left are told at once, such as `"90s"`.
+    #[serde(default)]
+    deadline: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -154,7 +173,7 @@ struct Removal {
 
 /// `GET /pools`
 async fn list(State(balancer): State<Arc<Balancer>>) -> Json<PoolsView> {
-    let pools = balancer.pools().values().map(|pool| PoolView::from(&**pool)).collect();
+    let pools = balancer.pools().values().map(|pool| PoolView::new(&balancer, pool)).collect();
     Json(PoolsView { pools })
 }
 
@@ -163,7 +182,8 @@ async fn show(
     State(balancer): State<Arc<Balancer>>,
     Path(name): Path<String>,
 ) -> Result<Json<PoolView>, ApiError> {
-    Ok(Json(PoolView::from(&*find_pool(&balancer, &name)?)))
+    let pool = find_pool(&balancer, &name)?;
+    Ok(Json(PoolView::new(&balancer, &pool)))
 }
 
 /// `PATCH /pools/{pool}/servers/{server}`
@@ -182,9 +202,14 @@ async fn change(
             "reason: expected at most {REASON_BYTES_MAX} bytes"
         )));
     }
+    let order = change.drain.as_ref().map(read_order).transpose()?;
     let entered = operator.enter(&balancer)?;
-    if change.state.is_none() && weight.is_none() && change.reason.is_none() {
-        return Ok(Json(ServerView::from(&*server)));
+    let state = change.state.unwrap_or_else(|| server.record().state.admin());
+    if order.is_some() && state != AdminState::Drain {
+        return Err(ApiError::invalid("drain: needs the state drain"));
+    }
+    if change.state.is_none() && weight.is_none() && change.reason.is_none() && order.is_none() {
+        return Ok(Json(ServerView::new(&balancer, &server)));
     }
     let old = settings(&server);
     pool.change(&server, |record, now| {
@@ -196,8 +221,9 @@ async fn change(
         }
         record.reason = change.reason;
     });
+    balancer.follow_state(&pool, &server, order);
     entered.done("server changed", &target(&pool, &name), &old, &settings(&server));
-    Ok(Json(ServerView::from(&*server)))
+    Ok(Json(ServerView::new(&balancer, &server)))
 }
 
 /// `POST /pools/{pool}/servers`
@@ -228,7 +254,7 @@ async fn add(
     let server = balancer.add_server(&pool, &config);
     let new = json!({ "address": config.address.as_str(), "weight": weight.get() });
     entered.done("server added", &target(&pool, &config.name), &Value::Null, &new);
-    Ok((StatusCode::CREATED, Json(ServerView::from(&*server))))
+    Ok((StatusCode::CREATED, Json(ServerView::new(&balancer, &server))))
 }
 
 /// `DELETE /pools/{pool}/servers/{server}`
@@ -286,6 +312,22 @@ fn settings(server: &Server) -> Value {
         "weight": record.state.weight().get(),
         "reason": record.reason,
     })
+}
+
+fn read_order(change: &DrainChange) -> Result<DrainOrder, ApiError> {
+    let pace = change.rate.map(|rate| {
+        Pace::try_new(rate).ok_or_else(|| {
+            ApiError::invalid(format!("drain.rate: expected 1 to {RATE_MAX}, found {rate}"))
+        })
+    });
+    let period = change.deadline.as_ref().map(|text| {
+        let period = holdfast_settings::duration::parse(text).ok();
+        period.filter(|period| *period <= DEADLINE_MAX).ok_or_else(|| {
+            let expected = "expected a duration of a week at most, such as \"90s\"";
+            ApiError::invalid(format!("drain.deadline: {expected}, found {text:?}"))
+        })
+    });
+    Ok(DrainOrder { pace: pace.transpose()?, period: period.transpose()? })
 }
 
 fn read_weight(weight: i64) -> Result<Weight, ApiError> {

@@ -43,8 +43,6 @@ const QUEUE_MAX: usize = 1_000;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Weight of a server that names none: room for finer steps both ways below the maximum of 256.
 const WEIGHT: u16 = 100;
-/// Requests in flight are done in this time; upgraded connections are closed after it.
-const DRAIN_PERIOD: Duration = Duration::from_secs(5);
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -54,9 +52,9 @@ pub(super) struct File {
     #[serde(default)]
     pub log: Log,
     #[serde(default)]
-    pub drain: Drain,
     pub access_log: Option<super::sight::AccessLogFile>,
     pub traces: Option<super::sight::TracesFile>,
+    pub drain: super::drain::File,
     #[serde(default)]
     pub workers: Workers,
     pub bans: Option<limits::Bans>,
@@ -76,19 +74,6 @@ pub(super) struct Log {
     pub level: logs::Level,
     #[serde(default)]
     pub format: logs::Format,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Drain {
-    #[serde(with = "duration", default = "drain_period")]
-    pub period: Duration,
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        Self { period: DRAIN_PERIOD }
-    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -300,7 +285,4 @@ fn panic_threshold() -> f64 {
 }
 fn weight() -> u16 {
     WEIGHT
-}
-fn drain_period() -> Duration {
-    DRAIN_PERIOD
 }

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod check;
+mod drain;
 mod faults;
 mod file;
 mod health;
@@ -34,6 +35,7 @@ use crate::tls::{ClientTls, ServerTls};
 
 use admin::AdminConfig;
 use check::Checker;
+pub use drain::DrainRules;
 pub use faults::FaultRules;
 pub use file::{Algorithm, Mode};
 pub use health::{AgentRules, CheckKind, CheckPlace, CheckRules, Expected, Question};
@@ -56,12 +58,12 @@ pub struct Config {
     pub log_level: logs::Level,
     /// How log lines are written.
     pub log_format: logs::Format,
-    /// How long a graceful end waits for what is in flight.
-    pub drain_period: Duration,
     /// Lines about requests, if wanted.
     pub access_log: Option<AccessLogConfig>,
     /// Spans of requests, if wanted.
     pub traces: Option<TracesConfig>,
+    /// How it ends.
+    pub drain: DrainRules,
     /// Worker threads; `None` means one per core.
     pub workers: Option<usize>,
     /// Whether faults may be injected.

@@ -21,6 +21,9 @@ pub enum Refused {
         /// The highest seen.
         highest: u64,
     },
+    /// Another process is taking over.
+    #[error("another process is taking over, ask it in a moment")]
+    TakenOver,
     /// Somebody else has changed something since.
     #[error("the version is {current} now")]
     OtherVersion {
@@ -63,11 +66,28 @@ pub(super) struct Ledger {
     version: u64,
     /// Differs between runs of the program.
     run: u64,
+    /// Whether another process is taking over, which would not hear of a change.
+    closed: bool,
 }
 
 impl Ledger {
     pub(super) fn new() -> Self {
-        Self { epoch: 0, version: 1, run: fastrand::u64(..) }
+        Self { epoch: 0, version: 1, run: fastrand::u64(..), closed: false }
+    }
+
+    /// The highest epoch seen.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether no change is to be made any more.
+    pub(super) fn close(&mut self, closed: bool) {
+        self.closed = closed;
+    }
+
+    /// An epoch was seen.
+    pub(super) fn heed(&mut self, epoch: u64) {
+        self.epoch = self.epoch.max(epoch);
     }
 
     fn tag(&self) -> String {
@@ -101,6 +121,9 @@ impl Balancer {
     /// The conditions do not hold.
     pub fn enter(&self, who: &Who, conditions: &Conditions) -> Result<Change<'_>, Refused> {
         let mut ledger = lock(&self.ledger);
+        if ledger.closed {
+            return Err(Refused::TakenOver);
+        }
         if let Some(given) = conditions.epoch
             && given < ledger.epoch
         {

@@ -48,7 +48,7 @@ impl Balancer {
         }
     }
 
-    fn kept(&self) -> Kept {
+    pub(super) fn kept(&self) -> Kept {
         let removed = lock(&self.removed);
         let pools = self.pools();
         let pools = pools.values().filter_map(|pool| {
@@ -82,9 +82,7 @@ impl Balancer {
         match record::load_kept(&path) {
             Ok(None) => {}
             Ok(Some(kept)) => {
-                for (name, kept) in &kept.pools {
-                    self.restore_pool(name, kept);
-                }
+                self.apply(&kept);
                 tracing::info!(pools = kept.pools.len(), "changes of the last run are in force");
             }
             Err(error) => {
@@ -96,6 +94,13 @@ impl Balancer {
                 tracing::error!(path = %path.display(), aside = %aside.display(), error = %Chain(&error),
                     "the changes of the last run are lost, the settings file rules");
             }
+        }
+    }
+
+    /// Sets what was kept.
+    pub(super) fn apply(&self, kept: &Kept) {
+        for (name, kept) in &kept.pools {
+            self.restore_pool(name, kept);
         }
     }
 

@@ -285,8 +285,8 @@ fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     let admin = old.admin.differs_at_start(&new.admin);
     let others = [
         ("log", old.log_level != new.log_level || old.log_format != new.log_format),
-        ("drain.period", old.drain_period != new.drain_period),
         ("redis", old.redis != new.redis),
+        ("drain", old.drain != new.drain),
         ("workers.count", old.workers != new.workers),
         ("access_log", old.access_log != new.access_log),
         ("traces", old.traces != new.traces),

@@ -109,6 +109,17 @@ impl Balancer {
         self.dismiss(&selection, max, Close::Operator, 0).await
     }
 
+    /// How many connections are selected.
+    pub(super) async fn count(&self, selection: &Selection) -> usize {
+        let mut count = 0;
+        for worker in self.workers.iter() {
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Count(selection.clone(), reply);
+            count += ask(worker, command, answer).await.unwrap_or(0);
+        }
+        count
+    }
+
     /// Tells at most `max` clients to leave, beginning with those of worker `first` of all; how many that were.
     pub(super) async fn dismiss(
         &self,

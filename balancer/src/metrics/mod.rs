@@ -51,6 +51,8 @@ pub struct Metrics {
     pub(crate) reload_timestamp: Gauge,
     /// Connection tasks that panicked.
     pub(crate) panics: IntCounter,
+    /// New processes that did not take over.
+    pub(crate) upgrade_failures: IntCounter,
 }
 
 impl Metrics {
@@ -80,6 +82,11 @@ impl Metrics {
                 r,
                 "balancer_connection_panics_total",
                 "Connection tasks that panicked",
+            ),
+            upgrade_failures: counter(
+                r,
+                "balancer_upgrade_failures_total",
+                "New processes that were started to take over and did not",
             ),
         })
     }

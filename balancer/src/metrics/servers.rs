@@ -40,6 +40,7 @@ pub(crate) struct Families {
     checks: IntCounterVec,
     ejections: IntCounterVec,
     agent_checks: IntCounterVec,
+    moved: IntCounterVec,
 }
 
 impl Families {
@@ -129,6 +130,12 @@ impl Families {
                 "Times the traffic took the server out",
                 &["pool", "server", "cause"],
             ),
+            moved: counter_vec(
+                r,
+                "balancer_server_moved_connections_total",
+                "Connections told to leave so that their clients go elsewhere",
+                &["pool", "server", "cause"],
+            ),
             agent_checks: counter_vec(
                 r,
                 "balancer_server_agent_checks_total",
@@ -158,6 +165,8 @@ impl Families {
             checks_passed: self.checks.with_label_values(&with("pass")),
             checks_failed: self.checks.with_label_values(&with("fail")),
             ejections: Cause::ALL.map(|c| self.ejections.with_label_values(&with(c.as_str()))),
+            drained: self.moved.with_label_values(&with("drain")),
+            rebalanced: self.moved.with_label_values(&with("rebalance")),
             agent_answers: self.agent_checks.with_label_values(&with("pass")),
             agent_failures: self.agent_checks.with_label_values(&with("fail")),
         }
@@ -178,6 +187,9 @@ impl Families {
         let _ = self.connect.remove_label_values(labels);
         let _ = self.first_byte.remove_label_values(labels);
         let _ = self.session.remove_label_values(labels);
+        for cause in ["drain", "rebalance"] {
+            let _ = self.moved.remove_label_values(&with(cause));
+        }
         for cause in Cause::ALL {
             let _ = self.ejections.remove_label_values(&with(cause.as_str()));
         }
@@ -213,6 +225,8 @@ pub(crate) struct ServerMetrics {
     pub(crate) checks_failed: IntCounter,
     /// By [`Cause`].
     pub(crate) ejections: [IntCounter; 4],
+    pub(crate) drained: IntCounter,
+    pub(crate) rebalanced: IntCounter,
     pub(crate) agent_answers: IntCounter,
     pub(crate) agent_failures: IntCounter,
 }

@@ -10,6 +10,7 @@ pub mod balance;
 mod events;
 mod lifetime;
 pub mod outliers;
+pub(crate) mod rebalance;
 pub mod retry;
 pub(crate) mod room;
 pub mod server;

@@ -179,6 +179,11 @@ impl Server {
         (share > 0 && has_room).then_some(Candidate { index, share, active, key: self.key })
     }
 
+    /// Its share of new connections, in thousandths of weight.
+    pub(crate) fn share(&self) -> u32 {
+        self.share.load(Ordering::Relaxed)
+    }
+
     /// Connections it may have at a time; the largest number if there is no limit.
     pub fn connections_max(&self) -> u64 {
         self.connections_max.load(Ordering::Relaxed)

@@ -256,6 +256,11 @@ impl ServerState {
         }
     }
 
+    /// Takes over what somebody else's checks have found.
+    pub fn assume_health(&mut self, health: Health) {
+        (self.health, self.streak, self.silent) = (health, 0, 0);
+    }
+
     /// Voids what the checks said, because they are off or ask something else from now on.
     pub fn forget_health(&mut self) {
         (self.health, self.streak, self.silent) = (Health::Unknown, 0, 0);

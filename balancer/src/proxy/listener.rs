@@ -110,6 +110,10 @@ impl Listener {
         metrics: &Metrics,
         sight: Option<Arc<Sight>>,
     ) -> io::Result<Self> {
+        // One that another process has bound may have been bound by other rules.
+        if let Err(error) = upstream::tune(&SockRef::from(&socket), &settings.config.tcp) {
+            tracing::warn!(%error, "cannot tune a listening socket");
+        }
         settings.show_certificates(metrics, 0);
         Ok(Self {
             address: socket.local_addr()?,

@@ -39,6 +39,10 @@ pub(crate) struct Selection {
     pub(crate) listener: Option<Arc<str>>,
     /// Relayed to one of these servers.
     pub(crate) servers: Option<Vec<u64>>,
+    /// Whether only those that are relayed.
+    pub(crate) relayed: bool,
+    /// Whether only those that were told to leave.
+    pub(crate) leaving: bool,
     /// From there.
     pub(crate) client: Option<IpNet>,
     /// Of this kind.
@@ -69,6 +73,8 @@ impl Selection {
         id > self.after
             && self.id.is_none_or(|wanted| wanted == id)
             && self.kind.is_none_or(|kind| kind == session.kind())
+            && (!self.relayed || session.server() != 0)
+            && (!self.leaving || session.farewell().is_some())
             && self.servers.as_ref().is_none_or(|servers| servers.contains(&session.server()))
             && self.client.is_none_or(|net| net.contains(&session.peer().ip()))
             && (self.age_min.is_zero() || session.age() >= self.age_min)
@@ -82,6 +88,11 @@ impl Selection {
         chosen.sort_unstable_by_key(|(id, _)| **id);
         chosen.truncate(max);
         chosen.into_iter().map(|(id, session)| Listed::new(*id, session)).collect()
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self, sessions: &HashMap<u64, Rc<Session>>) -> usize {
+        sessions.iter().filter(|(id, session)| self.has(**id, session)).count()
     }
 
     /// Tells at most `max` to leave that were not told yet; how many that were.

@@ -47,6 +47,8 @@ pub(crate) enum Command {
     CloseServer(u64, Close),
     /// List selected connections, at most so many, by ascending number.
     List(Selection, usize, oneshot::Sender<Vec<Listed>>),
+    /// Count selected connections.
+    Count(Selection, oneshot::Sender<usize>),
     /// Tell selected connections to leave, at most so many, and say how many that were.
     Dismiss(Selection, usize, Close, oneshot::Sender<usize>),
     /// Let connections end after what is in flight.
@@ -156,6 +158,9 @@ impl Worker {
             // Whoever asked may have lost patience.
             Command::List(selection, max, reply) => {
                 let _ = reply.send(selection.list(&self.sessions.borrow(), max));
+            }
+            Command::Count(selection, reply) => {
+                let _ = reply.send(selection.count(&self.sessions.borrow()));
             }
             Command::Dismiss(selection, max, cause, reply) => {
                 let _ = reply.send(selection.dismiss(&self.sessions.borrow(), max, cause));

@@ -63,6 +63,12 @@ pub(crate) struct NewServer {
     pub(crate) weight: u16,
 }
 
+impl Default for Kept {
+    fn default() -> Self {
+        Self::new(BTreeMap::new(), BTreeMap::new())
+    }
+}
+
 impl Kept {
     pub(crate) fn new(pools: BTreeMap<String, KeptPool>, topics: BTreeMap<String, Value>) -> Self {
         Self { format: FORMAT, pools, topics }

@@ -76,7 +76,7 @@ fn the_sample_shows_the_defaults() {
     let (full, short) = (check(text).unwrap(), check(short).unwrap());
     assert_eq!(full.listeners, short.listeners);
     assert_eq!(full.pools, short.pools);
-    assert_eq!(full.drain_period, short.drain_period);
+    assert_eq!(full.drain, short.drain);
     assert_eq!(full.admin, short.admin);
 }
 
