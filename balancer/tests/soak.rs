@@ -178,8 +178,7 @@ async fn wait_usable(admin: SocketAddr, count: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_websocket_notices_what_operators_do() {
-    let wanted = std::env::var("HOLDFAST_SOAK_SOCKETS").ok().map(|text| text.parse().unwrap());
-    let sockets = wanted.unwrap_or(SOCKETS);
+    let sockets = wanted();
     let [a, b, c, d] = ["a", "b", "c", "d"].map(Upstream::start);
     let mut program = Program::start(&[("a", a.address, 100), ("b", b.address, 100)]);
     let admin: SocketAddr = program.said("listening admin ").parse().unwrap();
@@ -257,13 +256,17 @@ async fn no_websocket_notices_what_operators_do() {
     timeout(DEADLINE * 4, end).await.unwrap();
     let [messages, dropped, wrong] = [&counts.messages, &counts.dropped, &counts.wrong]
         .map(|count| count.load(Ordering::Relaxed));
-    #[expect(clippy::print_stdout, reason = "what `make soak-balancer` is run for")]
-    {
-        println!(
-            "soak-balancer sockets={sockets} messages={messages} dropped={dropped} wrong_bytes={wrong} reloads={RELOADS} upgrades=1"
-        );
-    }
+    println!(
+        "soak-balancer sockets={sockets} messages={messages} dropped={dropped} wrong_bytes={wrong} reloads={RELOADS} upgrades=1"
+    );
     assert_eq!((dropped, wrong), (0, 0));
+}
+
+/// How many sockets there are to be.
+#[expect(clippy::disallowed_methods, reason = "`make soak-balancer` asks for more by it")]
+fn wanted() -> usize {
+    let wanted = std::env::var("HOLDFAST_SOAK_SOCKETS");
+    wanted.map_or(SOCKETS, |text| text.parse().unwrap())
 }
 
 /// Puts the program in its own place; connects and asks all the while.

@@ -1,7 +1,7 @@
 //! Another process takes over, and nobody notices.
 //!
 //! On SIGUSR2 the program starts itself anew, from the file it was started from, which may be a newer version by now, and hands it what it
-//! needs over a pair of connected sockets that is the new one's standard input: first a [`Manifest`], then the listening sockets one by one
+//! needs over a pair of connected sockets that is the new one's standard input: first a manifest, then the listening sockets one by one
 //! (`SCM_RIGHTS`). They are the same sockets, not others on the same address, so a connection that waits to be accepted waits on, for
 //! whichever process accepts it: none is lost. Both accept for a moment. Once the new process has said that it serves, the old one accepts
 //! nothing more, and ends when its last connection has, or after `[drain] upgrade_period`. A new process that does not get so far (its

@@ -15,7 +15,6 @@ pub(crate) fn notify(message: &str) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the service manager speaks by the environment")]
 fn try_notify(message: &str) -> io::Result<()> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.as_bytes().strip_prefix(b"@") {

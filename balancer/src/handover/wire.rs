@@ -148,8 +148,8 @@ mod tests {
         let receiver = std::thread::spawn(move || receive(&theirs).unwrap());
         let sockets: Vec<_> = listeners.iter().map(|listener| listener.as_fd()).collect();
         send(&ours, &manifest, &sockets).unwrap();
-        let (received, sockets) = receiver.join().unwrap();
-        assert_eq!((received.state.epoch, received.sockets.len()), (7, 300));
+        let (arrived, sockets) = receiver.join().unwrap();
+        assert_eq!((arrived.state.epoch, arrived.sockets.len()), (7, 300));
         // Who has connected to the one is accepted by the other.
         let client = TcpStream::connect(listeners[299].local_addr().unwrap()).unwrap();
         let same = TcpListener::from(sockets.into_iter().next_back().unwrap());

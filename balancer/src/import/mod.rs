@@ -2,7 +2,7 @@
 //!
 //! What spreads and checks traffic is read: listeners, certificates, hosts and paths that choose a pool, servers, weights, limits, checks,
 //! stickiness, time limits. What the balancer does anyway (keep-alive, `X-Forwarded-For`, upgrades) is passed over; everything else is
-//! named with its line, so that nothing is lost in silence. Two steps: a reader per program fills a [`draft::Draft`], which is written as
+//! named with its line, so that nothing is lost in silence. Two steps: a reader per program fills a `draft::Draft`, which is written as
 //! TOML; rejected was a translation line by line, because both programs spread over many lines what is one table here.
 
 mod draft;

@@ -1,7 +1,7 @@
 //! `holdfast-balancer top`: a running balancer in the terminal.
 //!
 //! It asks `/api/v1/stats` again and again and shows what changed between two answers as rates; what there is to see is put together in
-//! [`view`], which is pure. With `--once` two answers are shown as plain text, for scripts.
+//! `view`, which is pure. With `--once` two answers are shown as plain text, for scripts.
 
 mod view;
 
