@@ -51,9 +51,9 @@ pub(super) struct File {
     pub admin: super::admin::File,
     #[serde(default)]
     pub log: Log,
-    #[serde(default)]
     pub access_log: Option<super::sight::AccessLogFile>,
     pub traces: Option<super::sight::TracesFile>,
+    #[serde(default)]
     pub drain: super::drain::File,
     #[serde(default)]
     pub workers: Workers,
