@@ -260,6 +260,83 @@ async fn what_others_refuse_is_refused_and_nothing_hidden_gets_through() {
     assert_eq!(refused, vectors.len(), "every one of these can be read in two ways");
 }
 
+/// Unusual, and right: what HAProxy and nginx both serve is served here.
+fn right() -> Vec<(&'static str, String)> {
+    let get = |fields: &str| format!("GET /open HTTP/1.1\r\nConnection: close\r\n{fields}\r\n");
+    let post = |fields: &str, body: &str| {
+        format!("POST /open HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n{body}")
+    };
+    let in_chunks = |body: &str| post("Transfer-Encoding: chunked\r\n", body);
+    let websocket = "Upgrade: websocket\r\n";
+    let h2c = "Host: a\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n";
+    vec![
+        ("chunk extension", in_chunks("5;a=b\r\nhello\r\n0\r\n\r\n")),
+        ("quoted chunk extension", in_chunks("5;a=\"b c\"\r\nhello\r\n0\r\n\r\n")),
+        ("trailer", in_chunks("5\r\nhello\r\n0\r\nX-Sum: 0\r\n\r\n")),
+        ("chunk size in capitals", in_chunks("A\r\n0123456789\r\n0\r\n\r\n")),
+        ("chunk size with zeros", in_chunks("0005\r\nhello\r\n0\r\n\r\n")),
+        ("Chunked", post("Transfer-Encoding: Chunked\r\n", "0\r\n\r\n")),
+        (
+            "Expect and a body at once",
+            post("Content-Length: 5\r\nExpect: 100-continue\r\n", "hello"),
+        ),
+        ("HTTP/1.0", "GET /open HTTP/1.0\r\nHost: a\r\n\r\n".to_owned()),
+        ("HTTP/1.0 without Host", "GET /open HTTP/1.0\r\n\r\n".to_owned()),
+        ("absolute form", get("Host: a\r\n").replacen("/open", "http://a/open", 1)),
+        ("a query alone", get("Host: a\r\n").replacen("/open", "/open?%2f&&=", 1)),
+        ("bytes above ASCII in a value", get("Host: a\r\nX: \u{e9}\r\n")),
+        ("an empty line before", format!("\r\n{}", get("Host: a\r\n"))),
+        ("no space after the colon", get("Host:a\r\nX:b\r\n")),
+        ("spaces around a value", get("Host: a\r\nX:   b \t \r\n")),
+        ("an empty value", get("Host: a\r\nX:\r\n")),
+        ("Upgrade without Connection", get(&format!("Host: a\r\n{websocket}"))),
+        ("Connection: Upgrade alone", get("Host: a\r\n").replacen("close", "close, Upgrade", 1)),
+        ("h2c", get(h2c).replacen("close", "close, Upgrade, HTTP2-Settings", 1)),
+        (
+            "a field named by Connection",
+            get("Host: a\r\nX: b\r\n").replacen("close", "close, X", 1),
+        ),
+        (
+            "two requests at once",
+            format!(
+                "{}{}",
+                get("Host: a\r\n").replacen("close", "keep-alive", 1),
+                get("Host: a\r\n")
+            ),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn what_others_serve_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Naive::start().await;
+    let text = settings(&format!("response_timeout = \"{PATIENCE}\""), &[("a", server.address)]);
+    let balancer = Balancer::start(&text).await;
+    let haproxy = Rival::haproxy(dir.path(), server.address).await;
+    let nginx = Rival::nginx(dir.path(), server.address).await;
+    let addresses = [balancer.address("l"), haproxy.address, nginx.address];
+    let mut stricter = Vec::new();
+    for (name, bytes) in right() {
+        let wanted = bytes.matches(" /open").count().max(1);
+        let seen = join_all(addresses.map(async |at| {
+            let answer = raw(at, bytes.as_bytes()).await;
+            String::from_utf8_lossy(&answer).matches("HTTP/1.1 200 ").count()
+        }))
+        .await;
+        println!(
+            "{name:32} wanted {wanted}, ours {}, HAProxy {}, nginx {}",
+            seen[0], seen[1], seen[2]
+        );
+        if seen[0] != wanted && seen[1] == wanted && seen[2] == wanted {
+            stricter.push(name);
+        }
+        // A framing that was misunderstood would show here.
+        assert!(seen[0] <= wanted, "{name}");
+    }
+    assert!(stricter.is_empty(), "served elsewhere and refused here: {stricter:?}");
+}
+
 #[tokio::test]
 async fn a_broken_body_never_reaches_its_end_at_the_server() {
     let server = Naive::start().await;

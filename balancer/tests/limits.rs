@@ -5,11 +5,14 @@ mod support;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use support::{Balancer, DEADLINE, Upstream, settings, until};
+use futures_util::{SinkExt as _, StreamExt as _};
+use support::{Balancer, DEADLINE, Upstream, raw, settings, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 
 /// Settings with these lines for the listener and its limits.
 fn limited(upstream: &Upstream, listener: &str, limits: &str) -> String {
@@ -60,15 +63,6 @@ fn rejected(reason: &str) -> String {
     format!("balancer_listener_rejected_total{{listener=\"l\",reason=\"{reason}\"}}")
 }
 
-/// Waits until a series has this value.
-async fn counted(balancer: &Balancer, series: &str, expected: f64) {
-    until(series, async || {
-        let value = balancer.metric(series).await;
-        if (value - expected).abs() < 0.1 { Ok(()) } else { Err(value) }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_client_has_as_many_connections_as_it_may() {
     let upstream = Upstream::start("a");
@@ -84,7 +78,7 @@ async fn a_client_has_as_many_connections_as_it_may() {
     timeout(DEADLINE, third.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("Retry-After"), "{answer}");
     assert_eq!(status(address, 3, "").await.unwrap(), 200, "another client");
-    counted(&balancer, &rejected("client_connections"), 1.0).await;
+    balancer.wait_metric(&rejected("client_connections"), 1.0).await;
     drop(first);
     until("the place to be free again", async || match status(address, 2, "").await {
         Ok(200) => Ok(()),
@@ -116,7 +110,7 @@ async fn requests_beyond_the_rate_are_told_when_to_come_again() {
     assert_eq!(status(address, 2, "").await.unwrap(), 429, "by client, not by connection");
     assert_eq!(status(address, 3, "").await.unwrap(), 200);
     assert_eq!(upstream.requests(), 4);
-    counted(&balancer, &rejected("request_rate"), 3.0).await;
+    balancer.wait_metric(&rejected("request_rate"), 3.0).await;
     balancer.end().await;
 }
 
@@ -142,7 +136,7 @@ async fn tokens_have_limits_of_their_own() {
         for _ in 0..3 {
             assert_eq!(ask(&mut stream, "").await.unwrap().0, 200, "none is no token");
         }
-        counted(&balancer, &rejected("token_rate"), 1.0).await;
+        balancer.wait_metric(&rejected("token_rate"), 1.0).await;
         balancer.end().await;
     }
 }
@@ -163,7 +157,7 @@ async fn lists_are_read_again_with_a_reload() {
     for host in [8, 9, 16] {
         assert!(status(address, host, "").await.is_err(), "{host}");
     }
-    counted(&balancer, &rejected("denied"), 3.0).await;
+    balancer.wait_metric(&rejected("denied"), 3.0).await;
     std::fs::write(&file, "127.0.0.2/31\n").unwrap();
     assert_eq!(balancer.api("POST", "/reload", "").await.0, 200);
     assert!(status(address, 2, "").await.is_err());
@@ -192,8 +186,8 @@ async fn limits_that_observe_only_count() {
         format!("balancer_listener_would_reject_total{{listener=\"l\",reason=\"{reason}\"}}")
     };
     for (reason, count) in [("connection_rate", 2.0), ("request_rate", 2.0), ("denied", 1.0)] {
-        counted(&balancer, &would(reason), count).await;
-        counted(&balancer, &rejected(reason), 0.0).await;
+        balancer.wait_metric(&would(reason), count).await;
+        balancer.wait_metric(&rejected(reason), 0.0).await;
     }
     balancer.end().await;
 }
@@ -235,7 +229,7 @@ async fn behind_a_proxy_header_the_client_it_names_counts() {
     assert_eq!(status, 200);
     assert!(open("192.0.2.1").await.is_err(), "one is held");
     assert_eq!(open("192.0.2.2").await.unwrap().0, 200);
-    counted(&balancer, &rejected("client_connections"), 1.0).await;
+    balancer.wait_metric(&rejected("client_connections"), 1.0).await;
     drop(held);
     until("the place to be free again", async || open("192.0.2.1").await.map(drop)).await;
     balancer.end().await;
@@ -267,9 +261,9 @@ async fn who_offends_again_and_again_is_banned() {
     assert!(status(address, 2, "").await.is_err(), "banned");
     assert_eq!(status(address, 7, "").await.unwrap(), 200, "exempt");
     assert_eq!(status(address, 3, "").await.unwrap(), 200);
-    counted(&balancer, "balancer_bans_total{offence=\"bad_request\"}", 1.0).await;
-    counted(&balancer, "balancer_offences_total{offence=\"bad_request\"}", 8.0).await;
-    counted(&balancer, "balancer_bans_in_force", 1.0).await;
+    balancer.wait_metric("balancer_bans_total{offence=\"bad_request\"}", 1.0).await;
+    balancer.wait_metric("balancer_offences_total{offence=\"bad_request\"}", 8.0).await;
+    balancer.wait_metric("balancer_bans_in_force", 1.0).await;
     // It stays over a reload, until an operator lifts it.
     assert_eq!(balancer.api("POST", "/reload", "").await.0, 200);
     assert!(status(address, 2, "").await.is_err());
@@ -319,8 +313,8 @@ async fn connection_floods_end_in_a_ban() {
         // Served, refused or banned: the flood does not care.
         let _ = status(address, 2, "").await;
     }
-    counted(&balancer, &rejected("connection_rate"), 4.0).await;
-    counted(&balancer, &rejected("banned"), 3.0).await;
+    balancer.wait_metric(&rejected("connection_rate"), 4.0).await;
+    balancer.wait_metric(&rejected("banned"), 3.0).await;
     assert_eq!(status(address, 3, "").await.unwrap(), 200);
     let (_, list) = balancer.api("GET", "/bans", "").await;
     assert_eq!(list["bans"][0]["offence"], "connection_flood", "{list}");
@@ -328,3 +322,92 @@ async fn connection_floods_end_in_a_ban() {
     assert_eq!(address, IpAddr::from([127, 0, 0, 2]));
     balancer.end().await;
 }
+
+#[tokio::test]
+async fn bodies_are_bounded_by_what_they_announce() {
+    let upstream = Upstream::start("a");
+    let text = limited(&upstream, "max_body_bytes = 10", "");
+    let balancer = Balancer::start(&text).await;
+    let address = balancer.address("l");
+    let chunks = |body: &str| format!("Transfer-Encoding: chunked\r\n\r\n{body}0\r\n\r\n");
+    for (rest, expected) in [
+        ("Content-Length: 10\r\n\r\n0123456789".to_owned(), 200),
+        ("Content-Length: 11\r\n\r\n0123456789!".to_owned(), 413),
+        (chunks("5\r\nhello\r\n5\r\nworld\r\n"), 200),
+        (chunks("5\r\nhello\r\n6\r\nworld!\r\n"), 413),
+    ] {
+        let request = format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{rest}");
+        let answer = raw(address, request.as_bytes()).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{rest:?}: {answer}");
+    }
+    balancer.wait_metric(&rejected("body_too_long"), 2.0).await;
+    balancer.end().await;
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_long_ends_its_websocket() {
+    let upstream = Upstream::start("a");
+    let balancer = Balancer::start(&limited(&upstream, "max_frame_bytes = 1000", "")).await;
+    let url = format!("ws://{}/ws", balancer.address("l"));
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    let hello = timeout(DEADLINE, socket.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(hello.into_text().unwrap(), "a");
+    let just = Message::binary(vec![7; 1_000]);
+    socket.send(just.clone()).await.unwrap();
+    assert_eq!(timeout(DEADLINE, socket.next()).await.unwrap().unwrap().unwrap(), just);
+    // The connection may end before all of it is written.
+    let _ = socket.send(Message::binary(vec![7; 1_001])).await;
+    let rest = async { while let Some(Ok(_)) = socket.next().await {} };
+    timeout(DEADLINE, rest).await.unwrap();
+    let closed = "balancer_listener_closed_total{cause=\"frame_too_long\",listener=\"l\"}";
+    balancer.wait_metric(closed, 1.0).await;
+    balancer.end().await;
+}
+
+#[tokio::test]
+async fn clients_that_keep_no_rate_are_cut_off() {
+    let upstream = Upstream::start("a");
+    let balancer = Balancer::start(&limited(&upstream, "min_client_rate = 100000", "")).await;
+    let address = balancer.address("l");
+    let request = |length: usize| {
+        format!("POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")
+    };
+    // One sends its body, and one takes its response, byte by byte; neither ever stalls.
+    let sends = async {
+        let mut stream = connect(address, 2).await.unwrap();
+        stream.write_all(request(1_000_000).as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        let (mut reads, mut writes) = stream.split();
+        let trickle = async {
+            while writes.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            read = reads.read_exact(&mut answer) => drop(read.unwrap()),
+            () = trickle => {}
+        }
+        assert_eq!(&answer, b"HTTP/1.1 408");
+    };
+    let takes = async {
+        let mut stream = connect(address, 3).await.unwrap();
+        // More than fits into the buffers on the way back.
+        let body = vec![b'x'; 32 << 20];
+        stream.write_all(request(body.len()).as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let mut some = [0; 100];
+        while let Ok(1..) = stream.read(&mut some).await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if balancer.metric(SLOW).await > 0.5 {
+                break;
+            }
+        }
+    };
+    timeout(DEADLINE * 3, async { tokio::join!(sends, takes) }).await.unwrap();
+    balancer.wait_metric(SLOW, 1.0).await;
+    balancer.end().await;
+}
+
+const SLOW: &str = "balancer_listener_closed_total{cause=\"slow_client\",listener=\"l\"}";

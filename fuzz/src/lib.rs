@@ -9,9 +9,15 @@ pub mod chat_protobuf;
 pub mod chat_token;
 pub mod exposition;
 pub mod exposition_protobuf;
+pub mod http_chunked;
+pub mod http_request;
+pub mod http_response;
+pub mod networks;
 pub mod promql;
+pub mod proxy_protocol;
 pub mod series_block;
 pub mod series_log;
+pub mod websocket_frames;
 
 /// A target: its name, which is also that of its folder of seeds, and what to run.
 pub type Target = (&'static str, fn(&[u8]));
@@ -23,7 +29,13 @@ pub const TARGETS: &[Target] = &[
     ("chat_token", chat_token::run),
     ("exposition", exposition::run),
     ("exposition_protobuf", exposition_protobuf::run),
+    ("http_chunked", http_chunked::run),
+    ("http_request", http_request::run),
+    ("http_response", http_response::run),
+    ("networks", networks::run),
     ("promql", promql::run),
+    ("proxy_protocol", proxy_protocol::run),
     ("series_block", series_block::run),
     ("series_log", series_log::run),
+    ("websocket_frames", websocket_frames::run),
 ];

@@ -226,6 +226,9 @@ impl Checker<'_> {
             idle_timeout: written.idle_timeout,
             header_bytes_max: bytes,
             tcp: self.tcp(&at("tcp"), &written.tcp),
+            body_bytes_max: written.max_body_bytes,
+            frame_bytes_max: written.max_frame_bytes,
+            client_rate_min: NonZeroU32::new(written.min_client_rate),
             limits,
         }
     }

@@ -130,6 +130,10 @@ pub(super) struct Listener {
     pub max_header_bytes: usize,
     #[serde(default)]
     pub tcp: super::tcp::File,
+    pub max_body_bytes: Option<u64>,
+    pub max_frame_bytes: Option<u64>,
+    #[serde(default)]
+    pub min_client_rate: u32,
     pub limits: Option<limits::Limits>,
 }
 

@@ -118,6 +118,12 @@ pub struct ListenerConfig {
     pub header_bytes_max: usize,
     /// When a silent client counts as gone.
     pub tcp: TcpRules,
+    /// Longest body of a request, if it is bounded.
+    pub body_bytes_max: Option<u64>,
+    /// Longest frame of a client's WebSocket, if it is bounded.
+    pub frame_bytes_max: Option<u64>,
+    /// Bytes a client has to send or take in a second while it is waited for, if any.
+    pub client_rate_min: Option<NonZeroU32>,
     /// What a client may ask for, if that is bounded.
     pub limits: Option<Arc<LimitRules>>,
 }

@@ -14,6 +14,9 @@ const EXTENSION_BYTES_MAX: u16 = 256;
 /// Bytes of trailers in one body.
 const TRAILER_BYTES_MAX: u16 = 8_192;
 
+/// What a body beyond its limit is refused with.
+pub const TOO_LONG: Malformed = Malformed("the body is too long\n");
+
 /// Where in a chunked body we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -41,17 +44,30 @@ pub struct Chunked {
     place: Place,
     /// Of the chunk at hand, still to come.
     left: u64,
+    /// Content that may still come, the chunk at hand not counted.
+    room: u64,
     extension_bytes: u16,
     trailer_bytes: u16,
 }
 
 impl Default for Chunked {
     fn default() -> Self {
-        Self { place: Place::Size { digits: 0 }, left: 0, extension_bytes: 0, trailer_bytes: 0 }
+        Self {
+            place: Place::Size { digits: 0 },
+            left: 0,
+            room: u64::MAX,
+            extension_bytes: 0,
+            trailer_bytes: 0,
+        }
     }
 }
 
 impl Chunked {
+    /// Lets no more than so many bytes of content pass; a chunk that goes beyond is refused by its size, with [`TOO_LONG`].
+    pub fn limit(&mut self, bytes_max: u64) {
+        self.room = bytes_max;
+    }
+
     /// Whether the last line has passed.
     pub fn is_done(&self) -> bool {
         self.place == Place::Done
@@ -111,7 +127,10 @@ impl Chunked {
                 }
                 Place::Extension
             }
-            (Place::SizeLf, b'\n') if self.left > 0 => Place::Data,
+            (Place::SizeLf, b'\n') if self.left > 0 => {
+                self.room = self.room.checked_sub(self.left).ok_or(TOO_LONG)?;
+                Place::Data
+            }
             (Place::SizeLf | Place::TrailerLf, b'\n') => Place::LineStart,
             (Place::DataCr, b'\r') => Place::DataLf,
             (Place::DataLf, b'\n') => Place::Size { digits: 0 },
@@ -206,6 +225,16 @@ mod tests {
             assert!(read(bytes, bytes.len()).is_err(), "{:?}", String::from_utf8_lossy(bytes));
             assert!(read(bytes, 1).is_err(), "{:?}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[test]
+    fn content_is_bounded_by_the_sizes_of_its_chunks() {
+        let mut chunked = Chunked::default();
+        chunked.limit(10);
+        assert_eq!(chunked.advance(b"5\r\nhello\r\n5\r\nworld\r\n", |_| {}), Ok(20));
+        let mut more = chunked;
+        assert_eq!(chunked.advance(b"0\r\n\r\n", |_| {}), Ok(5));
+        assert_eq!(more.advance(b"1\r\n!", |_| {}), Err(TOO_LONG));
     }
 
     #[test]

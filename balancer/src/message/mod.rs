@@ -51,6 +51,18 @@ impl Framing {
         }
     }
 
+    /// Whether no more than `bytes_max` bytes are announced; of chunks, no more are let pass from here on.
+    pub fn limit(&mut self, bytes_max: u64) -> bool {
+        match self {
+            Self::Length(left) => *left <= bytes_max,
+            Self::Chunked(chunked) => {
+                chunked.limit(bytes_max);
+                true
+            }
+            Self::UntilClose => true,
+        }
+    }
+
     /// How many of `bytes`, the next ones on the connection, belong to the body.
     ///
     /// # Errors

@@ -124,6 +124,10 @@ labels! {
         Error = "error",
         /// It rested or stalled for longer than `idle_timeout`, or its head for longer than `header_timeout`.
         Timeout = "timeout",
+        /// It sent or took less than `min_client_rate` while it was waited for.
+        SlowClient = "slow_client",
+        /// It sent a frame longer than `max_frame_bytes`.
+        FrameTooLong = "frame_too_long",
         /// Its server gave no sign of life.
         ServerSilent = "server_silent",
         /// Its server was removed by force.

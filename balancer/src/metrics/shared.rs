@@ -82,9 +82,9 @@ impl SharedMetrics {
 
     /// Counts one that failed, with what was to be told.
     pub(crate) fn failed(&self, clients: usize) {
-        self.reachable.set(0);
         self.failures.inc();
         self.dropped(clients);
+        self.reachable.set(0);
     }
 
     /// Counts what was not told.

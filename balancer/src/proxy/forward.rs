@@ -24,6 +24,7 @@ use super::stream::Stream;
 use super::transfer::{Broken, End, Transfer};
 use crate::config::PoolRules;
 use crate::message::Framing;
+use crate::message::chunked::TOO_LONG;
 use crate::message::request::RequestHead;
 use crate::message::response::{self, Asked, ResponseHead};
 use crate::metrics::PoolError;
@@ -55,6 +56,8 @@ pub(crate) enum Failure {
     Gone,
     /// The client's body breaks the rules.
     Malformed(&'static str),
+    /// The client's body is longer than allowed.
+    TooLong,
     /// The client stopped sending in the middle of its body.
     ClientTimeout,
     /// A fault that an operator has injected stands in for the server's answer.
@@ -114,6 +117,7 @@ pub(crate) async fn forward(
             Failure::Client
             | Failure::Gone
             | Failure::Malformed(_)
+            | Failure::TooLong
             | Failure::ClientTimeout
             | Failure::Injected(_),
         )
@@ -216,6 +220,9 @@ async fn send(
                 Poll::Ready(Err(Broken::To(_))) => deaf = true,
                 Poll::Ready(Err(Broken::From(_))) => {
                     return Poll::Ready(Attempt::Failed(Failure::Client));
+                }
+                Poll::Ready(Err(Broken::Malformed(TOO_LONG))) => {
+                    return Poll::Ready(Attempt::Failed(Failure::TooLong));
                 }
                 Poll::Ready(Err(Broken::Malformed(fault))) => {
                     return Poll::Ready(Attempt::Failed(Failure::Malformed(fault.0)));
@@ -333,7 +340,11 @@ impl Delivery {
                 );
             }
             let note = |count| session.note_sent(count);
-            delivery.poll(cx, &mut server, &mut client.stream, |_| {}, note)
+            let delivered = delivery.poll(cx, &mut server, &mut client.stream, |_| {}, note);
+            if delivered.is_pending() {
+                session.await_client(!delivery.awaits_sender());
+            }
+            delivered
         })
         .await;
         if let Err(broken) = delivered {

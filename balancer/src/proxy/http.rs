@@ -129,7 +129,7 @@ impl Conversation {
     /// One request and its response.
     async fn serve_one(&mut self) -> ControlFlow<Ended> {
         let mut out = buffers::take_head();
-        let (head, settings) = match poll_fn(|cx| self.poll_head(cx, &mut out)).await {
+        let (mut head, settings) = match poll_fn(|cx| self.poll_head(cx, &mut out)).await {
             Ok(read) => read,
             Err(NoHead::Closed) => return ControlFlow::Break(Ended::Closed(Close::Client)),
             Err(NoHead::Broken(error)) => {
@@ -156,6 +156,11 @@ impl Conversation {
         let allowed = settings.protection.request(self.address.ip(), head.client, token);
         if let Err(refusal) = allowed {
             return self.turn_down(refusal, &head).await;
+        }
+        if let Some(max) = settings.config.body_bytes_max
+            && !head.framing.limit(max)
+        {
+            return self.fail(Failure::TooLong, &head).await;
         }
         match forward::forward(self, pool, &head, out).await {
             Ok(Outcome::Done { close: false }) => {
@@ -257,6 +262,10 @@ impl Conversation {
             Failure::Malformed(text) => {
                 self.session.listener.metrics.reject(Rejection::BadRequest);
                 (400, text)
+            }
+            Failure::TooLong => {
+                self.session.listener.metrics.reject(Rejection::BodyTooLong);
+                (413, "the body is too long\n")
             }
             Failure::ClientTimeout => (408, "the request did not arrive in time\n"),
             Failure::Injected(status) => (status.as_u16(), "an injected fault\n"),

@@ -79,6 +79,13 @@ impl Direction {
     }
 }
 
+/// The longest frame a client may send, and where its frames are.
+#[derive(Debug)]
+struct Bound {
+    frames: Frames,
+    payload_max: u64,
+}
+
 /// A client's last words from us.
 #[derive(Debug)]
 struct Goodbye {
@@ -102,6 +109,8 @@ pub(crate) struct Relay {
     down: Direction,
     /// Towards the client, of a WebSocket.
     frames: Frames,
+    /// From the client, of a WebSocket whose frames are bounded.
+    bound: Option<Box<Bound>>,
     goodbye: Option<Box<Goodbye>>,
 }
 
@@ -118,6 +127,10 @@ impl Relay {
         session.bind(&lease, kind);
         session.enter(Phase::Relay);
         session.note(|draft| draft.switched(kind));
+        let payload_max = session.listener.settings().config.frame_bytes_max;
+        let payload_max = payload_max.filter(|_| kind == Kind::WebSocket);
+        let bound = payload_max
+            .map(|payload_max| Box::new(Bound { frames: Frames::default(), payload_max }));
         Self {
             session,
             held: Some((guard, lease)),
@@ -127,17 +140,27 @@ impl Relay {
             up: Direction::Open,
             down: Direction::Open,
             frames: Frames::default(),
+            bound,
             goodbye: None,
         }
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
-        let Self { session, client, server, up, down, frames, .. } = self;
+        let Self { session, client, server, up, down, frames, bound, .. } = self;
         if let Some(close) = session.poll_stop(cx) {
             return Poll::Ready(close);
         }
         let note = |count| session.note_received(count);
-        let sent = up.poll(cx, client, &mut server.stream, note, |_| {});
+        let mut too_long = false;
+        let sent = up.poll(cx, client, &mut server.stream, note, |bytes| {
+            if let Some(bound) = bound {
+                too_long |= bound.frames.advance_within(bytes, bound.payload_max).is_err();
+            }
+        });
+        // Its head has gone on, and what follows does not: the server sees a frame that is cut off.
+        if too_long {
+            return Poll::Ready(Close::FrameTooLong);
+        }
         if self.goodbye.is_some() {
             return self.poll_goodbye(cx, &sent);
         }

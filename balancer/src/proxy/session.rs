@@ -30,6 +30,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(250);
 /// A client that is told to leave answers within a round trip; one on a slow link may still be reading a large message.
 const GOODBYE_MAX: Duration = Duration::from_secs(10);
 
+/// Over which time a client that is waited for has to keep its rate: a phone that changes cells is silent for some seconds.
+const PACE_WINDOW: Duration = Duration::from_secs(10);
+
 /// What a session is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -68,6 +71,15 @@ pub enum Kind {
     Tcp,
 }
 
+/// Where a client stood that is waited for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    /// Tick of the moment; 0 while nobody waits for it.
+    since: u32,
+    /// Bytes it had sent and taken.
+    bytes: u64,
+}
+
 /// One client connection.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -81,6 +93,8 @@ pub(crate) struct Session {
     waker: RefCell<Option<Waker>>,
     /// What is noted of the request in flight, where somebody wants to know.
     draft: RefCell<Option<Box<Draft>>>,
+    /// How far a client has come that is waited for, where it has to come on.
+    pace: Cell<Pace>,
     /// The client, in half the memory of a [`SocketAddr`].
     peer: Cell<(Ipv6Addr, u16)>,
     /// Tick of its first moment.
@@ -95,7 +109,7 @@ pub(crate) struct Session {
     kind: Cell<Kind>,
     /// Whether a server has used up its time.
     late: Cell<bool>,
-    /// Whether a server would take more of the request than the client has sent.
+    /// Whether the client is waited for: a server would take more of the request, or it has to take more of the response.
     awaits_client: Cell<bool>,
     stop: Cell<Option<Close>>,
     leave: Cell<Option<Close>>,
@@ -113,6 +127,7 @@ impl Session {
             sent: Cell::new(0),
             waker: RefCell::new(None),
             draft: RefCell::new(None),
+            pace: Cell::default(),
             peer: Cell::new(compact(peer)),
             began: now,
             since: Cell::new(now),
@@ -229,7 +244,7 @@ impl Session {
         self.late.get()
     }
 
-    /// Notes whether the client is waited for in the middle of a request.
+    /// Notes whether the client is waited for in the middle of a request or of a response.
     pub(crate) fn await_client(&self, waiting: bool) {
         self.awaits_client.set(waiting);
     }
@@ -274,7 +289,7 @@ impl Session {
                 return;
             }
             Phase::Waiting => {
-                if passed > self.due.get() {
+                if passed > self.due.get() || self.is_slow(config, now) {
                     self.late.set(true);
                     self.wake();
                 }
@@ -286,12 +301,30 @@ impl Session {
                 }
                 return;
             }
+            Phase::Body if self.is_slow(config, now) => return self.stop(Close::SlowClient),
             Phase::Head => config.header_timeout,
             Phase::Idle | Phase::Body | Phase::HalfClosed => config.idle_timeout,
         };
         if TICK.saturating_mul(passed) > limit {
             self.stop(Close::Timeout);
         }
+    }
+
+    /// Whether the client has been waited for too long for what it has sent or taken meanwhile.
+    fn is_slow(&self, config: &ListenerConfig, now: u32) -> bool {
+        let Some(rate) = config.client_rate_min else { return false };
+        if !self.awaits_client.get() {
+            self.pace.set(Pace::default());
+            return false;
+        }
+        let bytes = self.received.get() + self.sent.get();
+        let Pace { since, bytes: before } = self.pace.get();
+        let passed = TICK.saturating_mul(now.saturating_sub(since));
+        if since != 0 && passed < PACE_WINDOW {
+            return false;
+        }
+        self.pace.set(Pace { since: now, bytes });
+        since != 0 && bytes - before < u64::from(rate.get()) * PACE_WINDOW.as_secs()
     }
 
     /// Asks it to end now.
