@@ -88,7 +88,7 @@ pub(super) async fn fetch(group: Group, journal: Arc<Journal>, stop: Cancellatio
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::debug!(member = member.name, %error, "not asked for its deeds")
+                    tracing::debug!(member = member.name, %error, "not asked for its deeds");
                 }
             }
         }

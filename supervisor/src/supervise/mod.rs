@@ -178,15 +178,7 @@ impl Daemon {
         let readiness = Readiness::new();
         let started = readiness.condition("started");
         let store = Arc::clone(self.disk.store());
-        let keeper = store::Keeper::new(Arc::clone(&self.disk), &self.registry);
-        let flusher = keeper.flusher();
-        self.tasks.spawn("metrics log", async move |stop| {
-            stop.run_until_cancelled(flusher).await;
-        });
-        let maintainer = keeper.maintainer();
-        self.tasks.spawn("metrics blocks", async move |stop| {
-            stop.run_until_cancelled(maintainer).await;
-        });
+        self.keep_store();
         let prometheus = remote::prometheus(&self.config)?;
         let state_dir = &self.config.supervisor.state_dir;
         remote::write(&self.config, state_dir, &store, &self.registry, &mut self.tasks)?;
@@ -251,12 +243,7 @@ impl Daemon {
             self.tasks.spawn("facts from the remote", |stop| remote.run(stop));
         }
         self.tasks.spawn("rules", |stop| rule_loop.run(stop));
-        let (group, journal) = (self.group.clone(), Arc::clone(&self.journal));
-        self.tasks.spawn("incidents", |stop| incidents::keep(group, journal, stop));
-        if self.config.group.is_some() {
-            let (group, journal) = (self.group.clone(), Arc::clone(&self.journal));
-            self.tasks.spawn("deeds", |stop| incidents::fetch(group, journal, stop));
-        }
+        self.share_incidents();
 
         let api = ApiState {
             sources: StatusSources {
@@ -339,6 +326,29 @@ impl Daemon {
         }
     }
 
+    /// Writing samples to disk, and what they are written into in order.
+    fn keep_store(&mut self) {
+        let keeper = store::Keeper::new(Arc::clone(&self.disk), &self.registry);
+        let flusher = keeper.flusher();
+        self.tasks.spawn("metrics log", async move |stop| {
+            stop.run_until_cancelled(flusher).await;
+        });
+        let maintainer = keeper.maintainer();
+        self.tasks.spawn("metrics blocks", async move |stop| {
+            stop.run_until_cancelled(maintainer).await;
+        });
+    }
+
+    /// One list of incidents for the whole group, and what its other members have done.
+    fn share_incidents(&mut self) {
+        let (group, journal) = (self.group.clone(), Arc::clone(&self.journal));
+        self.tasks.spawn("incidents", |stop| incidents::keep(group, journal, stop));
+        if self.config.group.is_some() {
+            let (group, journal) = (self.group.clone(), Arc::clone(&self.journal));
+            self.tasks.spawn("deeds", |stop| incidents::fetch(group, journal, stop));
+        }
+    }
+
     /// Telling people; where alerts go.
     fn notifier(&mut self) -> anyhow::Result<mpsc::Sender<AlertNotice>> {
         let name = self.config.supervisor.name.clone();
@@ -346,10 +356,10 @@ impl Daemon {
         let journal = Arc::clone(&self.journal);
         let (notifier, notices) =
             Notifier::new(&self.config.notify, sender, journal, &self.registry)?;
-        let (notes, noted) = mpsc::channel(group::NOTES_MAX);
-        let notifier = notifier.ruled_by(group::policy(&self.group, notes));
+        let (tell, told) = mpsc::channel(group::NOTES_MAX);
+        let notifier = notifier.ruled_by(group::policy(&self.group, tell));
         let group = self.group.clone();
-        self.tasks.spawn("told", |stop| group::note_told(group, noted, stop));
+        self.tasks.spawn("told", |stop| group::note_told(group, told, stop));
         self.tasks.spawn("notifier", |stop| notifier.run(stop));
         Ok(notices)
     }

@@ -217,19 +217,19 @@ impl Incidents {
             .map(|(key, seen)| (key.clone(), seen.clone()))
             .collect();
         for ((subject, cause), seen) in overdue {
-            let incident = self.begin_as_seen(subject, cause, &seen);
+            let incident = self.begin_as_seen(&subject, cause, &seen);
             self.private.insert(incident.id);
             changes.incidents.push(incident);
         }
     }
 
-    fn begin_as_seen(&mut self, subject: String, cause: String, seen: &Seen) -> Incident {
-        let id = match self.open.get(&subject) {
+    fn begin_as_seen(&mut self, subject: &str, cause: String, seen: &Seen) -> Incident {
+        let id = match self.open.get(subject) {
             Some(incident) => incident.id,
             None => self.next_id(),
         };
-        let new = || begin(id, subject.clone(), seen.title.clone(), seen.since);
-        let incident = self.open.entry(subject.clone()).or_insert_with(new);
+        let new = || begin(id, subject.to_owned(), seen.title.clone(), seen.since);
+        let incident = self.open.entry(subject.to_owned()).or_insert_with(new);
         incident.severity = incident.severity.max(seen.severity);
         incident.causes.insert(cause);
         incident.clone()
@@ -300,7 +300,7 @@ impl Incidents {
                     changes.incidents.push(incident);
                 }
                 None => {
-                    let incident = self.begin_as_seen(subject, cause, &seen);
+                    let incident = self.begin_as_seen(&subject, cause, &seen);
                     self.note_unshared(incident.clone());
                     changes.incidents.push(incident);
                 }

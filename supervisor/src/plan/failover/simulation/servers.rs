@@ -48,6 +48,7 @@ pub(super) struct Point {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of the process by itself")]
 pub(super) struct Server {
     pub(super) alive: bool,
     pub(super) hung: bool,

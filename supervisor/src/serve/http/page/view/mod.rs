@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::format;
-use crate::cluster::{AlertState, AlertStatus, Health, Status};
+use crate::cluster::{AlertState, AlertStatus, GroupBrief, Health, Status};
 use crate::record::{Event, Incident, Kind, Severity};
 
 pub(super) use parts::{BalancerView, NodeView, RedisView, Tile};
@@ -133,7 +133,7 @@ pub(super) fn status(status: &Status, incidents: &[Incident], events: &[Event]) 
         mark,
         at: format::instant(now),
         observe_only: status.observe_only,
-        watches_only: status.group.as_ref().and_then(|group| group.watches_only()),
+        watches_only: status.group.as_ref().and_then(GroupBrief::watches_only),
         group: status.group.as_ref().map(group::view),
         problems: status.problems.clone(),
         balancer: status.servers.balancer.as_ref().map(parts::balancer),
