@@ -22,7 +22,7 @@ pub fn run(input: &[u8]) {
         assert!(!matches!(read(&input[..head.length - 1], &asked, &mut Vec::new()), Ok(Some(_))));
         let Ok(Some(second)) = read(&out[6..], &asked, &mut Vec::new()) else {
             // With the lines of ours there may be more than are read.
-            assert!(input.iter().filter(|byte| **byte == b'\n').count() > 90);
+            assert!(input.split(|byte| *byte == b'\n').count() > 91);
             continue;
         };
         assert_eq!((second.length, second.status), (out.len() - 6, head.status));
