@@ -3,7 +3,6 @@
 //! As with a reload, the settings file has the last word on what it names anew: a weight comes back only if the configured one is what it
 //! was, a server that was taken out comes back out only while the file names it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdfast_telemetry::errors::Chain;
@@ -61,7 +60,7 @@ impl Balancer {
             }
             (kept != KeptPool::default()).then(|| (pool.name().to_string(), kept))
         });
-        Kept::new(pools.collect(), BTreeMap::new())
+        Kept::new(pools.collect())
     }
 
     /// Notes that a server of the settings was taken out.

@@ -9,7 +9,6 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::pool::state::AdminState;
 
@@ -23,9 +22,6 @@ pub(crate) struct Kept {
     format: u32,
     /// By pool.
     pub(crate) pools: BTreeMap<String, KeptPool>,
-    /// What other topics keep, by topic.
-    #[serde(default)]
-    pub(crate) topics: BTreeMap<String, Value>,
 }
 
 /// What differs in a pool.
@@ -65,13 +61,13 @@ pub(crate) struct NewServer {
 
 impl Default for Kept {
     fn default() -> Self {
-        Self::new(BTreeMap::new(), BTreeMap::new())
+        Self::new(BTreeMap::new())
     }
 }
 
 impl Kept {
-    pub(crate) fn new(pools: BTreeMap<String, KeptPool>, topics: BTreeMap<String, Value>) -> Self {
-        Self { format: FORMAT, pools, topics }
+    pub(crate) fn new(pools: BTreeMap<String, KeptPool>) -> Self {
+        Self { format: FORMAT, pools }
     }
 }
 

@@ -183,16 +183,6 @@ impl Group {
         self.inner.reports.subscribe()
     }
 
-    /// Whether every other member has confirmed a report within twice the lease: with `failsafe`, a leader that has lost the log's
-    /// majority need not fear that somebody else leads.
-    pub fn reaches_all(&self) -> bool {
-        let limit = self.inner.settings.timing.lease() * 2;
-        let members = Arc::clone(&self.inner.members.borrow());
-        members.others().all(|(id, _)| {
-            self.inner.contacts.confirmed_by(id).is_some_and(|sent| sent.elapsed() < limit)
-        })
-    }
-
     /// Has `entry` confirmed by a majority and applied here. Only the leader can.
     ///
     /// # Errors
