@@ -67,12 +67,14 @@ class Cluster:
         secret = (self.latest / "secrets/chat.secret").read_text().strip()
         return f"{text}.{encode(hmac.digest(secret.encode(), text.encode(), hashlib.sha256))}"
 
-    def connections(self) -> dict[str, float]:
-        """Connections of each node, as the supervisor has scraped them."""
-        supervisor = self._settings("holdfast.toml")["supervisor"]["listen"]
-        with _direct().open(f"http://{supervisor}/operator/v1/status", timeout=30) as answer:
-            nodes = json.load(answer)["servers"]["nodes"]
-        return {node["name"]: node["connections"] or 0 for node in nodes}
+    def nodes(self) -> dict[int, str]:
+        """The node of each WebSocket there is, as the balancer knows it."""
+        admin = self._settings("balancer.toml")["admin"]
+        token = pathlib.Path(admin["token_file"]).read_text().strip()
+        url = f"http://{admin['listen']}/api/v1/sessions?kind=websocket&limit=1000"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+        with _direct().open(request, timeout=30) as answer:
+            return {session["id"]: session["server"] for session in json.load(answer)["sessions"]}
 
     def kill(self, program: str) -> None:
         """kill -9 of a program such as `chatnode-1`; it is started again after a while."""
