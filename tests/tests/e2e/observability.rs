@@ -17,7 +17,9 @@ const SOON: Duration = Duration::from_secs(40);
 
 /// Metrics of what the cluster is not set up for: remote write, a key set, back ends, other supervisors and certificates. A program has
 /// them once its settings name one.
-const NOT_SET_UP: [&str; 5] = [
+const NOT_SET_UP: [&str; 7] = [
+    "balancer_listener_certificate_",
+    "balancer_shared_limits_",
     "supervisor_remote_write_",
     "chatnode_jwks_",
     "chatnode_proxy_",
