@@ -212,16 +212,22 @@ impl Conversation {
                 }
             }
             seen = buffer.filled().len();
-            if seen == 0 && self.session.is_finishing() {
-                return Poll::Ready(Err(NoHead::Closed));
-            }
             if seen >= SMALL_BYTES {
                 limit = listener.settings().config.header_bytes_max;
             }
             if seen >= limit {
                 return Poll::Ready(Err(NoHead::TooLong));
             }
-            match ready!(buffer.poll_fill(cx, stream, limit)) {
+            let filled = buffer.poll_fill(cx, stream, limit);
+            // At the end those who have been served and say nothing are sent away. Who was let in and has not asked yet may do so,
+            // within the time for a head: a connection closed without an answer is an error to its client.
+            if filled.is_pending()
+                && self.session.is_finishing()
+                && self.session.phase() == Phase::Idle
+            {
+                return Poll::Ready(Err(NoHead::Closed));
+            }
+            match ready!(filled) {
                 Ok(0) if seen == 0 => return Poll::Ready(Err(NoHead::Closed)),
                 Ok(0) => {
                     let early = io::ErrorKind::UnexpectedEof.into();
