@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_settings::{Faults, Secret};
@@ -61,6 +61,17 @@ pub enum ClientError {
     },
 }
 
+/// Which balancer is asked, on the command line.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Running {
+    /// Settings file of the running balancer, which says where it is.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Authorities (PEM) that verify its certificate, if its operator API speaks TLS.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
 /// Where a balancer is.
 #[derive(Debug)]
 enum Place {
@@ -76,10 +87,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// To the one that runs on the settings file at `path`. `authorities` verify its certificate if it speaks TLS; by itself it vouches
-    /// for its own.
-    pub(crate) fn new(path: &Path, authorities: Option<&Path>) -> Result<Self, ClientError> {
-        let config = config::load(path).map_err(ClientError::Settings)?.admin;
+    /// To the one that runs on these settings. Without authorities a certificate vouches for itself.
+    pub(crate) fn new(running: &Running) -> Result<Self, ClientError> {
+        let config = config::load(&running.config).map_err(ClientError::Settings)?.admin;
         if let Some(unix) = config.unix {
             return Ok(Self { place: Place::Unix(unix.path), token: None });
         }
@@ -90,7 +100,7 @@ impl Client {
                 IpAddr::V6(_) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
             });
         }
-        let tls = match (config.tls, authorities) {
+        let tls = match (config.tls, running.ca.as_deref()) {
             (None, _) => None,
             (Some(tls), authorities) => {
                 let file = authorities.unwrap_or(&tls.chain);

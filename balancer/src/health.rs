@@ -1,11 +1,10 @@
 //! `holdfast-balancer health`: whether the balancer on this host is ready, for programs that decide by an exit code.
 
 use std::io;
-use std::path::PathBuf;
 
 use tokio::runtime::Builder;
 
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Running};
 
 /// Answered with 200 as long as connections are accepted.
 const PATH: &str = "/health/ready";
@@ -13,12 +12,8 @@ const PATH: &str = "/health/ready";
 /// What it is asked for on the command line.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Settings file of the running balancer, which says where it is.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Authorities (PEM) that verify its certificate, if its operator API speaks TLS.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    running: Running,
 }
 
 /// Why it is not known to be ready.
@@ -38,7 +33,7 @@ pub enum HealthError {
 /// It is not ready, or there is no telling.
 pub fn run(arguments: &Arguments) -> Result<(), HealthError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let client = Client::new(&arguments.config, arguments.ca.as_deref())?;
+    let client = Client::new(&arguments.running)?;
     runtime.block_on(client.get::<serde_json::Value>(PATH))?;
     Ok(())
 }

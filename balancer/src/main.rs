@@ -18,7 +18,8 @@ const NOT_UNDERSTOOD: u8 = 3;
 
 /// HTTP, WebSocket and TCP load balancer made for long-lived connections.
 ///
-/// SIGHUP reads the settings again, SIGUSR2 starts the program anew without dropping a connection, SIGTERM and SIGINT end it gracefully.
+/// SIGHUP reads the settings again, SIGUSR1 opens the access log anew, SIGUSR2 starts the program anew without dropping a connection,
+/// SIGTERM and SIGINT end it gracefully.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {

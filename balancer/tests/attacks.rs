@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use support::{Balancer, DEADLINE, Upstream, raw, request, settings, until};
+use support::{Balancer, DEADLINE, Upstream, free, raw, request, settings, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -212,10 +212,6 @@ impl Drop for Rival {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free() -> SocketAddr {
-    ([127, 0, 0, 1], holdfast_ports::take().unwrap()).into()
 }
 
 /// Whether the first answer to `bytes` is a success.

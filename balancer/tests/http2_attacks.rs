@@ -17,7 +17,7 @@ use support::frames::{
     PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, headers, next,
 };
 use support::http2::{Client, get, http2};
-use support::{Balancer, DEADLINE, Upstream, until};
+use support::{Balancer, DEADLINE, Upstream, free, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -250,7 +250,7 @@ struct Nginx {
 
 impl Nginx {
     async fn start(dir: &Path, server: SocketAddr) -> Self {
-        let address = ([127, 0, 0, 1], holdfast_ports::take().unwrap()).into();
+        let address = free();
         let file = dir.join("nginx.conf");
         let dir = dir.display();
         let mut text = format!(

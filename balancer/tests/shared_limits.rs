@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use redis::AsyncCommands as _;
-use support::{Balancer, Upstream, request, settings, until};
+use support::{Balancer, Upstream, free, request, settings, until};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -46,11 +46,6 @@ impl Drop for Redis {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// An address that nobody else gets, also while its server is not there.
-fn free() -> SocketAddr {
-    ([127, 0, 0, 1], holdfast_ports::take().unwrap()).into()
 }
 
 /// A balancer whose limits are kept there: twenty requests for each token, and then hardly any.

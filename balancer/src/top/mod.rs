@@ -6,7 +6,6 @@
 mod view;
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -17,7 +16,7 @@ use crossterm::terminal::{
 use crossterm::{cursor, execute, queue};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Running};
 use crate::figures::Figures;
 use view::{Order, Style};
 
@@ -28,12 +27,8 @@ const PATH: &str = "/api/v1/stats";
 /// What it is asked for on the command line.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Settings file of the running balancer, which says where it is.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Authorities (PEM) that verify its certificate, if its operator API speaks TLS.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    running: Running,
     /// Time between two looks.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = holdfast_settings::duration::parse)]
     interval: Duration,
@@ -64,7 +59,7 @@ pub enum TopError {
 /// # Errors
 /// It cannot be asked, or there is nowhere to show it.
 pub fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let client = Client::new(&arguments.config, arguments.ca.as_deref())?;
+    let client = Client::new(&arguments.running)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     if arguments.once {
         return Ok(once(&runtime, &client, arguments)?);

@@ -207,6 +207,11 @@ pub(crate) async fn request(
     parse(&answer).unwrap_or_else(|| panic!("no response: {:?}", String::from_utf8_lossy(&answer)))
 }
 
+/// An address that nobody else gets, also while its server is not there.
+pub(crate) fn free() -> SocketAddr {
+    ([127, 0, 0, 1], holdfast_ports::take().unwrap()).into()
+}
+
 /// Sends bytes and reads until the other side closes.
 pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let exchange = async {
