@@ -69,7 +69,7 @@ class Run:
 
     def _measure(self, world):
         settings = self.fault.prepare(world)
-        start_servers(world, settings)
+        start_servers(world, settings, self.fault.megabytes)
         self.manager.start(world)
         wait_until_ready(self.manager)
         endpoints = [f"{host}:{port}" for host, port in self.manager.endpoints()]

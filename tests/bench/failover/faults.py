@@ -21,6 +21,8 @@ class Fault:
     wait = 0
     # A failover is expected.
     switches = True
+    # What the servers hold before anything happens, in MB.
+    megabytes = 0
     # The host whose supervisor leads; `None`: as the options say.
     leader = None
 
@@ -50,6 +52,12 @@ class Kill(Fault):
     def heal(self, world):
         world.redis["h1"].wait()
         world.start_redis("h1")
+
+
+class KillBig(Kill):
+    """The kernel takes a while to free the memory, and closes the connections only then."""
+
+    name, title, megabytes = "kill-big", "kill -9 of a primary with 2 GB in memory", 2000
 
 
 class KillBoth(Kill):
@@ -154,7 +162,7 @@ class Pause(Fault):
         return at
 
 
-ALL = [Kill(), KillBoth(), Hang(), Partition(), PartitionWait(), HostDown(), Switchover(), EmptyRestart(), Stale(), Pause()]
+ALL = [Kill(), KillBig(), KillBoth(), Hang(), Partition(), PartitionWait(), HostDown(), Switchover(), EmptyRestart(), Stale(), Pause()]
 
 
 def primary_host(manager, hosts):

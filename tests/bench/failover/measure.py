@@ -8,6 +8,8 @@ from managers import REDIS_HOSTS
 from resp import Connection
 from world import PORT, address, wait_for
 
+VALUE_BYTES = 1000
+
 
 def info(host, section="replication", timeout=0.25):
     connection = Connection(address(host), PORT, timeout=timeout)
@@ -25,14 +27,23 @@ def follows(host, primary):
     return seen["role"] == "slave" and seen["master_host"] == address(primary) and seen["master_link_status"] == "up"
 
 
-def start_servers(world, settings):
-    """A primary on the first Redis host and a linked replica on each other one; `settings` are those of single hosts."""
+def populate(host, megabytes):
+    """Fills the server on that host with about so much data; it must allow DEBUG."""
+    wait_for(f"the server on {host} answers", lambda: info(host, "server"))
+    Connection(address(host), PORT, timeout=300).call("DEBUG", "POPULATE", megabytes * 1_000_000 // VALUE_BYTES, "key", VALUE_BYTES)
+
+
+def start_servers(world, settings, megabytes=0):
+    """A primary on the first Redis host, with so much data, and a linked replica on each other one; `settings` are those of single hosts."""
     first, *others = REDIS_HOSTS
-    world.start_redis(first, **settings.get(first, {}))
+    debug = {"enable_debug_command": "yes"} if megabytes else {}
+    world.start_redis(first, **debug, **settings.get(first, {}))
+    if megabytes:
+        populate(first, megabytes)
     for host in others:
         world.start_redis(host, replica_of=first, **settings.get(host, {}))
     for host in others:
-        wait_for(f"{host} follows", lambda host=host: linked(host))
+        wait_for(f"{host} follows", lambda host=host: linked(host), seconds=600)
 
 
 def come_together(manager, gone=(), seconds=60):

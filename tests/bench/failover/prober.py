@@ -14,7 +14,7 @@ from notes import notes
 from resp import Connection, Refused
 
 EVERY_SECONDS = 0.001
-LATE_SECONDS = 0.02
+LATE_SECONDS = 0.005
 
 
 def primary(endpoints):

@@ -36,10 +36,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "failover"))
 
 from managers import NAME, REDIS_HOSTS, Holdfast, wait_until_ready  # noqa: E402
+from measure import populate  # noqa: E402
 from resp import Connection, Refused  # noqa: E402
 from world import PORT, World, address, enter, wait_for  # noqa: E402
 
-KEY_BYTES = 1000
 WRITE_EVERY_SECONDS = 0.01
 BETWEEN_SECONDS = 3
 SWAP_SECONDS = 10
@@ -186,7 +186,7 @@ class Watcher:
             with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
                 lines = answer.read().decode().splitlines()
             wanted = [f'{key}="{value}"' for key, value in labels.items()]
-            lines = [line for line in lines if line.startswith(f"{name}{{") and all(label in line for label in wanted)]
+            lines = [line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and all(label in line for label in wanted)]
             total += sum(float(line.rsplit(" ", 1)[1]) for line in lines)
         return int(total)
 
@@ -197,9 +197,7 @@ def run(options, folder):
     try:
         enter(world.namespace("c1"))
         world.start_redis("h1", enable_debug_command="yes", dir=folder)
-        wait_for("the primary answers", lambda: info("h1", "server"))
-        count = options.data_mb * 1_000_000 // KEY_BYTES
-        Connection(address("h1"), PORT, timeout=300).call("DEBUG", "POPULATE", count, "key", KEY_BYTES)
+        populate("h1", options.data_mb)
         for host in REDIS_HOSTS[1:]:
             world.start_redis(host, replica_of="h1")
         for host in REDIS_HOSTS[1:]:
@@ -211,6 +209,7 @@ def run(options, folder):
         watcher, writer = Watcher(manager), Writer()
         watcher.look()
         watcher.verdicts, watcher.told = dict.fromkeys(VERDICTS, 0), []
+        leaders = watcher.count("supervisor_group_leaders_total")
         words = ["nice", "-n", str(options.nice), "stress-ng", "--cpu", str(2 * os.cpu_count()), "--timeout", f"{options.seconds + 3600}s"]
         world.start("c1", "stress", words)
         writer.start()
@@ -234,11 +233,14 @@ def run(options, folder):
         watcher.look()
         failovers = watcher.count("supervisor_redis_failovers_total")
         late = watcher.count("supervisor_redis_late_ticks_total")
+        # Each supervisor counts the leaders it has known: a new one is one more for each of them.
+        elections = watcher.count("supervisor_group_leaders_total") - leaders
         for line in watcher.told:
             print(line)
         row = {
             "seconds": options.seconds,
             "failovers": failovers,
+            "elections": elections // len(options.hosts),
             **{name.removeprefix("primary_"): times for name, times in watcher.verdicts.items()},
             "late_rounds": late,
             "disturbances": disturbances,
