@@ -73,7 +73,7 @@ failover-balancer: ## two balancers behind keepalived: one killed, one cut off; 
 	tests/scripts/keepalived-failover target/release/holdfast-balancer 2
 
 attack-balancer: ## floods against the balancer at full size, and what others notice of them (ATTACK_CONNECTIONS=9000)
-	ATTACK_CONNECTIONS=$(or $(ATTACK_CONNECTIONS),9000) $(CARGO) test --quiet -p holdfast-balancer --test floods -- --nocapture --test-threads 1
+	ulimit -n "$$(ulimit -Hn)" && ATTACK_CONNECTIONS=$(or $(ATTACK_CONNECTIONS),9000) $(CARGO) test --quiet -p holdfast-balancer --test floods -- --nocapture --test-threads 1
 
 bench-metrics: build ## the metrics engine beside Prometheus: same targets, rules and queries (BENCH_ARGS=--seconds 60)
 	python3 tests/bench/metrics $(BENCH_ARGS)
