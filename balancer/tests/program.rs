@@ -84,6 +84,15 @@ fn bad_settings_end_it_with_2_before_anything_is_bound() {
 }
 
 #[test]
+fn a_complaint_tells_no_password() {
+    let wrong = SETTINGS.replace("127.0.0.1:9\"", "http://user:hunter2@127.0.0.1:9\"");
+    let (_dir, file) = write(&wrong);
+    let (code, said) = Program::start(&file, &[]).end();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("found \"http://<redacted>@127.0.0.1:9\""), "{said}");
+}
+
+#[test]
 fn right_settings_pass_the_check() {
     let (_dir, file) = write(SETTINGS);
     assert_eq!(Program::start(&file, &["--check-config"]).end(), (Some(0), String::new()));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use holdfast_settings::redact;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -44,7 +45,7 @@ struct ReloadView {
 struct ConfigView {
     /// Where they were read.
     file: String,
-    /// The file as it was when it was put in force.
+    /// The file as it was when it was put in force, without passwords in URLs.
     settings: String,
     /// Whether the file on the disk says something else by now.
     file_differs: bool,
@@ -73,7 +74,7 @@ async fn show(State(balancer): State<Arc<Balancer>>) -> Json<ConfigView> {
     let file_differs = on_disk.as_deref() != Some(&*settings);
     Json(ConfigView {
         file: file.display().to_string(),
-        settings: settings.to_string(),
+        settings: redact(&settings).into_owned(),
         file_differs,
     })
 }

@@ -106,14 +106,14 @@ impl Checker<'_> {
 
     pub(super) fn traces(&mut self, written: TracesFile) -> TracesConfig {
         self.share("traces.sample".to_owned(), written.sample);
+        // Who one is would not be sent from there, and would show in the log of a collector that is away.
         let is_url = written.endpoint.parse::<http::Uri>().is_ok_and(|url| {
-            matches!(url.scheme_str(), Some("http" | "https")) && url.authority().is_some()
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.authority().is_some_and(|authority| !authority.as_str().contains('@'))
         });
         self.require("traces.endpoint", is_url, || {
-            format!(
-                "expected a URL such as \"http://collector:4318\", found {:?}",
-                written.endpoint
-            )
+            let expected = "expected a URL without user and password, such as";
+            format!("{expected} \"http://collector:4318\", found {:?}", written.endpoint)
         });
         TracesConfig { endpoint: written.endpoint, sample: written.sample }
     }

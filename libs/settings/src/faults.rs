@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::Source;
+use crate::{Source, redact};
 
 /// One fault: where it is and what was expected there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct Fault {
     pub line: Option<usize>,
     /// Full key, such as `pool[0].server[1].address`; empty when the fault is not about one key.
     pub key: String,
-    /// What was found and what was expected.
+    /// What was found and what was expected, without passwords that stood there.
     pub message: String,
 }
 
@@ -34,7 +34,8 @@ impl Faults {
     /// Adds a fault at `key`; its line is looked up in `source`.
     pub fn add(&mut self, source: &Source, key: impl Into<String>, message: impl fmt::Display) {
         let key = key.into();
-        self.list.push(Fault { line: source.line_of(&key), key, message: message.to_string() });
+        let message = redact(&message.to_string()).into_owned();
+        self.list.push(Fault { line: source.line_of(&key), key, message });
     }
 
     /// `Ok(value)` if nothing was found, else the faults.

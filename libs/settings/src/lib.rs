@@ -9,14 +9,17 @@
 //! - [`Faults`]: what is wrong, all of it.
 //! - [`duration`]: `"250ms"`, `"1h30m"` as [`std::time::Duration`] fields.
 //! - [`Secret`]: a value that never prints itself; read from a one-line file.
+//! - [`redact`]: text without the passwords in its URLs.
 //! - [`tls`]: certificates and keys in PEM files, and the section of a TLS client.
 
 pub mod duration;
 mod faults;
+mod redact;
 mod secret;
 mod source;
 pub mod tls;
 
 pub use faults::{Fault, Faults};
+pub use redact::redact;
 pub use secret::{Secret, SecretError};
 pub use source::{Source, parse, read};

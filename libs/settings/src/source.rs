@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use toml_edit::{Document, Item, TableLike, Value};
 
-use crate::{Fault, Faults};
+use crate::{Fault, Faults, redact};
 
 /// The largest settings file read; a larger one is a mistake (a log, a core file) rather than settings.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -52,7 +52,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: String) -> Result<(T, Sourc
             let fault = Fault {
                 line: span.as_ref().map(|span| source.line_at(span.start)),
                 key: span.map(|span| source.key_at(&span)).unwrap_or_default(),
-                message: error.message().replace('\n', " "),
+                message: redact(&error.message().replace('\n', " ")).into_owned(),
             };
             Err(Faults { file: source.file, list: vec![fault] })
         }
@@ -208,6 +208,18 @@ mod tests {
         assert!(text.starts_with("a.toml:5: pool[1].timeout: \"5\" is not a duration"), "{text}");
         let text = fault("listen = 5\n");
         assert!(text.starts_with("a.toml:1: listen: invalid type"), "{text}");
+    }
+
+    #[test]
+    fn no_fault_tells_a_password() {
+        let url = "redis://user:secret@host";
+        let text = fault(&format!("listen = \"x\"\n[[pool]]\ntimeout = \"{url}\"\n"));
+        assert!(text.contains("<redacted>@host") && !text.contains("secret"), "{text}");
+        let (_, source) = parse::<File>(Path::new("a.toml"), "listen = \"x\"".to_owned()).unwrap();
+        let mut faults = Faults::new("a.toml");
+        faults.add(&source, "listen", format!("expected host:port, found {url:?}"));
+        let text = faults.to_string();
+        assert!(text.contains("<redacted>@host") && !text.contains("secret"), "{text}");
     }
 
     #[test]
