@@ -73,8 +73,9 @@ async fn connections_are_listed_by_pages_and_told_to_leave() {
         client: Some("127.0.0.0/8".parse().unwrap()),
         ..SessionFilter::default()
     };
+    let of_a = |limit| SessionQuery { after: 0, limit, filter: sockets_of_a.clone() };
     let mut seen = Vec::new();
-    let mut query = SessionQuery { after: 0, limit: 2, filter: sockets_of_a.clone() };
+    let mut query = of_a(2);
     loop {
         let page = balancer.core().sessions(&query).await;
         let Some(last) = page.last() else { break };
@@ -88,11 +89,14 @@ async fn connections_are_listed_by_pages_and_told_to_leave() {
     }
     let elsewhere =
         SessionFilter { client: Some("10.0.0.0/8".parse().unwrap()), ..SessionFilter::default() };
-    assert_eq!(balancer.core().close_sessions(&elsewhere, 10).await, 0);
+    let elsewhere = SessionQuery { limit: 10, filter: elsewhere, ..SessionQuery::default() };
+    assert_eq!(balancer.core().close_sessions(&elsewhere).await, 0);
+    let later = SessionQuery { after: seen[4].id, ..of_a(10) };
+    assert_eq!(balancer.core().close_sessions(&later).await, 0);
     assert!(balancer.core().close_session(seen[0].id).await);
     assert!(!balancer.core().close_session(seen[0].id + 1_000_000).await);
-    assert_eq!(balancer.core().close_sessions(&sockets_of_a, 2).await, 2);
-    assert_eq!(balancer.core().close_sessions(&sockets_of_a, 10).await, 2);
+    assert_eq!(balancer.core().close_sessions(&of_a(2)).await, 2);
+    assert_eq!(balancer.core().close_sessions(&of_a(10)).await, 2);
     for socket in &mut sockets {
         let frame = farewell(socket).await.unwrap();
         assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1012, "operator"));
@@ -141,7 +145,8 @@ async fn a_client_is_told_to_leave_between_two_frames_and_gets_all_that_was_sent
     }
     let mut got = vec![0; 100_003];
     timeout(DEADLINE, client.read_exact(&mut got)).await.unwrap().unwrap();
-    assert_eq!(balancer.core().close_sessions(&SessionFilter::default(), 9).await, 1);
+    let all = SessionQuery { limit: 9, ..SessionQuery::default() };
+    assert_eq!(balancer.core().close_sessions(&all).await, 1);
     // What the client says meanwhile still reaches the server.
     client.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).await.unwrap();
     go_on.send(()).await.unwrap();

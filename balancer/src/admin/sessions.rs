@@ -26,11 +26,11 @@ const LIMIT: usize = 100;
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/sessions", "Client connections, by ascending number")
-            .query::<Page>()
+            .query::<Selection>()
             .answers::<SessionsView>(200)
             .to(list),
         Route::delete("/sessions", "Tell clients to leave, chosen by at least one condition")
-            .query::<Choice>()
+            .query::<Selection>()
             .answers::<Told>(200)
             .to(close_some),
         Route::delete("/sessions/{session}", "Tell a client to leave")
@@ -39,13 +39,14 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+/// Which sessions; whatever is not said does not matter.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Page {
+struct Selection {
+    /// At most this many. Without it, 100 are shown and all are told; shown are 1,000 at most.
+    limit: Option<usize>,
     /// Only those with a larger number: the last one of the page before.
     after: Option<u64>,
-    /// At most this many; 100 without it, 1000 at most.
-    limit: Option<usize>,
     listener: Option<String>,
     pool: Option<String>,
     server: Option<String>,
@@ -56,19 +57,35 @@ struct Page {
     age_min: Option<String>,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Choice {
-    /// At most this many; all without it.
-    max: Option<usize>,
-    listener: Option<String>,
-    pool: Option<String>,
-    server: Option<String>,
-    /// An address or a network.
-    client: Option<String>,
-    kind: Option<Kind>,
-    /// As old as this or older, such as `1h`.
-    age_min: Option<String>,
+impl Selection {
+    /// The same as the balancer understands it.
+    fn query(&self, limit: usize) -> Result<SessionQuery, ApiError> {
+        let client = self.client.as_deref().map(|text| {
+            let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            net.map_err(|_| {
+                ApiError::invalid(format!("client: expected an address or network, found {text:?}"))
+            })
+        });
+        let age_min = self.age_min.as_deref().map(duration::parse).transpose();
+        let age_min = age_min.map_err(|error| ApiError::invalid(format!("age_min: {error}")))?;
+        let filter = SessionFilter {
+            listener: self.listener.as_deref().map(Into::into),
+            pool: self.pool.clone(),
+            server: self.server.clone(),
+            client: client.transpose()?,
+            kind: self.kind,
+            age_min: age_min.unwrap_or(Duration::ZERO),
+        };
+        Ok(SessionQuery { after: self.after.unwrap_or(0), limit, filter })
+    }
+
+    /// Whether it names any.
+    fn is_choice(&self) -> bool {
+        let Self { limit, after, listener, pool, server, client, kind, age_min } = self;
+        let by_number = limit.is_some() || after.is_some();
+        let by_name = [listener, pool, server, client, age_min].iter().any(|text| text.is_some());
+        by_number || by_name || kind.is_some()
+    }
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -85,37 +102,29 @@ struct Told {
 /// `GET /sessions`
 async fn list(
     State(balancer): State<Arc<Balancer>>,
-    query: Result<Query<Page>, QueryRejection>,
+    query: Result<Query<Selection>, QueryRejection>,
 ) -> Result<Json<SessionsView>, ApiError> {
-    let Page { after, limit, listener, pool, server, client, kind, age_min } = read_query(query)?;
-    let limit = limit.unwrap_or(LIMIT);
+    let selection = read_query(query)?;
+    let limit = selection.limit.unwrap_or(LIMIT);
     if limit > SESSIONS_PAGE_MAX {
         return Err(ApiError::invalid(format!("limit: expected at most {SESSIONS_PAGE_MAX}")));
     }
-    let filter = filter(Choice { max: None, listener, pool, server, client, kind, age_min })?;
-    let query = SessionQuery { after: after.unwrap_or(0), limit, filter };
-    Ok(Json(SessionsView { sessions: balancer.sessions(&query).await }))
+    Ok(Json(SessionsView { sessions: balancer.sessions(&selection.query(limit)?).await }))
 }
 
 /// `DELETE /sessions`
 async fn close_some(
     State(balancer): State<Arc<Balancer>>,
     operator: Operator,
-    query: Result<Query<Choice>, QueryRejection>,
+    query: Result<Query<Selection>, QueryRejection>,
 ) -> Result<Json<Told>, ApiError> {
-    let choice = read_query(query)?;
-    let shown = json!({
-        "listener": choice.listener, "pool": choice.pool, "server": choice.server,
-        "client": choice.client, "kind": choice.kind, "age_min": choice.age_min, "max": choice.max,
-    });
-    let all = shown.as_object().is_some_and(|fields| fields.values().all(Value::is_null));
-    if all {
+    let selection = read_query(query)?;
+    if !selection.is_choice() {
         return Err(ApiError::invalid("expected a condition: all of them at once is a restart"));
     }
-    let max = choice.max.unwrap_or(usize::MAX);
-    let filter = filter(choice)?;
-    operator.enter(&balancer)?.done("sessions closed", "sessions", &Value::Null, &shown);
-    Ok(Json(Told { told: balancer.close_sessions(&filter, max).await }))
+    let query = selection.query(selection.limit.unwrap_or(usize::MAX))?;
+    operator.enter(&balancer)?.done("sessions closed", "sessions", &Value::Null, &json!(selection));
+    Ok(Json(Told { told: balancer.close_sessions(&query).await }))
 }
 
 /// `DELETE /sessions/{session}`
@@ -131,24 +140,4 @@ async fn close(
     let target = format!("sessions/{session}");
     operator.enter(&balancer)?.done("session closed", &target, &Value::Null, &Value::Null);
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn filter(choice: Choice) -> Result<SessionFilter, ApiError> {
-    let client = choice.client.map(|text| {
-        let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        net.map_err(|_| {
-            ApiError::invalid(format!("client: expected an address or network, found {text:?}"))
-        })
-    });
-    let age_min = choice.age_min.map(|text| duration::parse(&text));
-    let age_min =
-        age_min.transpose().map_err(|error| ApiError::invalid(format!("age_min: {error}")))?;
-    Ok(SessionFilter {
-        listener: choice.listener.map(Into::into),
-        pool: choice.pool,
-        server: choice.server,
-        client: client.transpose()?,
-        kind: choice.kind,
-        age_min: age_min.unwrap_or(Duration::ZERO),
-    })
 }

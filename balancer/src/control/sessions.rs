@@ -41,12 +41,12 @@ pub struct SessionFilter {
     pub age_min: Duration,
 }
 
-/// A page of sessions.
+/// Some of the sessions.
 #[derive(Debug, Clone, Default)]
 pub struct SessionQuery {
     /// Only those with a larger number: the last of the page before.
     pub after: u64,
-    /// At most so many, [`SESSIONS_PAGE_MAX`] at most.
+    /// At most so many; [`SESSIONS_PAGE_MAX`] are listed at most.
     pub limit: usize,
     /// Which.
     pub filter: SessionFilter,
@@ -84,7 +84,7 @@ impl Balancer {
     pub async fn sessions(&self, query: &SessionQuery) -> Vec<SessionView> {
         let limit = query.limit.min(SESSIONS_PAGE_MAX);
         let servers = self.known_servers();
-        let selection = Selection { after: query.after, ..selection(&query.filter, &servers) };
+        let selection = selection(query, &servers);
         let mut listed = Vec::new();
         for worker in self.workers.iter() {
             let (reply, answer) = oneshot::channel();
@@ -103,10 +103,10 @@ impl Balancer {
         dismiss(worker, &selection, 1, Close::Operator).await > 0
     }
 
-    /// Tells at most `max` clients to leave; how many that were.
-    pub async fn close_sessions(&self, filter: &SessionFilter, max: usize) -> usize {
-        let selection = selection(filter, &self.known_servers());
-        self.dismiss(&selection, max, Close::Operator, 0).await
+    /// Tells clients to leave; how many that were.
+    pub async fn close_sessions(&self, query: &SessionQuery) -> usize {
+        let selection = selection(query, &self.known_servers());
+        self.dismiss(&selection, query.limit, Close::Operator, 0).await
     }
 
     /// How many connections are selected.
@@ -157,7 +157,8 @@ impl Balancer {
     }
 }
 
-fn selection(filter: &SessionFilter, servers: &[Known]) -> Selection {
+fn selection(query: &SessionQuery, servers: &[Known]) -> Selection {
+    let filter = &query.filter;
     let by_server = filter.pool.is_some() || filter.server.is_some();
     let wanted = |known: &&Known| {
         filter.pool.as_ref().is_none_or(|name| **name == *known.pool)
@@ -169,6 +170,7 @@ fn selection(filter: &SessionFilter, servers: &[Known]) -> Selection {
         client: filter.client,
         kind: filter.kind,
         age_min: filter.age_min,
+        after: query.after,
         ..Selection::default()
     }
 }
