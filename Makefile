@@ -87,11 +87,16 @@ soak-metrics: dev ## kill -9, flipped bits and a full disk while samples come in
 	target/debug/examples/soak-metrics --rounds $(or $(ROUNDS),100) $(if $(SEED),--seed $(SEED))
 
 soak-balancer: ## WebSockets under traffic through reloads, changes of servers and a binary upgrade: none may end (SOCKETS=5000)
-	ulimit -n 65536 && HOLDFAST_SOAK_SOCKETS=$(or $(SOCKETS),5000) $(CARGO) test -p holdfast-balancer --test soak -- --nocapture
+	HOLDFAST_SOAK_SOCKETS=$(or $(SOCKETS),5000) tests/scripts/at-full-size soak-balancer $$((3 * $(or $(SOCKETS),5000) + 1000)) \
+		$(CARGO) test -p holdfast-balancer --test soak -- --nocapture
 
 drain-balancer: dev ## a paced drain of chat clients with the official SDK over real chat nodes: none may lose a message (CLIENTS=2000 RATE=100)
-	ulimit -n 65536 && cd console && npm ci --no-audit --no-fund --loglevel=error && \
-		DRAIN_CLIENTS=$(or $(CLIENTS),2000) DRAIN_RATE=$(or $(RATE),100) node --import tsx --test tests/drain.test.ts
+	cd console && npm ci --no-audit --no-fund --loglevel=error && DRAIN_CLIENTS=$(or $(CLIENTS),2000) DRAIN_RATE=$(or $(RATE),100) \
+		../tests/scripts/at-full-size drain-balancer $$((3 * $(or $(CLIENTS),2000) + 1000)) node --import tsx --test tests/drain.test.ts
+
+fuzz-api: ## requests made up from the balancer's OpenAPI document: none may break it or be answered otherwise than described (EXAMPLES=100)
+	$(CARGO) build -p holdfast-balancer --bins
+	tests/scripts/operator-api fuzz $(or $(EXAMPLES),100)
 
 fuzz: ## every fuzz target for a bounded time (SECONDS_EACH=30)
 	tests/scripts/fuzz
