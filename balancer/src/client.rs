@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_settings::{Faults, Secret};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -84,14 +85,16 @@ enum Place {
 pub(crate) struct Client {
     place: Place,
     token: Option<Secret>,
+    upgrade_timeout: Duration,
 }
 
 impl Client {
     /// To the one that runs on these settings. Without authorities a certificate vouches for itself.
     pub(crate) fn new(running: &Running) -> Result<Self, ClientError> {
-        let config = config::load(&running.config).map_err(ClientError::Settings)?.admin;
+        let config = config::load(&running.config).map_err(ClientError::Settings)?;
+        let (config, upgrade_timeout) = (config.admin, config.drain.upgrade_timeout);
         if let Some(unix) = config.unix {
-            return Ok(Self { place: Place::Unix(unix.path), token: None });
+            return Ok(Self { place: Place::Unix(unix.path), token: None, upgrade_timeout });
         }
         let mut address = config.listen;
         if address.ip().is_unspecified() {
@@ -111,16 +114,39 @@ impl Client {
             }
         };
         let token = config.tokens.into_iter().next().map(|token| token.secret);
-        Ok(Self { place: Place::Tcp { address, tls }, token })
+        Ok(Self { place: Place::Tcp { address, tls }, token, upgrade_timeout })
+    }
+
+    /// How long a new process may take there until it serves.
+    pub(crate) fn upgrade_timeout(&self) -> Duration {
+        self.upgrade_timeout
     }
 
     /// What stands at `path`.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call("GET", path, TIMEOUT).await
+    }
+
+    /// Does what `path` names, which may take `longer` than a look at something.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        longer: Duration,
+    ) -> Result<T, ClientError> {
+        self.call("POST", path, TIMEOUT.saturating_add(longer)).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        limit: Duration,
+    ) -> Result<T, ClientError> {
         let place = match &self.place {
             Place::Unix(path) => path.display().to_string(),
             Place::Tcp { address, .. } => address.to_string(),
         };
-        let answer = match timeout(TIMEOUT, self.ask(path)).await {
+        let answer = match timeout(limit, self.ask(method, path)).await {
             Ok(answer) => answer,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
@@ -130,18 +156,18 @@ impl Client {
         };
         let (status, body) = answer;
         if status != 200 {
-            let text = String::from_utf8_lossy(&body).into_owned();
-            return Err(ClientError::Status { place, status, text });
+            return Err(ClientError::Status { place, status, text: reasons(&body) });
         }
         serde_json::from_slice(&body).map_err(|source| ClientError::Shape { place, source })
     }
 
-    async fn ask(&self, path: &str) -> io::Result<Vec<u8>> {
+    async fn ask(&self, method: &str, path: &str) -> io::Result<Vec<u8>> {
         let authorization = match &self.token {
             Some(token) => format!("Authorization: Bearer {}\r\n", token.expose()),
             None => String::new(),
         };
-        let request = format!("GET {path} HTTP/1.0\r\nHost: balancer\r\n{authorization}\r\n");
+        let head = format!("{method} {path} HTTP/1.0\r\nHost: balancer\r\nContent-Length: 0\r\n");
+        let request = format!("{head}{authorization}\r\n");
         match &self.place {
             Place::Unix(path) => exchange(UnixStream::connect(path).await?, &request).await,
             Place::Tcp { address, tls: None } => {
@@ -165,6 +191,22 @@ async fn exchange(
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
     Ok(answer)
+}
+
+/// What an answer that says no gives as reasons, one per line; the whole of it if it is none of ours.
+fn reasons(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct No {
+        error: String,
+        #[serde(default)]
+        faults: Vec<String>,
+    }
+    match serde_json::from_slice::<No>(body) {
+        Ok(No { error, faults }) => {
+            std::iter::once(error).chain(faults).collect::<Vec<_>>().join("\n")
+        }
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    }
 }
 
 /// Status and body.

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,10 +40,11 @@ use changes::Ledger;
 
 pub use crate::proxy::session::{Kind, Phase};
 pub use changes::{Change, Conditions, Refused, Who};
-pub(crate) use drain::DrainOrder;
 pub use drain::DrainView;
+pub(crate) use drain::{DrainLeft, DrainOrder};
 pub use reload::ReloadError;
 pub use sessions::{SESSIONS_PAGE_MAX, SessionFilter, SessionQuery, SessionView};
+pub(crate) use succession::UpgradeOrder;
 
 /// How often time has its effect on pools: ramps rise in steps of this, ejections end this late at most.
 const POOL_TICK: Duration = Duration::from_millis(50);
@@ -73,17 +75,21 @@ pub struct Balancer {
     removed: Mutex<BTreeMap<String, Vec<String>>>,
     /// Paced drains by server.
     drains: Mutex<HashMap<u64, Arc<drain::Drain>>>,
+    /// To whoever starts the process that follows this one.
+    upgrades: mpsc::Sender<UpgradeOrder>,
     tasks: TaskTracker,
     ended: CancellationToken,
 }
 
 impl Balancer {
-    /// Builds pools and listeners from `config` on sockets already bound, in the order of its listeners. Nothing is served yet.
+    /// Builds pools and listeners from `config` on sockets already bound, in the order of its listeners. Nothing is served yet. Orders
+    /// for another process to take over go to `upgrades`.
     pub(crate) fn new(
         config: Config,
         sockets: Vec<std::net::TcpListener>,
         workers: Arc<[Handle]>,
         metrics: Arc<Metrics>,
+        upgrades: mpsc::Sender<UpgradeOrder>,
     ) -> std::io::Result<Self> {
         let pools: Pools = config
             .pools
@@ -123,13 +129,14 @@ impl Balancer {
             keeps_changes,
             removed: Mutex::default(),
             drains: Mutex::default(),
+            upgrades,
             tasks: TaskTracker::new(),
             ended: CancellationToken::new(),
         })
     }
 
     /// Goes on where the process before was, or sets what the last run has kept; starts checks and lets every worker accept.
-    pub(crate) async fn start(&self, before: Option<State>) {
+    pub(crate) async fn start(self: &Arc<Self>, before: Option<State>) {
         match &before {
             Some(state) => self.adopt(state),
             None => self.restore(),

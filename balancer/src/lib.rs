@@ -21,7 +21,7 @@
 //! - `record`: what operators have changed.
 //! - [`metrics`]: every figure.
 //! - `figures`: all of them at a glance; [`top`] shows them in a terminal.
-//! - [`handover`]: another process takes over; the service manager.
+//! - [`handover`]: another process takes over; the service manager. [`upgrade`] asks for it.
 //! - [`run`]: the life of the process.
 
 mod admin;
@@ -45,6 +45,7 @@ pub mod run;
 mod sight;
 pub mod tls;
 pub mod top;
+pub mod upgrade;
 
 pub use config::Config;
 pub use run::{Bound, RunError, Started};

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use holdfast_balancer::handover::{Inherited, Program};
-use holdfast_balancer::{Bound, Config, config, health, import, top};
+use holdfast_balancer::handover::{self, Inherited, Program};
+use holdfast_balancer::{Bound, Config, config, health, import, top, upgrade};
 use holdfast_telemetry::errors::Chain;
 use holdfast_telemetry::{logs, shutdown};
 
@@ -45,6 +45,8 @@ enum Command {
     Import(import::Arguments),
     /// Shows a running balancer in the terminal.
     Top(top::Arguments),
+    /// Has the program at hand by now take over from the running one without dropping a connection; ends with 0 once it serves.
+    Upgrade(upgrade::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
     let outcome: Result<(), Box<dyn std::error::Error>> = match arguments.command {
         Some(Command::Top(arguments)) => top::run(&arguments),
         Some(Command::Health(arguments)) => health::run(&arguments).map_err(Box::from),
+        Some(Command::Upgrade(arguments)) => upgrade::run(&arguments).map_err(Box::from),
         Some(Command::Import(arguments)) => match import::run(&arguments) {
             Ok(true) => return ExitCode::from(NOT_UNDERSTOOD),
             Ok(false) => Ok(()),
@@ -74,21 +77,24 @@ fn main() -> ExitCode {
 fn balance(file: &Path, only_check: bool, take_over: bool) -> ExitCode {
     let config = match config::load(file) {
         Ok(config) => config,
-        Err(faults) => {
-            complain(&faults);
-            return ExitCode::from(BAD_SETTINGS);
-        }
+        Err(faults) => return give_up(&faults, BAD_SETTINGS.into(), take_over),
     };
     if only_check {
         return ExitCode::SUCCESS;
     }
     match serve(config, take_over) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&Chain(&*error));
-            ExitCode::FAILURE
-        }
+        Err(error) => give_up(&Chain(&*error), ExitCode::FAILURE, take_over),
     }
+}
+
+/// Says why the program does not run, also to the process it was to follow.
+fn give_up(why: &dyn std::fmt::Display, code: ExitCode, take_over: bool) -> ExitCode {
+    complain(why);
+    if take_over {
+        handover::refuse(&why.to_string());
+    }
+    code
 }
 
 fn serve(config: Config, take_over: bool) -> Result<(), Box<dyn std::error::Error>> {

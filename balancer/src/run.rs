@@ -1,21 +1,20 @@
 //! The life of the process: bind everything, serve, end gracefully.
 
+mod successor;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use holdfast_telemetry::errors::Chain;
 use holdfast_telemetry::health::Readiness;
 use holdfast_telemetry::{announce, metrics as telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -23,11 +22,12 @@ use crate::admin::{self, doors};
 use crate::config::admin::UnixSocket;
 use crate::config::{Config, DrainRules, Pace, TcpRules};
 use crate::control::{Balancer, Who};
-use crate::handover::{self, Inherited, Program, UpgradeError, service};
+use crate::handover::{Inherited, Program, service};
 use crate::metrics::Metrics;
 use crate::proxy::listener;
 use crate::proxy::worker::{self, Command, Handle};
 use doors::Doors;
+use successor::Successor;
 
 /// How often the end looks whether the last connection has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -35,6 +35,8 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// WebSockets that are told to leave have done so after a round trip; the process is to end soon.
 const GOODBYE_GRACE: Duration = Duration::from_secs(2);
+/// What an operator has asked for is answered; the answer only has to be read.
+const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
 /// Why the program could not run, or could not run on.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +128,7 @@ impl Bound {
         Ok(Self { config, admin, unix, sockets, inherited, program: None })
     }
 
-    /// Starts `program` on SIGUSR2 to take over.
+    /// Starts `program` to take over, on SIGUSR2 or when an operator asks for it.
     #[must_use]
     pub fn succeeded_by(mut self, program: Program) -> Self {
         self.program = Some(program);
@@ -170,21 +172,19 @@ impl Bound {
             .map_err(system("start a worker thread"))?;
 
         let rules = config.drain;
-        let balancer = Balancer::new(config, sockets, Arc::clone(&handles), metrics)
+        let doors = successor::doors(&admin, unix.as_ref()).map_err(system("double a socket"))?;
+        let (successor, upgrades) = Successor::new(program, doors, rules.upgrade_timeout);
+        let balancer = Balancer::new(config, sockets, Arc::clone(&handles), metrics, upgrades)
             .map_err(system("set up listeners and the journal"))?;
         let balancer = Arc::new(balancer);
-        let doors = own_doors(&admin, unix.as_ref()).map_err(system("double a socket"))?;
-        let successor = Successor { program, doors, timeout: rules.upgrade_timeout };
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("poll a socket"))?;
         let admin_address = admin.local_addr().map_err(system("read a socket's address"))?;
         let router = admin::router(Arc::clone(&balancer), registry, readiness.clone());
         let router = router.into_make_service_with_connect_info::<admin::Via>();
-        let doors = Doors::open(&balancer, admin, unix).map_err(system("poll a socket"))?;
-        let replaced = CancellationToken::new();
-        let mut admin = {
-            let replaced = replaced.clone().cancelled_owned();
-            tokio::spawn(axum::serve(doors, router).with_graceful_shutdown(replaced).into_future())
-        };
+        let opened = Doors::open(&balancer, admin, unix);
+        let (doors, keeper) = opened.map_err(system("poll a socket"))?;
+        let api = axum::serve(doors, router).with_graceful_shutdown(keeper.last_answer());
+        let mut admin = tokio::spawn(api.into_future());
 
         // Both are listened for before the first address is announced: whoever reads it may signal at once.
         let hangups = signal(SignalKind::hangup()).map_err(system("listen for SIGHUP"))?;
@@ -206,7 +206,7 @@ impl Bound {
             tokio::select! {
                 () = worker_ended.cancelled() => End::Failed(RunError::WorkerEnded),
                 _ = &mut admin => End::Failed(RunError::AdminEnded),
-                child = successor.take_over_on(&balancer, upgrades) => End::Replaced(child),
+                child = successor.take_over_on(&balancer, &keeper, upgrades) => End::Replaced(child),
                 never = balancer.keep_time() => match never {},
                 never = balancer.rebalance() => match never {},
                 never = reload_on_hangup(&balancer, hangups) => match never {},
@@ -228,8 +228,12 @@ impl Bound {
                 tracing::info!(process, "another process has taken over");
                 service::notify(&format!("READY=1\nMAINPID={process}"));
                 // Who keeps a connection shall ask the new process from now on.
-                replaced.cancel();
+                keeper.release();
                 linger(&balancer, rules, shutdown).await;
+                // Whoever asked for it may not have the answer yet.
+                if timeout(ANSWER_GRACE, &mut admin).await.is_err() {
+                    tracing::debug!("somebody at the operator API does not take an answer");
+                }
             }
             End::Failed(_) => {}
         }
@@ -250,56 +254,6 @@ enum End {
     /// Another process has taken over, this one.
     Replaced(u32),
     Failed(RunError),
-}
-
-/// Who follows this process.
-struct Successor {
-    program: Option<Program>,
-    /// The operator API's sockets.
-    doors: Vec<(String, OwnedFd)>,
-    timeout: Duration,
-}
-
-impl Successor {
-    /// Returns the process that has taken over on a signal; one that does not get so far changes nothing.
-    async fn take_over_on(self, balancer: &Arc<Balancer>, mut signals: Signal) -> u32 {
-        loop {
-            signals.recv().await;
-            service::notify("RELOADING=1");
-            balancer.refuse_changes(true);
-            match self.take_over(balancer).await {
-                Ok(process) => return process,
-                Err(error) => {
-                    balancer.metrics().upgrade_failures.inc();
-                    tracing::error!(error = %Chain(&error), "upgrade failed, this process serves on");
-                }
-            }
-            balancer.refuse_changes(false);
-            service::notify("READY=1");
-        }
-    }
-
-    async fn take_over(&self, balancer: &Arc<Balancer>) -> Result<u32, UpgradeError> {
-        let program = self.program.clone().ok_or(UpgradeError::NoProgram)?;
-        tracing::info!(file = %program.file.display(), "starting a process to take over");
-        let mut sockets = balancer.sockets().map_err(UpgradeError::Send)?;
-        for (purpose, socket) in &self.doors {
-            let socket = socket.try_clone().map_err(UpgradeError::Send)?;
-            sockets.push((purpose.clone(), socket));
-        }
-        let (state, limit) = (balancer.state(), self.timeout);
-        let upgrading = spawn_blocking(move || handover::upgrade(&program, &sockets, state, limit));
-        upgrading.await.map_err(|error| UpgradeError::Send(io::Error::other(error)))?
-    }
-}
-
-/// The operator API's sockets once more, for the process that follows.
-fn own_doors(tcp: &TcpListener, unix: Option<&UnixListener>) -> io::Result<Vec<(String, OwnedFd)>> {
-    let mut doors = vec![(handover::ADMIN.to_owned(), tcp.try_clone()?.into())];
-    if let Some(unix) = unix {
-        doors.push((handover::ADMIN_UNIX.to_owned(), unix.try_clone()?.into()));
-    }
-    Ok(doors)
 }
 
 fn is_at(unix: &UnixListener, socket: &UnixSocket) -> bool {
@@ -332,8 +286,10 @@ async fn reopen_on_signal(balancer: &Balancer, mut moves: Signal) -> Infallible 
 async fn reload_on_hangup(balancer: &Balancer, mut hangups: Signal) -> Infallible {
     loop {
         hangups.recv().await;
+        service::notify_reloading();
         // It has logged and counted what was wrong.
         let _ = balancer.reload(&Who::ourselves("SIGHUP")).await;
+        service::notify("READY=1");
     }
 }
 

@@ -111,6 +111,65 @@ async fn settings_are_shown_and_tried() {
 }
 
 #[tokio::test]
+async fn a_password_in_a_url_is_told_to_nobody() {
+    let a = Upstream::start("a");
+    let good = settings("", &[("a", a.address)]);
+    // Not asked for anything: only a remark.
+    let balancer = Balancer::start(&format!("# was redis://user:hunter2@host/0\n{good}")).await;
+    let (_, config) = balancer.api("GET", "/config", "").await;
+    let shown = config["settings"].as_str().unwrap();
+    assert!(shown.contains("# was redis://<redacted>@host/0\n"), "{shown}");
+    assert_eq!(config["file_differs"], false, "what is left out is no difference");
+    for (table, key) in [
+        ("[redis]\naddress = \"redis://user:hunter2@host:6379\"\n", "redis.address"),
+        ("[redis]\naddress = \"user:hunter2@host:6379\"\n", "redis.address"),
+        ("[traces]\nendpoint = \"http://user:hunter2@host\"\n", "traces.endpoint"),
+        ("[drain]\nperiod = \"http://user:hunter2@host\"\n", "drain.period"),
+    ] {
+        let text = format!("{table}{}", good.replacen("[drain]\nperiod = \"1s\"\n", "", 1));
+        balancer.write(&text);
+        let written = std::fs::read_to_string(balancer.file()).unwrap();
+        for (path, body) in [("/reload", ""), ("/config/validate", &*written)] {
+            let (status, answer) = balancer.api("POST", path, body).await;
+            assert_eq!(status, 422, "{answer}");
+            let said = answer["faults"][0].as_str().unwrap();
+            assert!(said.contains(key) && said.contains("<redacted>@host"), "{said}");
+            assert!(!answer.to_string().contains("hunter2"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_limit_of_a_server_is_set_and_lifted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (Upstream::start("a"), Upstream::start("b"));
+    let text = kept(dir.path(), &[("a", a.address)]) + "max_connections = 5\n";
+    let balancer = Balancer::start(&text).await;
+    let path = "/pools/p/servers/a";
+    assert_eq!(balancer.server("a").await["max_connections"], 5);
+    let (status, answer) = balancer.api("PATCH", path, r#"{"max_connections":3}"#).await;
+    assert_eq!((status, &answer["max_connections"]), (200, &json!(3)), "{answer}");
+    for wrong in ["0", "-1", "\"3\"", "4294967296"] {
+        let body = format!(r#"{{"max_connections":{wrong}}}"#);
+        assert_eq!(balancer.api("PATCH", path, &body).await.0, 422, "{wrong}");
+    }
+    let new = format!(r#"{{"name":"b","address":"{}","max_connections":7}}"#, b.address);
+    assert_eq!(balancer.api("POST", "/pools/p/servers", &new).await.0, 201);
+    balancer.end().await;
+
+    let balancer = Balancer::start(&text).await;
+    assert_eq!(balancer.server("a").await["max_connections"], 3);
+    assert_eq!(balancer.server("b").await["max_connections"], 7);
+    let (_, journal) = balancer.api("GET", "/journal", "").await;
+    let change = &journal["entries"][1];
+    let of = |when: &str| change[when]["max_connections"].clone();
+    assert_eq!((of("old"), of("new")), (json!(5), json!(3)), "{journal}");
+    let (status, answer) = balancer.api("PATCH", path, r#"{"max_connections":null}"#).await;
+    assert_eq!((status, &answer["max_connections"]), (200, &json!(5)), "{answer}");
+    assert_eq!(answer["weight"], 100, "what is not mentioned stays");
+}
+
+#[tokio::test]
 async fn the_document_describes_every_path() {
     let a = Upstream::start("a");
     let balancer = Balancer::start(&settings("", &[("a", a.address)])).await;
@@ -255,6 +314,8 @@ async fn clients_are_listed_and_told_to_leave() {
     assert_eq!(status, 422, "{error}");
     assert_eq!(balancer.api("GET", "/sessions?client=nobody", "").await.0, 422);
     assert_eq!(balancer.api("DELETE", "/sessions/18446744073709551615", "").await.0, 404);
+    let (status, told) = balancer.api("DELETE", "/sessions?pool=p&limit=0", "").await;
+    assert_eq!((status, &told["told"]), (200, &json!(0)));
     assert_eq!(balancer.api("DELETE", &format!("/sessions/{}", ids[0]), "").await.0, 204);
     let (status, told) = balancer.api("DELETE", "/sessions?pool=p", "").await;
     assert_eq!((status, &told["told"]), (200, &json!(1)));

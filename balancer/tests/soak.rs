@@ -5,21 +5,16 @@
 mod support;
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::json;
-use support::{DEADLINE, Response, TOKEN, Upstream, request, until};
+use support::program::{Program, api};
+use support::{DEADLINE, Upstream, request, until};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -30,101 +25,17 @@ const RELOADS: usize = 20;
 /// Messages per second over all sockets: traffic on each between any two events, and no more than a debug build can do.
 const MESSAGES_PER_SECOND: f64 = 1_000.0;
 
-/// The program, in a process group that ends with this process, however it ends, and with it whatever the program starts.
-struct Program {
-    group: Child,
-    process: Pid,
-    lines: Receiver<String>,
-    dir: tempfile::TempDir,
-}
-
-impl Program {
-    fn start(servers: &[(&str, SocketAddr, u16)]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("token"), TOKEN).unwrap();
-        let file = dir.path().join("balancer.toml");
-        write(&file, servers);
-        // Whoever holds its standard input is the one it lives for.
-        let script = "\"$@\" </dev/null & echo \"process $!\"; cat >/dev/null; kill -KILL 0";
-        let mut group = Command::new("sh")
-            .args(["-c", script, "sh", env!("CARGO_BIN_EXE_holdfast-balancer"), "--config"])
-            .arg(&file)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (say, lines) = channel();
-        let output = BufReader::new(group.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                // Nobody may be interested any more.
-                let _ = say.send(line);
-            }
-        });
-        let mut program = Self { group, process: Pid::from_raw(1), lines, dir };
-        let process = program.said("process ");
-        program.process = Pid::from_raw(process.parse().unwrap());
-        program
-    }
-
-    /// What it says after `prefix`.
-    fn said(&self, prefix: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no {prefix}"));
-            if let Some(rest) = line.strip_prefix(prefix) {
-                return rest.to_owned();
-            }
-        }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.path().join("balancer.toml")
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(self.process, signal).unwrap();
-    }
-
-    /// The process this one has started.
-    fn successor(&self) -> Pid {
-        // Each thread has its own.
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process)).unwrap();
-        let children = tasks
-            .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
-        let all = children.collect::<String>();
-        Pid::from_raw(all.split_whitespace().last().unwrap().parse().unwrap())
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        drop(self.group.stdin.take());
-        // It has killed its group and itself.
-        let _ = self.group.wait();
-    }
-}
-
-fn write(file: &std::path::Path, servers: &[(&str, SocketAddr, u16)]) {
-    let token = file.with_file_name("token");
+fn text(servers: &[(&str, SocketAddr, u16)]) -> String {
     let mut text = format!(
-        "[admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"{}\"\n\
-         [[listener]]\nname = \"l\"\nlisten = \"127.0.0.1:0\"\npool = \"p\"\n\
+        "[[listener]]\nname = \"l\"\nlisten = \"127.0.0.1:0\"\npool = \"p\"\n\
          [[pool]]\nname = \"p\"\n{}",
-        token.display(),
         support::CHECKED,
     );
     for (name, address, weight) in servers {
         let server = format!("name = \"{name}\"\naddress = \"{address}\"\nweight = {weight}");
         write!(text, "[[pool.server]]\n{server}\n").unwrap();
     }
-    std::fs::write(file, text).unwrap();
-}
-
-async fn api(admin: SocketAddr, method: &str, path: &str, body: &str) -> Response {
-    let token = format!("Bearer {TOKEN}");
-    let path = format!("/api/v1{path}");
-    request(admin, method, &path, &[("Authorization", &token)], body.as_bytes()).await
+    text
 }
 
 #[derive(Default)]
@@ -180,9 +91,8 @@ async fn wait_usable(admin: SocketAddr, count: usize) {
 async fn no_websocket_notices_what_operators_do() {
     let sockets = wanted();
     let [a, b, c, d] = ["a", "b", "c", "d"].map(Upstream::start);
-    let mut program = Program::start(&[("a", a.address, 100), ("b", b.address, 100)]);
-    let admin: SocketAddr = program.said("listening admin ").parse().unwrap();
-    let listener: SocketAddr = program.said("listening listener:l ").parse().unwrap();
+    let mut program = Program::start(&text(&[("a", a.address, 100), ("b", b.address, 100)]));
+    let (admin, listener) = (program.admin, program.listener());
     wait_usable(admin, 2).await;
 
     let counts = Arc::new(Counts::default());
@@ -218,7 +128,7 @@ async fn no_websocket_notices_what_operators_do() {
         if round % 3 != 0 {
             servers.push(("c", c.address, 50));
         }
-        write(&program.file(), &servers);
+        program.write(&text(&servers));
         let answer = api(admin, "POST", "/reload", "").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let added = json!({ "name": "d", "address": d.address.to_string() }).to_string();
@@ -287,7 +197,7 @@ async fn upgrade(program: &mut Program, admin: SocketAddr, listener: SocketAddr)
     assert_eq!(program.said("listening admin "), admin.to_string());
     assert_eq!(program.said("listening listener:l "), listener.to_string());
     let old = program.process;
-    program.process = program.successor();
+    program.process = *program.children().last().unwrap();
     // From then on there is but one who answers.
     let doors = [admin, listener].map(|address| format!("socket:[{}]", inode(address)));
     until("the old process to let go of its sockets", async || {

@@ -1,6 +1,7 @@
 //! The ways into the operator API: an address, in clear text or TLS, and a socket in the file system.
 //!
-//! Handshakes are made beside each other, each within a time, so that a client that says nothing keeps nobody else out.
+//! Handshakes are made beside each other, each within a time, so that a client that says nothing keeps nobody else out. When another process
+//! takes over, the sockets are let go of before anybody hears of it, and whoever was let in by then is still answered here.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -14,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::access::Via;
 use crate::config::admin::UnixSocket;
@@ -46,22 +49,60 @@ pub(crate) fn bind_unix(socket: &UnixSocket) -> io::Result<StdUnixListener> {
 pub(crate) struct Doors {
     address: std::net::SocketAddr,
     ready: mpsc::Receiver<(Box<dyn Socket>, Via)>,
+    empty: CancellationToken,
+}
+
+/// Closes the doors.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    closed: CancellationToken,
+    accepting: TaskTracker,
+    empty: CancellationToken,
+    released: CancellationToken,
+}
+
+impl Keeper {
+    /// Lets nobody in any more. Returns once the sockets are let go of.
+    pub(crate) async fn close(&self) {
+        self.closed.cancel();
+        self.accepting.close();
+        self.accepting.wait().await;
+    }
+
+    /// Lets the server end, once it has answered everybody who was let in.
+    pub(crate) fn release(&self) {
+        self.released.cancel();
+    }
+
+    /// Returns when the server may end.
+    pub(crate) fn last_answer(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (released, empty) = (self.released.clone(), self.empty.clone());
+        async move {
+            released.cancelled().await;
+            empty.cancelled().await;
+        }
+    }
 }
 
 impl Doors {
-    /// Opens them; for as long as the result lives.
+    /// Opens them, for as long as the result lives or until they are closed.
     pub(crate) fn open(
         balancer: &Arc<Balancer>,
         tcp: TcpListener,
         unix: Option<StdUnixListener>,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Keeper)> {
         let address = tcp.local_addr()?;
         let (enter, ready) = mpsc::channel(READY_MAX);
+        let (closed, accepting) = (CancellationToken::new(), TaskTracker::new());
         if let Some(unix) = unix {
-            tokio::spawn(accept_unix(UnixListener::from_std(unix)?, enter.clone()));
+            let unix = UnixListener::from_std(unix)?;
+            accepting.spawn(accept_unix(unix, enter.clone(), closed.clone()));
         }
-        tokio::spawn(accept_tcp(Arc::clone(balancer), tcp, enter));
-        Ok(Self { address, ready })
+        accepting.spawn(accept_tcp(Arc::clone(balancer), tcp, enter, closed.clone()));
+        let empty = CancellationToken::new();
+        let released = CancellationToken::new();
+        let keeper = Keeper { closed, accepting, empty: empty.clone(), released };
+        Ok((Self { address, ready, empty }, keeper))
     }
 }
 
@@ -70,11 +111,11 @@ impl axum::serve::Listener for Doors {
     type Addr = Via;
 
     async fn accept(&mut self) -> (Self::Io, Via) {
-        match self.ready.recv().await {
-            Some(entered) => entered,
-            // Only without a receiver do both accept loops end.
-            None => std::future::pending().await,
+        if let Some(entered) = self.ready.recv().await {
+            return entered;
         }
+        self.empty.cancel();
+        std::future::pending().await
     }
 
     fn local_addr(&self) -> io::Result<Via> {
@@ -90,10 +131,11 @@ impl Connected<IncomingStream<'_, Doors>> for Via {
 
 type Enter = mpsc::Sender<(Box<dyn Socket>, Via)>;
 
-async fn accept_unix(listener: UnixListener, enter: Enter) {
+async fn accept_unix(listener: UnixListener, enter: Enter, closed: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             biased;
+            () = closed.cancelled() => return,
             () = enter.closed() => return,
             accepted = listener.accept() => accepted,
         };
@@ -117,11 +159,17 @@ async fn accept_unix(listener: UnixListener, enter: Enter) {
     }
 }
 
-async fn accept_tcp(balancer: Arc<Balancer>, listener: TcpListener, enter: Enter) {
+async fn accept_tcp(
+    balancer: Arc<Balancer>,
+    listener: TcpListener,
+    enter: Enter,
+    closed: CancellationToken,
+) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let accepted = tokio::select! {
             biased;
+            () = closed.cancelled() => return,
             () = enter.closed() => return,
             accepted = listener.accept() => accepted,
         };

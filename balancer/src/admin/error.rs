@@ -3,9 +3,11 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use holdfast_telemetry::errors::Chain;
 use serde_json::json;
 
 use crate::control::{Refused, ReloadError};
+use crate::handover::UpgradeError;
 
 /// An error as the API tells it: a status and `{"error": text}`.
 #[derive(Debug)]
@@ -57,6 +59,16 @@ impl From<ReloadError> for ApiError {
     fn from(error: ReloadError) -> Self {
         let text = error.to_string();
         Self { faults: error.faults, ..Self::invalid(text) }
+    }
+}
+
+impl From<UpgradeError> for ApiError {
+    fn from(error: UpgradeError) -> Self {
+        let refused = Self::invalid(format!("{}; this process serves on", Chain(&error)));
+        match error {
+            UpgradeError::Refused { reasons } => Self { faults: reasons, ..refused },
+            _ => refused,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod pools;
 mod sessions;
 mod settings;
 pub(crate) mod stats;
+pub(crate) mod upgrade;
 
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ fn routes() -> Vec<Route> {
     routes.extend(bans::routes());
     routes.extend(faults::routes());
     routes.extend(settings::routes());
+    routes.extend(upgrade::routes());
     routes.extend(journal::routes());
     routes.extend(sessions::routes());
     routes.extend(stats::routes());

@@ -27,6 +27,11 @@ impl Operator {
         Ok(balancer.enter(&self.who, &self.conditions)?)
     }
 
+    /// What has to hold.
+    pub(super) fn conditions(&self) -> &Conditions {
+        &self.conditions
+    }
+
     /// As the journal will name them.
     pub(super) fn who(&self) -> &Who {
         &self.who

@@ -1,5 +1,6 @@
 //! Pools and servers: shown, changed, added, removed.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,7 +9,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use super::api::Route;
@@ -38,10 +39,13 @@ pub(super) fn routes() -> Vec<Route> {
             .takes::<NewServer>()
             .answers::<ServerView>(201)
             .to(add),
-        Route::patch("/pools/{pool}/servers/{server}", "Set state, weight and the reason for it")
-            .takes::<ServerChange>()
-            .answers::<ServerView>(200)
-            .to(change),
+        Route::patch(
+            "/pools/{pool}/servers/{server}",
+            "Set state, weight, limit and the reason for it",
+        )
+        .takes::<ServerChange>()
+        .answers::<ServerView>(200)
+        .to(change),
         Route::delete("/pools/{pool}/servers/{server}", "Take a server out")
             .query::<Removal>()
             .answers_nothing(204)
@@ -141,10 +145,18 @@ impl ServerView {
 struct ServerChange {
     state: Option<AdminState>,
     weight: Option<i64>,
+    /// Connections it may have at a time; `null` for what the settings say.
+    #[serde(default, deserialize_with = "given")]
+    max_connections: Option<Limit>,
     reason: Option<String>,
     /// With the state `drain`: clients are told to leave.
     drain: Option<DrainChange>,
 }
+
+/// A number, or `null`.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct Limit(Option<NonZeroU32>);
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -162,6 +174,17 @@ struct NewServer {
     name: String,
     address: String,
     weight: Option<i64>,
+    /// Connections it may have at a time; as many as its pool says without it.
+    max_connections: Option<NonZeroU32>,
+}
+
+/// What is there, `null` too.
+fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -208,13 +231,17 @@ async fn change(
     if order.is_some() && state != AdminState::Drain {
         return Err(ApiError::invalid("drain: needs the state drain"));
     }
-    if change.state.is_none() && weight.is_none() && change.reason.is_none() && order.is_none() {
+    let changes_limits = weight.is_some() || change.max_connections.is_some();
+    if change.state.is_none() && !changes_limits && change.reason.is_none() && order.is_none() {
         return Ok(Json(ServerView::new(&balancer, &server)));
     }
     let old = settings(&server);
     pool.change(&server, |record, now| {
         if let Some(weight) = weight {
             record.state.set_weight(weight);
+        }
+        if let Some(max) = change.max_connections {
+            record.connections_max = max.0.or(record.configured_connections_max);
         }
         if let Some(state) = change.state {
             record.state.set_admin(now, state);
@@ -250,9 +277,12 @@ async fn add(
     if pool.members().len() >= SERVERS_MAX {
         return Err(ApiError::invalid(format!("the pool has {SERVERS_MAX} servers already")));
     }
-    let config = ServerConfig::new(&new.name, address, weight);
+    let config = ServerConfig {
+        connections_max: new.max_connections,
+        ..ServerConfig::new(&new.name, address, weight)
+    };
     let server = balancer.add_server(&pool, &config);
-    let new = json!({ "address": config.address.as_str(), "weight": weight.get() });
+    let new = settings(&server);
     entered.done("server added", &target(&pool, &config.name), &Value::Null, &new);
     Ok((StatusCode::CREATED, Json(ServerView::new(&balancer, &server))))
 }
@@ -310,6 +340,7 @@ fn settings(server: &Server) -> Value {
         "address": server.address().as_str(),
         "state": record.state.admin(),
         "weight": record.state.weight().get(),
+        "max_connections": record.connections_max,
         "reason": record.reason,
     })
 }

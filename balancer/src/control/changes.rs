@@ -80,7 +80,12 @@ impl Ledger {
         self.epoch
     }
 
-    /// Whether no change is to be made any more.
+    /// Whether no change is made any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Sets whether no change is to be made any more.
     pub(super) fn close(&mut self, closed: bool) {
         self.closed = closed;
     }
@@ -135,13 +140,6 @@ impl Balancer {
         }
         ledger.epoch = ledger.epoch.max(conditions.epoch.unwrap_or(0));
         Ok(Change { balancer: self, ledger, who: who.clone() })
-    }
-
-    /// Notes a change that no operator has asked for.
-    pub fn note(&self, action: &'static str, target: &str, old: &Value, new: &Value) {
-        let ledger = lock(&self.ledger);
-        let who = Who::ourselves("balancer");
-        Change { balancer: self, ledger, who }.done(action, target, old, new);
     }
 
     /// The tag of the version there is.

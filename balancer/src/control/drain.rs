@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Allowance;
 use super::{Balancer, lock};
 use crate::config::Pace;
+use crate::config::lifetime::DEADLINE_MAX;
 use crate::metrics::Close;
 use crate::pool::Pool;
 use crate::pool::server::Server;
@@ -33,6 +34,15 @@ const TICK: Duration = Duration::from_millis(50);
 pub(crate) struct DrainOrder {
     pub(crate) pace: Option<Pace>,
     pub(crate) period: Option<Duration>,
+}
+
+/// What is left of a drain, for a process that goes on with it and has no clock in common with this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DrainLeft {
+    rate: Option<u32>,
+    period: Duration,
+    total: u64,
+    moved: u64,
 }
 
 /// One drain.
@@ -73,30 +83,70 @@ impl Balancer {
         server: &Arc<Server>,
         order: Option<DrainOrder>,
     ) {
-        let mut drains = lock(&self.drains);
         if server.record().state.admin() != AdminState::Drain {
-            if let Some(drain) = drains.remove(&server.id()) {
+            if let Some(drain) = lock(&self.drains).remove(&server.id()) {
                 drain.cancelled.cancel();
             }
             return;
         }
         let rules = pool.rules().lifetime.clone();
-        if order.is_none() && (drains.contains_key(&server.id()) || rules.drain.is_none()) {
+        let under_way = lock(&self.drains).contains_key(&server.id());
+        if order.is_none() && (under_way || rules.drain.is_none()) {
             return;
         }
         let order = order.unwrap_or_default();
         let period = order.period.unwrap_or(rules.drain_deadline);
-        drains.retain(|_, drain| drain.server.strong_count() > 0);
+        self.begin_drain(pool, server, order.pace.or(rules.drain), period, (server.active(), 0));
+    }
+
+    /// What another process is to know of the drain of `server`.
+    pub(super) fn drain_left(&self, server: &Server) -> Option<DrainLeft> {
+        let drain = lock(&self.drains).get(&server.id()).cloned()?;
+        Some(DrainLeft {
+            rate: drain.pace.map(Pace::per_second),
+            period: drain.deadline.saturating_duration_since(Instant::now()),
+            total: drain.total,
+            moved: drain.moved.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Goes on with the drain of another process.
+    pub(super) fn go_on_draining(
+        self: &Arc<Self>,
+        pool: &Pool,
+        server: &Arc<Server>,
+        left: &DrainLeft,
+    ) {
+        if server.record().state.admin() == AdminState::Drain {
+            let (pace, counted) = (left.rate.and_then(Pace::try_new), (left.total, left.moved));
+            self.begin_drain(pool, server, pace, left.period.min(DEADLINE_MAX), counted);
+        }
+    }
+
+    /// In place of the one there may be; `counted` connections in all and moved so far.
+    fn begin_drain(
+        self: &Arc<Self>,
+        pool: &Pool,
+        server: &Arc<Server>,
+        pace: Option<Pace>,
+        period: Duration,
+        counted: (u64, u64),
+    ) {
         let drain = Arc::new(Drain {
             server: Arc::downgrade(server),
-            pace: order.pace.or(rules.drain),
+            pace,
             deadline: Instant::now() + period,
             deadline_utc: Utc::now() + period,
-            total: server.active(),
-            moved: AtomicU64::new(0),
+            total: counted.0,
+            moved: AtomicU64::new(counted.1),
             cancelled: CancellationToken::new(),
         });
-        if let Some(before) = drains.insert(server.id(), Arc::clone(&drain)) {
+        let before = {
+            let mut drains = lock(&self.drains);
+            drains.retain(|_, drain| drain.server.strong_count() > 0);
+            drains.insert(server.id(), Arc::clone(&drain))
+        };
+        if let Some(before) = before {
             before.cancelled.cancel();
         }
         tracing::info!(pool = %pool.name(), server = %server.name(), connections = drain.total,

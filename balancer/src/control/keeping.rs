@@ -1,7 +1,7 @@
 //! What operators set comes back after a restart, if the settings ask for it.
 //!
-//! As with a reload, the settings file has the last word on what it names anew: a weight comes back only if the configured one is what it
-//! was, a server that was taken out comes back out only while the file names it.
+//! As with a reload, the settings file has the last word on what it names anew: a weight or a limit comes back only if the configured one is
+//! what it was, a server that was taken out comes back out only while the file names it.
 
 use std::sync::Arc;
 
@@ -136,24 +136,33 @@ fn restore_added(pool: &Arc<Pool>, server: &NewServer) {
     };
     // The settings file may name it by now.
     if pool.member(&server.name).is_none() {
-        pool.add(&ServerConfig::new(&server.name, address, weight), false, false);
+        let config = ServerConfig::new(&server.name, address, weight);
+        pool.add(&ServerConfig { connections_max: server.max_connections, ..config }, false, false);
     }
 }
 
 fn keep_server(kept: &mut KeptPool, server: &Server) {
     let record = server.record();
     let (weight, configured) = (record.state.weight().get(), record.configured_weight.get());
+    let (max, configured_max) = (record.connections_max, record.configured_connections_max);
     let state = record.state.admin();
     if !record.in_file {
         kept.added.push(NewServer {
             name: server.name().to_string(),
             address: server.address().to_string(),
             weight: configured,
+            max_connections: configured_max,
         });
     }
-    if state != AdminState::Ready || weight != configured {
-        let (configured_weight, reason) = (configured, record.reason.clone());
-        let entry = KeptServer { state, weight, configured_weight, reason };
+    if state != AdminState::Ready || weight != configured || max != configured_max {
+        let entry = KeptServer {
+            state,
+            weight,
+            configured_weight: configured,
+            max_connections: max,
+            configured_max_connections: configured_max,
+            reason: record.reason.clone(),
+        };
         kept.servers.insert(server.name().to_string(), entry);
     }
 }
@@ -164,6 +173,9 @@ fn restore_server(pool: &Pool, server: &Server, kept: &KeptServer) {
             && let Some(weight) = Weight::try_new(kept.weight)
         {
             record.state.set_weight(weight);
+        }
+        if record.configured_connections_max == kept.configured_max_connections {
+            record.connections_max = kept.max_connections;
         }
         if record.state.admin() != kept.state {
             record.state.set_admin(now, kept.state);

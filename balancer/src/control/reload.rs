@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 use holdfast_settings::Faults;
 use serde_json::Value;
 
-use super::{Balancer, Conditions, Who, lock, unix_seconds};
+use super::{Balancer, Conditions, Refused, Who, lock, unix_seconds};
 use crate::config::{self, Config, FaultRules, ListenerConfig, PoolConfig, ServerConfig};
 use crate::pool::{Pool, Pools};
 use crate::proxy::listener::{self, Listener, Settings};
@@ -44,7 +44,12 @@ impl Balancer {
     /// The file has faults or a new address cannot be bound; nothing has changed then.
     pub async fn reload(&self, who: &Who) -> Result<Vec<String>, ReloadError> {
         let mut current = self.config.lock().await;
-        let outcome = self.replace(&current).await;
+        let outcome = if self.is_making_way() {
+            // The one that takes over has read the file for itself.
+            Err(ReloadError { faults: vec![Refused::TakenOver.to_string()] })
+        } else {
+            self.replace(&current).await
+        };
         self.metrics.reload_successful.set(outcome.is_ok().into());
         match outcome {
             Ok((config, changed)) => {
@@ -195,6 +200,7 @@ impl Balancer {
                 record.configured_weight = new.weight;
                 record.state.set_weight(new.weight);
                 record.connections_max = new.connections_max;
+                record.configured_connections_max = new.connections_max;
                 record.check = new.check.clone();
                 record.reason = None;
             });

@@ -1,11 +1,15 @@
 //! Another process takes over, and nobody notices.
 //!
-//! On SIGUSR2 the program starts itself anew, from the file it was started from, which may be a newer version by now, and hands it what it
+//! On SIGUSR2, or when an operator asks for it, the program starts itself anew, from the file it was started from, which may be a newer version by now, and hands it what it
 //! needs over a pair of connected sockets that is the new one's standard input: first a manifest, then the listening sockets one by one
 //! (`SCM_RIGHTS`). They are the same sockets, not others on the same address, so a connection that waits to be accepted waits on, for
 //! whichever process accepts it: none is lost. Both accept for a moment. Once the new process has said that it serves, the old one accepts
 //! nothing more, and ends when its last connection has, or after `[drain] upgrade_period`. A new process that does not get so far (its
-//! settings are at fault, it is no program at all, it takes too long) is ended, and the old one serves on as if nothing had been.
+//! settings are at fault, it is no program at all, it takes too long) says why if it can and is ended, and the old one serves on as if
+//! nothing had been.
+//!
+//! What is known is handed over in JSON, in which a later version may add what an earlier one does not look at, and leave out what an
+//! earlier one has said: fields have defaults, and unknown ones are passed over.
 //!
 //! Rejected: `SO_REUSEPORT`, because the kernel resets what waits in the queue of a socket that is closed; a socket in the file system,
 //! which needs a place, rights and a protocol to find out who is there; sockets by number through `exec`, which only unsafe code can adopt.
@@ -21,7 +25,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use serde::{Deserialize, Serialize};
 
-use crate::pool::state::Health;
+use crate::control::DrainLeft;
+use crate::limits::bans::Ban;
+use crate::pool::state::{EjectionLeft, Health};
 use crate::record::Kept;
 
 pub use upgrade::Program;
@@ -32,12 +38,11 @@ pub use wire::HandoverError;
 pub(crate) const ADMIN: &str = "admin:tcp";
 /// Purpose of the operator API's socket in the file system.
 pub(crate) const ADMIN_UNIX: &str = "admin:unix";
-/// Raised when an older process could not make sense of what it is given, or a newer one of what an older one gives.
+/// Raised when a field changes its meaning, never for one that is added: another process could make no sense of what it is given then.
 const FORMAT: u32 = 1;
 
 /// What the old process tells the new one.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Manifest {
     format: u32,
     /// What the sockets that follow are for, in their order: a listener's name, or the operator API.
@@ -45,16 +50,34 @@ pub(crate) struct Manifest {
     pub(crate) state: State,
 }
 
+/// Something of each server, by the names of its pool and its own.
+pub(crate) type ByServer<T> = BTreeMap<String, BTreeMap<String, T>>;
+
 /// What was known and set at run time.
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 pub(crate) struct State {
     /// The highest epoch seen.
     pub(crate) epoch: u64,
     /// What operators have set.
     pub(crate) kept: Kept,
-    /// What checks have found, by pool and server: the new process need not wait for its own.
-    pub(crate) health: BTreeMap<String, BTreeMap<String, Health>>,
+    /// What checks have found: the new process need not wait for its own.
+    pub(crate) health: ByServer<Health>,
+    /// Servers that the traffic has taken out.
+    pub(crate) ejections: ByServer<EjectionLeft>,
+    /// Drains at a pace or with a deadline.
+    pub(crate) drains: ByServer<DrainLeft>,
+    /// Clients that are banned.
+    pub(crate) bans: Vec<Ban>,
+}
+
+/// Tells the process before us why we cannot take over. Without one it changes nothing.
+pub fn refuse(reasons: &str) {
+    let told = wire::standard_input().map(|stream| wire::say_refused(&stream, reasons));
+    if let Ok(Err(error)) = told {
+        // Logs may not be set up, and whoever started us reads the reasons there as well.
+        tracing::warn!(%error, "the process before us does not listen any more");
+    }
 }
 
 /// Sockets that others have bound for us: a process before us, or the service manager.

@@ -7,12 +7,21 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use listenfd::ListenFd;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Tells the service manager, if there is one: `READY=1`, `STOPPING=1` and the like, a line each.
 pub(crate) fn notify(message: &str) {
     if let Err(error) = try_notify(message) {
         tracing::warn!(%error, message, "cannot tell the service manager");
     }
+}
+
+/// Tells it that what follows, up to `READY=1`, is a reload.
+pub(crate) fn notify_reloading() {
+    // By which it knows this message from one of an earlier reload.
+    let now = clock_gettime(ClockId::Monotonic);
+    let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+    notify(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
 }
 
 fn try_notify(message: &str) -> io::Result<()> {

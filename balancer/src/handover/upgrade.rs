@@ -2,13 +2,21 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use super::{FORMAT, Manifest, State, wire};
+use holdfast_settings::duration;
+use tokio::task::spawn_blocking;
+
+use super::wire::{self, Answer};
+use super::{FORMAT, Manifest, State};
+
+/// What a process that has stopped to listen may still have said is there already.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How this program is started once more.
 #[derive(Debug, Clone)]
@@ -32,42 +40,94 @@ pub(crate) enum UpgradeError {
     },
     #[error("hand over to the new process")]
     Send(#[source] io::Error),
-    #[error("the new process does not serve")]
-    NotReady(#[source] io::Error),
+    #[error("the new process cannot serve")]
+    Refused {
+        /// As it has put them, one per line.
+        reasons: Vec<String>,
+    },
+    #[error("the new process has ended before it served ({0})")]
+    Ended(ExitStatus),
+    #[error("the new process did not serve within {}", duration::format(*.0))]
+    Late(Duration),
+    #[error("this process was asked to end meanwhile")]
+    GivenUp,
 }
 
-/// Starts `program` and hands `sockets` over, each with its purpose. Returns the new process once it serves; blocks meanwhile.
-pub(crate) fn upgrade(
-    program: &Program,
-    sockets: &[(String, OwnedFd)],
+/// Starts `program` and hands `sockets` over, each with its purpose. Returns the new process once it serves.
+///
+/// # Cancel safety
+/// Dropped before that, it ends the new process.
+pub(crate) async fn upgrade(
+    program: Program,
+    sockets: Vec<(String, OwnedFd)>,
     state: State,
     limit: Duration,
 ) -> Result<u32, UpgradeError> {
     let (ours, theirs) = UnixStream::pair().map_err(UpgradeError::Send)?;
-    let started =
-        Command::new(&program.file).args(&program.arguments).stdin(OwnedFd::from(theirs)).spawn();
+    let _line = Line(ours.try_clone().map_err(UpgradeError::Send)?);
+    let purposes = sockets.iter().map(|(purpose, _)| purpose.clone()).collect();
+    let manifest = Manifest { format: FORMAT, sockets: purposes, state };
+    let work = move || {
+        let sockets: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
+        start(&program, (&ours, theirs), &manifest, &sockets, limit)
+    };
+    // A panic has been reported by itself.
+    spawn_blocking(work).await.map_err(|error| UpgradeError::Send(io::Error::other(error)))?
+}
+
+/// The line to the new process; cut when it is dropped, so that nobody waits at its end any more.
+struct Line(UnixStream);
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // Cut already is as good.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+fn start(
+    program: &Program,
+    (ours, theirs): (&UnixStream, UnixStream),
+    manifest: &Manifest,
+    sockets: &[BorrowedFd<'_>],
+    limit: Duration,
+) -> Result<u32, UpgradeError> {
+    let mut command = Command::new(&program.file);
+    let started = command.args(&program.arguments).stdin(OwnedFd::from(theirs)).spawn();
+    // Only the new process shall hold the other end, so that its end is heard of.
+    drop(command);
     let file = || program.file.clone();
     let mut child = started.map_err(|source| UpgradeError::Start { file: file(), source })?;
-    let handed = hand_over(&ours, sockets, state, limit);
-    if handed.is_err() {
-        // It may have ended by itself, which is why.
-        let _ = child.kill();
-        if let Ok(status) = child.wait() {
-            tracing::warn!(%status, "the new process has ended");
+    let error = match hand_over(ours, manifest, sockets, limit) {
+        Ok(Answer::Ready) => return Ok(child.id()),
+        Ok(Answer::Refused(reasons)) => {
+            Some(UpgradeError::Refused { reasons: reasons.lines().map(str::to_owned).collect() })
         }
-    }
-    handed.map(|()| child.id())
+        Err(error) if is_late(&error) => Some(UpgradeError::Late(limit)),
+        // Its end says more.
+        Err(_) => None,
+    };
+    // It may have ended by itself.
+    let _ = child.kill();
+    let status = child.wait().map_err(UpgradeError::Send)?;
+    tracing::warn!(process = child.id(), %status, "the process that was to take over has ended");
+    Err(error.unwrap_or(UpgradeError::Ended(status)))
 }
 
 fn hand_over(
     stream: &UnixStream,
-    sockets: &[(String, OwnedFd)],
-    state: State,
+    manifest: &Manifest,
+    sockets: &[BorrowedFd<'_>],
     limit: Duration,
-) -> Result<(), UpgradeError> {
-    let purposes = sockets.iter().map(|(purpose, _)| purpose.clone()).collect();
-    let manifest = Manifest { format: FORMAT, sockets: purposes, state };
-    let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
-    wire::send(stream, &manifest, &sockets).map_err(UpgradeError::Send)?;
-    wire::await_ready(stream, limit).map_err(UpgradeError::NotReady)
+) -> io::Result<Answer> {
+    match wire::send(stream, manifest, sockets) {
+        Ok(()) => wire::await_answer(stream, limit),
+        // Whoever refuses at once does not read to the end.
+        Err(error) => wire::await_answer(stream, LAST_WORDS).or(Err(error)),
+    }
+}
+
+/// Whether a time-out of a socket has passed.
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -1,7 +1,9 @@
-//! How a process speaks with the one that follows it: a length, a [`Manifest`] in JSON, and a byte with each socket; one byte comes back.
+//! How a process speaks with the one that follows it: a length, a [`Manifest`] in JSON, and a byte with each socket. One byte comes back, and
+//! from a process that cannot serve its reasons.
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -21,6 +23,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const SOCKET: u8 = b'S';
 /// What a process says once it serves.
 const READY: u8 = b'R';
+/// What a process says that cannot, before its reasons.
+const REFUSED: u8 = b'F';
+/// The faults of a settings file with hundreds of them; what is beyond is cut.
+const REASONS_BYTES_MAX: usize = 64 * 1_024;
 
 /// Why a process cannot take over.
 #[derive(Debug, thiserror::Error)]
@@ -122,12 +128,37 @@ pub(super) fn say_ready(mut stream: &UnixStream) -> io::Result<()> {
     stream.write_all(&[READY])
 }
 
-/// Waits for the new process to say that it serves.
-pub(super) fn await_ready(mut stream: &UnixStream, limit: Duration) -> io::Result<()> {
+/// Tells the process before us why we do not.
+pub(super) fn say_refused(mut stream: &UnixStream, reasons: &str) -> io::Result<()> {
+    stream.write_all(&[REFUSED])?;
+    stream.write_all(&reasons.as_bytes()[..reasons.floor_char_boundary(REASONS_BYTES_MAX)])?;
+    stream.shutdown(Shutdown::Both)
+}
+
+/// What the new process has said.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It serves.
+    Ready,
+    /// It does not, for these reasons.
+    Refused(String),
+}
+
+/// Waits for the word of the new process.
+pub(super) fn await_answer(mut stream: &UnixStream, limit: Duration) -> io::Result<Answer> {
     stream.set_read_timeout(Some(limit))?;
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
-    if byte == [READY] { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    match byte[0] {
+        READY => Ok(Answer::Ready),
+        REFUSED => {
+            let mut reasons = Vec::new();
+            // It has not read what we sent, and the kernel says so after its last word.
+            let _ = stream.take(REASONS_BYTES_MAX as u64).read_to_end(&mut reasons);
+            Ok(Answer::Refused(String::from_utf8_lossy(&reasons).into_owned()))
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +185,30 @@ mod tests {
         let client = TcpStream::connect(listeners[299].local_addr().unwrap()).unwrap();
         let same = TcpListener::from(sockets.into_iter().next_back().unwrap());
         assert_eq!(same.accept().unwrap().1, client.local_addr().unwrap());
+    }
+
+    #[test]
+    fn the_new_process_says_whether_it_serves_and_why_not() {
+        let answer = |say: &dyn Fn(&UnixStream) -> io::Result<()>| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            // Much that was sent and never read must not drown the answer.
+            (&ours).write_all(&[0; 10_000]).unwrap();
+            say(&theirs).unwrap();
+            drop(theirs);
+            await_answer(&ours, TIMEOUT)
+        };
+        assert_eq!(answer(&say_ready).unwrap(), Answer::Ready);
+        let reasons = "a.toml:1: wrong\na.toml:2: wrong, too";
+        let refused = answer(&|stream| say_refused(stream, reasons)).unwrap();
+        assert_eq!(refused, Answer::Refused(reasons.to_owned()));
+        let long = "é".repeat(REASONS_BYTES_MAX);
+        let Answer::Refused(cut) = answer(&|stream| say_refused(stream, &long)).unwrap() else {
+            panic!("it serves")
+        };
+        assert!(long.starts_with(&cut) && cut.len() == REASONS_BYTES_MAX, "{}", cut.len());
+        let other = answer(&|mut stream| stream.write_all(b"?")).unwrap_err();
+        assert_eq!(other.kind(), io::ErrorKind::InvalidData);
+        assert!(answer(&|_| Ok(())).is_err(), "an end without a word");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::networks::Networks;
 use super::rate::Rate;
 use super::table::{self, Entry, Table};
@@ -54,6 +56,20 @@ struct Offender {
     offence: Option<Offence>,
 }
 
+impl Offender {
+    /// Its ban, if it is banned.
+    fn ban(&self, subject: u128, now: u64) -> Option<Ban> {
+        let left = self.until.checked_sub(now).filter(|left| *left > 0)?;
+        Some(Ban {
+            address: table::address(subject),
+            offence: self.offence?,
+            left: Duration::from_nanos(left),
+            times: self.level,
+            remembered: Duration::from_nanos(self.remembered.saturating_sub(now)),
+        })
+    }
+}
+
 impl Entry for Offender {
     fn worth(&self, now: u64) -> Option<u64> {
         if self.offence == Some(Offence::Operator) && self.until > now {
@@ -66,8 +82,8 @@ impl Entry for Offender {
     }
 }
 
-/// A ban in force, as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A ban in force, as operators see it and another process takes it over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ban {
     /// The client; the first address of an IPv6 network.
     pub(crate) address: IpAddr,
@@ -76,6 +92,8 @@ pub(crate) struct Ban {
     pub(crate) left: Duration,
     /// How often it was banned, this time included.
     pub(crate) times: u8,
+    /// For how long that is not forgotten.
+    pub(crate) remembered: Duration,
 }
 
 /// Every ban. Times are nanoseconds since the process began.
@@ -161,16 +179,32 @@ impl Bans {
     pub(crate) fn add(&self, client: IpAddr, time: Duration, now: u64) -> Option<Ban> {
         let until = now.saturating_add(nanoseconds(time));
         let number = self.subject(client);
-        let times = self.offenders.with(number, now, |offender| {
+        let ban = self.offenders.with(number, now, |offender| {
             offender.until = until;
             offender.remembered = offender.remembered.max(until);
             offender.level = (offender.level + 1).min(LEVEL_MAX);
             offender.offence = Some(Offence::Operator);
-            offender.level
+            offender.ban(number, now)
         })?;
         self.latest.fetch_max(until, Ordering::Relaxed);
         self.metrics.ban(Offence::Operator);
-        Some(Ban { address: table::address(number), offence: Offence::Operator, left: time, times })
+        ban
+    }
+
+    /// Takes over the bans of another process. Whoever finds no place in the table is not banned.
+    pub(crate) fn adopt(&self, bans: &[Ban], now: u64) {
+        for ban in bans {
+            let until = now.saturating_add(nanoseconds(ban.left));
+            let known = self.offenders.with(self.subject(ban.address), now, |offender| {
+                offender.until = until;
+                offender.remembered = now.saturating_add(nanoseconds(ban.remembered));
+                offender.level = ban.times.min(LEVEL_MAX);
+                offender.offence = Some(ban.offence);
+            });
+            if known.is_some() {
+                self.latest.fetch_max(until, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Ends the ban of `client` and forgets what it did. False if it has none.
@@ -186,15 +220,7 @@ impl Bans {
     /// The first `count` bans in force, the longest left first, and how many there are.
     pub(crate) fn list(&self, now: u64, count: usize) -> (Vec<Ban>, usize) {
         let mut bans = Vec::new();
-        self.offenders.each(|subject, offender| {
-            if offender.until > now
-                && let Some(offence) = offender.offence
-            {
-                let left = Duration::from_nanos(offender.until - now);
-                let address = table::address(subject);
-                bans.push(Ban { address, offence, left, times: offender.level });
-            }
-        });
+        self.offenders.each(|subject, offender| bans.extend(offender.ban(subject, now)));
         let total = bans.len();
         bans.sort_by_key(|ban| std::cmp::Reverse(ban.left));
         bans.truncate(count);
@@ -328,6 +354,25 @@ mod tests {
         assert!(bans.any(), "the pardoned ban had the latest end");
         bans.tick(3_700 * SECOND);
         assert!(!bans.any());
+    }
+
+    #[test]
+    fn another_process_goes_on_with_the_bans() {
+        let (before, after) = (bans(Some(rules())), bans(Some(rules())));
+        let (offender, other) = (client("198.51.100.7"), client("2001:db8::1"));
+        for now in [SECOND, 12 * SECOND] {
+            provoke(&before, offender, now);
+        }
+        assert!(before.add(other, Duration::from_hours(1), 12 * SECOND).is_some());
+        let (list, total) = before.list(14 * SECOND, usize::MAX);
+        let told = serde_json::to_string(&list).unwrap();
+        // Its clock has begun later.
+        after.adopt(&serde_json::from_str::<Vec<Ban>>(&told).unwrap(), 3 * SECOND);
+        assert_eq!((after.list(3 * SECOND, usize::MAX), total), ((list, 2), 2));
+        assert_eq!(after.find(offender, 20 * SECOND), Some(Enforced::Fully));
+        assert_eq!(after.find(offender, 21 * SECOND), None, "the second ban was for 20 s");
+        assert_eq!(provoke(&after, offender, 22 * SECOND), (4, Duration::from_secs(40)));
+        assert_eq!(after.find(client("2001:db8::2"), 3_590 * SECOND), Some(Enforced::Fully));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Closed sets of label values: what may stand in `reason` and `cause`.
 
+use serde::{Deserialize, Serialize};
+
 /// A fieldless enum whose values are label values.
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant),+ }
 
         impl $name {
             pub(super) const TEXTS: &[&str] = &[$($text),+];

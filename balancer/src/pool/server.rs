@@ -68,6 +68,8 @@ pub(crate) struct Record {
     pub(crate) configured_weight: Weight,
     /// Connections it may have, if not as many as its pool says.
     pub(crate) connections_max: Option<NonZeroU32>,
+    /// That as the settings or the one who added it said; the API may have set another since.
+    pub(crate) configured_connections_max: Option<NonZeroU32>,
     /// What its checks have otherwise than the pool's.
     pub(crate) check: CheckPlace,
     /// Whether the settings file names it.
@@ -95,6 +97,7 @@ impl Server {
                 state: ServerState::new(config.weight, returning),
                 configured_weight: config.weight,
                 connections_max: config.connections_max,
+                configured_connections_max: config.connections_max,
                 check: config.check.clone(),
                 in_file,
                 reason: None,

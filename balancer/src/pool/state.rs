@@ -69,7 +69,7 @@ pub enum Passive {
 }
 
 /// Why the traffic took a server out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Failures in a row: no connection, no response, no response in time.
@@ -104,6 +104,17 @@ pub struct Ejection {
     pub cause: Cause,
     /// When it ends.
     pub until: Instant,
+}
+
+/// What is left of an ejection, for a process that goes on with it and has no clock in common with this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EjectionLeft {
+    /// Why.
+    pub cause: Cause,
+    /// For how long.
+    pub left: Duration,
+    /// Ejections in a row, this one included.
+    pub strikes: u32,
 }
 
 /// Outcome of one active check.
@@ -259,6 +270,21 @@ impl ServerState {
     /// Takes over what somebody else's checks have found.
     pub fn assume_health(&mut self, health: Health) {
         (self.health, self.streak, self.silent) = (health, 0, 0);
+    }
+
+    /// What another process is to know of its ejection, if it is out.
+    pub fn ejection_left(&self, now: Instant) -> Option<EjectionLeft> {
+        let Ejection { cause, until } = self.ejection?;
+        let left = until.saturating_duration_since(now);
+        Some(EjectionLeft { cause, left, strikes: self.strikes })
+    }
+
+    /// Goes on with the ejection of another process.
+    pub fn assume_ejection(&mut self, now: Instant, ejection: &EjectionLeft) {
+        let EjectionLeft { cause, left, strikes } = *ejection;
+        // A time without end would have none.
+        let until = now.checked_add(left).unwrap_or(now);
+        (self.ejection, self.strikes) = (Some(Ejection { cause, until }), strikes);
     }
 
     /// Voids what the checks said, because they are off or ask something else from now on.

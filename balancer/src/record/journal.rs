@@ -65,6 +65,11 @@ impl JournalFile {
         std::mem::take(&mut self.lost)
     }
 
+    /// Lets go of the file until something is written again.
+    pub(crate) fn close(&mut self) {
+        self.file = None;
+    }
+
     /// Writes and syncs what waits. On an error nothing of it counts as written, and the file is as long as before.
     pub(crate) fn write(&mut self) -> io::Result<()> {
         if self.waiting.is_empty() {

@@ -1,23 +1,23 @@
 //! What operators have set at run time, in one file that is replaced as a whole.
 //!
 //! Only what differs from the settings file is kept, each weight with the configured one beside it: who has changed the settings since
-//! gets what they say now.
+//! gets what they say now. The same goes from a process to the one that takes over, so a later version may add fields: each has a default.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::pool::state::AdminState;
 
-/// Raised when an older program could misread the file.
+/// Raised when a field changes its meaning, which an older program would misread.
 const FORMAT: u32 = 1;
 
 /// Everything that comes back after a restart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Kept {
     format: u32,
     /// By pool.
@@ -26,7 +26,6 @@ pub(crate) struct Kept {
 
 /// What differs in a pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct KeptPool {
     /// Servers whose state, weight or limit was set, by name.
     #[serde(default)]
@@ -41,22 +40,28 @@ pub(crate) struct KeptPool {
 
 /// What was set of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct KeptServer {
     pub(crate) state: AdminState,
     pub(crate) weight: u16,
     /// The weight the settings gave it then.
     pub(crate) configured_weight: u16,
+    /// Connections it may have, if not as many as its pool says.
+    #[serde(default)]
+    pub(crate) max_connections: Option<NonZeroU32>,
+    /// What the settings said of that then.
+    #[serde(default)]
+    pub(crate) configured_max_connections: Option<NonZeroU32>,
     pub(crate) reason: Option<String>,
 }
 
 /// A server that was added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct NewServer {
     pub(crate) name: String,
     pub(crate) address: String,
     pub(crate) weight: u16,
+    #[serde(default)]
+    pub(crate) max_connections: Option<NonZeroU32>,
 }
 
 impl Default for Kept {

@@ -3,6 +3,8 @@
 //! A thread of its own writes both, so that a slow disk holds up neither the checks nor the next change. A full or broken disk does not
 //! hold up the change itself either: it happens, what could not be written waits for the disk, and `balancer_journal_writable` says so.
 //! Rejected: to refuse changes that cannot be written down, because a full disk is when servers have to be taken out.
+//!
+//! There is one writer at a time: while another process takes over, and after it has, this one has neither file open and writes nothing.
 
 mod journal;
 mod kept;
@@ -64,6 +66,8 @@ enum Work {
     Entry(Box<Entry>),
     Keep(Box<Kept>),
     Flush(oneshot::Sender<()>),
+    Pause(oneshot::Sender<()>),
+    Resume,
 }
 
 /// Takes changes down.
@@ -94,6 +98,7 @@ impl Recorder {
             journal: JournalFile::new(path, limits),
             kept_path: dir.join(KEPT_FILE),
             kept: None,
+            paused: false,
             metrics: Arc::clone(&metrics),
         };
         let thread = std::thread::Builder::new()
@@ -129,6 +134,20 @@ impl Recorder {
         self.send(|| Work::Flush(done));
         // An end without an answer means that there is no disk to wait for; what is late is counted by the writer.
         let _ = timeout(FLUSH_TIMEOUT, waiting).await;
+    }
+
+    /// Returns once everything so far is on the disk and the files are closed, or the disk has had its time. Nothing is written from then on,
+    /// so that another process may.
+    pub(crate) async fn pause(&self) {
+        let (done, waiting) = oneshot::channel();
+        self.send(|| Work::Pause(done));
+        // As above.
+        let _ = timeout(FLUSH_TIMEOUT, waiting).await;
+    }
+
+    /// Writes again, also what has come meanwhile.
+    pub(crate) fn resume(&self) {
+        self.send(|| Work::Resume);
     }
 
     /// The latest entries, the last one first.
@@ -169,13 +188,15 @@ struct Writer {
     kept_path: PathBuf,
     /// What is still to be written.
     kept: Option<Box<Kept>>,
+    /// Whether the files are another process's.
+    paused: bool,
     metrics: Arc<RecordMetrics>,
 }
 
 impl Writer {
     fn run(mut self, work: &Receiver<Work>) {
         loop {
-            let first = if self.is_behind() {
+            let first = if self.is_behind() && !self.paused {
                 match work.recv_timeout(RETRY) {
                     Ok(first) => Some(first),
                     Err(RecvTimeoutError::Timeout) => None,
@@ -189,20 +210,40 @@ impl Writer {
             };
             // All that has come meanwhile shares one write and one sync.
             let mut waiting = Vec::new();
+            let mut pause = self.paused;
             for work in first.into_iter().chain(std::iter::from_fn(|| work.try_recv().ok())) {
                 match work {
                     Work::Entry(entry) => self.journal.push(&entry),
                     Work::Keep(kept) => self.kept = Some(kept),
                     Work::Flush(done) => waiting.push(done),
+                    Work::Pause(done) => {
+                        pause = true;
+                        waiting.push(done);
+                    }
+                    Work::Resume => (pause, self.paused) = (false, false),
                 }
             }
-            self.write();
+            if !self.paused {
+                self.write();
+            }
+            if pause {
+                self.paused = true;
+                self.journal.close();
+            }
             for done in waiting {
                 // Whoever waited may have lost patience.
                 let _ = done.send(());
             }
         }
-        self.write();
+        if !self.paused {
+            self.write();
+        } else if self.is_behind() {
+            let entries = self.journal.waiting();
+            tracing::error!(
+                entries,
+                "changes were not written down before another process took over"
+            );
+        }
     }
 
     fn is_behind(&self) -> bool {

@@ -4,6 +4,7 @@
 pub(crate) mod authority;
 pub(crate) mod frames;
 pub(crate) mod http2;
+pub(crate) mod program;
 pub(crate) mod upstream;
 
 use std::fmt::Write as _;

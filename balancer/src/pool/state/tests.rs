@@ -220,3 +220,21 @@ fn the_nodes_own_word_counts_like_the_others() {
     state.forget_agent();
     assert!((state.effective_weight(now + MS(60_000), &rules) - 200.0).abs() < 1e-9);
 }
+
+#[test]
+fn another_process_goes_on_with_an_ejection() {
+    let (rules, now) = (rules(false), start());
+    let mut before = state();
+    assert_eq!(before.ejection_left(now), None);
+    before.handle_failure(now, &rules);
+    before.handle_failure(now, &rules);
+    let left = before.ejection_left(now + MS(500)).unwrap();
+    assert_eq!((left.cause, left.left), (Cause::Failures, MS(1_500)));
+    let mut after = state();
+    let later = now + MS(60_000);
+    after.assume_ejection(later, &left);
+    assert!(!after.is_usable(&rules));
+    assert_eq!(after.tick(later + MS(1_499)), None);
+    assert_eq!(after.tick(later + MS(1_500)), Some(Change::Readmitted));
+    assert!(after.is_usable(&rules));
+}
