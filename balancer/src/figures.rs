@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use holdfast_telemetry::{Histogram, IntCounter};
+use holdfast_telemetry::{IntCounter, StripedHistogram};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -167,7 +167,7 @@ impl ServerFigures {
 }
 
 impl Times {
-    fn of(histogram: &Histogram) -> Self {
+    fn of(histogram: &StripedHistogram) -> Self {
         let (count, sum_seconds) = (histogram.get_sample_count(), histogram.get_sample_sum());
         Self { count, sum_seconds }
     }

@@ -20,6 +20,7 @@
 //! - `sight`: access log and spans.
 //! - `record`: what operators have changed.
 //! - [`metrics`]: every figure.
+//! - `published`: what every request looks at and hardly anything changes.
 //! - `figures`: all of them at a glance; [`top`] shows them in a terminal.
 //! - [`handover`]: another process takes over; the service manager. [`upgrade`] asks for it.
 //! - [`run`]: the life of the process.
@@ -40,6 +41,7 @@ pub mod metrics;
 pub mod pool;
 mod proxy;
 pub mod proxy_protocol;
+mod published;
 mod record;
 pub mod run;
 mod sight;

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "the result goes to standard output")]
 
 mod backend;
+mod callgrind;
 mod load;
 mod proxies;
 mod report;
@@ -51,13 +52,20 @@ struct Arguments {
     /// Only these proxies beside HAProxy, the yardstick (ours, nginx)
     #[arg(long, value_delimiter = ',')]
     against: Vec<Kind>,
+    /// Count instructions of the balancer alone, in user space, instead of CPU time (valgrind)
+    #[arg(long)]
+    instructions: bool,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(run(&arguments))?;
-    report.print();
+    if arguments.instructions {
+        report.print_instructions();
+    } else {
+        report.print();
+    }
     Ok(())
 }
 
@@ -73,10 +81,15 @@ async fn run(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
     if !arguments.only.is_empty() {
         measures.retain(|measure| arguments.only.contains(measure));
     }
+    if arguments.instructions {
+        kinds.retain(|kind| *kind == Kind::Ours);
+        measures.retain(|measure| *measure != Measure::Idle);
+    }
     let mut report = Report::default();
     let mut proxies = Vec::new();
     for kind in kinds {
-        proxies.push(Proxy::start(kind, dir.path(), &backends).await?);
+        let counted = arguments.instructions;
+        proxies.push(Proxy::start(kind, dir.path(), &backends, counted).await?);
     }
     for round in 0..arguments.rounds {
         for &measure in &measures {
@@ -95,7 +108,7 @@ async fn run(arguments: &Arguments) -> Result<Report, Box<dyn Error>> {
     if measures.contains(&Measure::Idle) {
         drop(proxies);
         for kind in [Kind::Haproxy, Kind::Ours, Kind::Nginx] {
-            let proxy = Proxy::start(kind, dir.path(), &backends).await?;
+            let proxy = Proxy::start(kind, dir.path(), &backends, false).await?;
             report.add(Measure::Idle, kind, idle(&proxy, arguments.idle).await?);
         }
     }
@@ -111,7 +124,7 @@ async fn work(
 ) -> Result<Sample, Box<dyn Error>> {
     let lasting = Duration::from_secs_f64(arguments.seconds);
     let Proxy { http, tcp, https, tls_bulk, .. } = *proxy;
-    let (cpu, done) = match measure {
+    let (used, done) = match measure {
         Measure::Http => metered(proxy, load::http(http, CLIENTS, lasting, None)).await?,
         Measure::HttpRate => {
             metered(proxy, load::http(http, CLIENTS, lasting, Some(arguments.rate))).await?
@@ -135,22 +148,22 @@ async fn work(
         Measure::Idle => unreachable!("memory is measured apart"),
     };
     Ok(Sample {
-        value: cpu.as_secs_f64() * 1e6 / done.operations.max(1) as f64,
+        value: used / done.operations.max(1) as f64,
         p99_ms: done.p99_ms(),
         errors: done.errors,
     })
 }
 
-/// Does `work` and says how much CPU the proxy used for it.
+/// Does `work` and says what the proxy used for it.
 async fn metered(
     proxy: &Proxy,
     work: impl Future<Output = load::Done>,
-) -> Result<(Duration, load::Done), Box<dyn Error>> {
-    let before = proxy.cpu()?;
+) -> Result<(f64, load::Done), Box<dyn Error>> {
+    let before = proxy.used()?;
     let done = work.await;
     // Connections that were closed at the end are part of the work.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    Ok((proxy.cpu()?.saturating_sub(before), done))
+    Ok((proxy.used()? - before, done))
 }
 
 /// Bytes of memory per idle WebSocket.

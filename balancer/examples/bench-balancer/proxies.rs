@@ -13,11 +13,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::backend::Backends;
+use super::callgrind::Callgrind;
 
 /// Threads of each proxy.
 const THREADS: usize = 2;
 /// `/proc/PID/stat` counts in these; the kernel has told user space so for decades, whatever its own timer does.
-const TICKS_PER_SECOND: u64 = 100;
+const TICKS_PER_SECOND: f64 = 100.0;
 /// A proxy answers within this time, or has not started.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Memory has settled when it changes by less than this in half a second.
@@ -40,14 +41,17 @@ pub(crate) struct Proxy {
     pub(crate) https: SocketAddr,
     pub(crate) tls_bulk: SocketAddr,
     process: Child,
+    /// Counts its instructions.
+    callgrind: Option<Callgrind>,
 }
 
 impl Proxy {
-    /// Starts one with its files in `dir`.
+    /// Starts one with its files in `dir`; `counted` if its instructions are to be counted.
     pub(crate) async fn start(
         kind: Kind,
         dir: &Path,
         backends: &Backends,
+        counted: bool,
     ) -> Result<Self, Box<dyn Error>> {
         let ports = [free()?, free()?, free()?, free()?, free()?];
         let [http, tcp, https, tls_bulk, _] = ports;
@@ -62,19 +66,22 @@ impl Proxy {
         let file = dir.join(file);
         fs::write(&file, text)?;
         fs::write(dir.join("token"), "bench")?;
+        let callgrind = counted.then(|| Callgrind::new(&dir));
         let mut command = Command::new("setpriv");
+        // On TERM nginx's master ends the workers.
+        command.args(["--pdeathsig", if kind == Kind::Nginx { "TERM" } else { "KILL" }]);
+        command.args(callgrind.iter().flat_map(Callgrind::command));
         match kind {
-            Kind::Haproxy => command.args(["--pdeathsig", "KILL", "haproxy", "-db", "-f"]),
-            Kind::Ours => command.args(["--pdeathsig", "KILL"]).arg(own_program()?).arg("--config"),
-            // On TERM its master ends the workers.
-            Kind::Nginx => command.args(["--pdeathsig", "TERM", "nginx", "-c"]),
+            Kind::Haproxy => command.args(["haproxy", "-db", "-f"]),
+            Kind::Ours => command.arg(own_program()?).arg("--config"),
+            Kind::Nginx => command.args(["nginx", "-c"]),
         };
         let log = fs::File::create(dir.join("output"))?;
         command.arg(&file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let process = command
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .spawn()?;
-        let proxy = Self { kind, http, tcp, https, tls_bulk, process };
+        let proxy = Self { kind, http, tcp, https, tls_bulk, process, callgrind };
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(http).await.is_err() {
             if Instant::now() > deadline {
@@ -86,8 +93,11 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// CPU time of all its processes.
-    pub(crate) fn cpu(&self) -> Result<Duration, Box<dyn Error>> {
+    /// What it has used so far: CPU time of all its processes in microseconds, or instructions where these are counted.
+    pub(crate) fn used(&self) -> Result<f64, Box<dyn Error>> {
+        if let Some(callgrind) = &self.callgrind {
+            return Ok(callgrind.instructions(self.process.id())? as f64);
+        }
         let mut ticks = 0;
         for pid in self.pids()? {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -97,7 +107,7 @@ impl Proxy {
                 ticks += field.parse::<u64>()?;
             }
         }
-        Ok(Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND))
+        Ok(ticks as f64 * 1e6 / TICKS_PER_SECOND)
     }
 
     /// Memory of its own (not shared with files), once it has stopped to change.

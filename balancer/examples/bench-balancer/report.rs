@@ -64,7 +64,7 @@ impl Measure {
 /// One measurement of one proxy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    /// CPU microseconds, or bytes, per operation.
+    /// CPU microseconds, instructions, or bytes, per operation.
     pub(crate) value: f64,
     pub(crate) p99_ms: Option<f64>,
     pub(crate) errors: u64,
@@ -116,6 +116,16 @@ impl Report {
             ours(Measure::Tls),
             self.errors(Kind::Ours),
         );
+    }
+
+    /// The row of instructions per operation.
+    pub(crate) fn print_instructions(&self) {
+        let cell = |measure: Measure| {
+            let name = measure.to_possible_value()?.get_name().replace('-', "_");
+            Some(format!(" {name}={:.0}", self.value(measure, Kind::Ours)?))
+        };
+        let cells: String = Measure::ALL.into_iter().filter_map(cell).collect();
+        println!("bench-balancer-instructions{cells} errors={}", self.errors(Kind::Ours));
     }
 
     fn value(&self, measure: Measure, kind: Kind) -> Option<f64> {

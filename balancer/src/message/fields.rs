@@ -102,7 +102,7 @@ impl<'a> Lines<'a> {
         if goes_on && self.run.is_some() {
             return;
         }
-        let at = self.position(name);
+        let at = super::position(self.head, name);
         if let Some(from) = self.run.take() {
             out.extend_from_slice(&self.head[from..at]);
         }
@@ -114,10 +114,5 @@ impl<'a> Lines<'a> {
         if let Some(from) = self.run {
             out.extend_from_slice(&self.head[from..self.head.len() - 2]);
         }
-    }
-
-    /// Where a slice of the head begins in it.
-    fn position(&self, part: &str) -> usize {
-        part.as_ptr().addr() - self.head.as_ptr().addr()
     }
 }

@@ -93,12 +93,50 @@ pub fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether every line of a head ends in CRLF. A lone LF ends a line for some programs and for others not.
-fn has_strict_lines(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r')
+/// Whether every line of a head, of which `fields` lie in it, ends in CRLF. A lone LF ends a line for some programs and for others not.
+///
+/// `httparse` lets LF stand nowhere but at the end of a line, so it is enough to look before each field, where the line above ends, at the
+/// end, and at empty lines in front.
+fn has_strict_lines(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+    let mut rest = head;
+    while let Some(next) = rest.strip_prefix(b"\r\n") {
+        rest = next;
+    }
+    !rest.starts_with(b"\n")
+        && fields.iter().all(|field| head[..position(head, field.name)].ends_with(b"\r\n"))
+        && rest.ends_with(b"\r\n\r\n")
+}
+
+/// Where a slice of a head begins in it.
+fn position(head: &[u8], part: &str) -> usize {
+    part.as_ptr().addr() - head.as_ptr().addr()
 }
 
 /// The members of a comma-separated list.
 fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_lf_is_found_wherever_it_stands() {
+        let all = ["", "", "GET / HTTP/1.1", "Host: a", "X:", "Y: b c", ""];
+        let none = ["GET / HTTP/1.1", ""];
+        for lines in [&all[..], &all[1..], &all[2..], &none[..]] {
+            for lone in 0..1_u32 << lines.len() {
+                let end = |n: usize| if lone >> n & 1 == 1 { "\n" } else { "\r\n" };
+                let head: String =
+                    lines.iter().enumerate().flat_map(|(n, line)| [*line, end(n)]).collect();
+                let mut fields = [httparse::EMPTY_HEADER; 3];
+                let mut request = httparse::Request::new(&mut fields);
+                let read = request.parse(head.as_bytes());
+                assert_eq!(read, Ok(httparse::Status::Complete(head.len())), "{head:?}");
+                let strict = has_strict_lines(head.as_bytes(), request.headers);
+                assert_eq!(strict, lone == 0, "{head:?}");
+            }
+        }
+    }
 }

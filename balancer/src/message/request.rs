@@ -1,5 +1,6 @@
 //! A request's head: refused, or turned into the head a server gets.
 
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -100,9 +101,9 @@ pub fn read(
     choose: impl FnOnce(&Seen<'_>) -> Choice,
 ) -> Result<Option<RequestHead>, Refused> {
     let Reading { peer, trusted, .. } = *reading;
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut fields);
-    let length = match request.parse(bytes) {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooManyFields),
@@ -110,7 +111,7 @@ pub fn read(
         Err(_) => return Err(Refused::Malformed("this is not HTTP/1.1")),
     };
     let head = &bytes[..length];
-    if !super::has_strict_lines(head) {
+    if !super::has_strict_lines(head, request.headers) {
         return Err(Refused::Malformed("a line does not end in CRLF"));
     }
     let method = request.method.unwrap_or_default();

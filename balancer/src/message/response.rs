@@ -1,5 +1,7 @@
 //! A response's head: turned into the head a client gets.
 
+use std::mem::MaybeUninit;
+
 use super::fields::{Connection, Field, Lines, classify};
 use super::{FIELDS_MAX, Framing, Malformed, chunked::Chunked};
 
@@ -56,15 +58,17 @@ pub fn read(
     asked: &Asked<'_>,
     out: &mut Vec<u8>,
 ) -> Result<Option<ResponseHead>, Malformed> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut response = httparse::Response::new(&mut fields);
-    let length = match response.parse(bytes) {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let parsed = parser.parse_response_with_uninit_headers(&mut response, bytes, &mut fields);
+    let length = match parsed {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(_) => return Err(Malformed("the response is not HTTP/1.1")),
     };
     let head = &bytes[..length];
-    if !super::has_strict_lines(head) {
+    if !super::has_strict_lines(head, response.headers) {
         return Err(Malformed("a line of the response does not end in CRLF"));
     }
     let status = response.code.unwrap_or_default();

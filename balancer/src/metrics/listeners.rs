@@ -1,7 +1,10 @@
 //! Figures of listeners.
 
-use holdfast_telemetry::metrics::{counter_vec, float_gauge_vec, gauge_vec};
-use holdfast_telemetry::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use holdfast_telemetry::metrics::{counter_vec, float_gauge_vec, gauge_vec, striped_counter_vec};
+use holdfast_telemetry::{
+    GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, StripedCounter,
+    StripedCounterVec,
+};
 use http::StatusCode;
 
 use super::labels::{Close, Rejection};
@@ -11,11 +14,11 @@ use crate::figures::Counts;
 /// Families of all listeners.
 #[derive(Debug)]
 pub(crate) struct Families {
-    connections: IntCounterVec,
+    connections: StripedCounterVec,
     active: IntGaugeVec,
-    requests: IntCounterVec,
-    received: IntCounterVec,
-    sent: IntCounterVec,
+    requests: StripedCounterVec,
+    received: StripedCounterVec,
+    sent: StripedCounterVec,
     rejected: IntCounterVec,
     closed: IntCounterVec,
     accept_failures: IntCounterVec,
@@ -26,7 +29,7 @@ impl Families {
     pub(super) fn register(registry: &Registry) -> Self {
         let r = registry;
         Self {
-            connections: counter_vec(
+            connections: striped_counter_vec(
                 r,
                 "balancer_listener_connections_total",
                 "Connections accepted",
@@ -38,19 +41,19 @@ impl Families {
                 "Connections open",
                 &["listener"],
             ),
-            requests: counter_vec(
+            requests: striped_counter_vec(
                 r,
                 "balancer_listener_requests_total",
                 "Requests answered by class of status",
                 &["listener", "code"],
             ),
-            received: counter_vec(
+            received: striped_counter_vec(
                 r,
                 "balancer_listener_received_bytes_total",
                 "Bytes received from clients",
                 &["listener"],
             ),
-            sent: counter_vec(
+            sent: striped_counter_vec(
                 r,
                 "balancer_listener_sent_bytes_total",
                 "Bytes sent to clients",
@@ -92,7 +95,7 @@ impl Families {
         ListenerMetrics {
             connections: self.connections.with_label_values(labels),
             active: self.active.with_label_values(labels),
-            requests: each(&self.requests, &CODES),
+            requests: CODES.map(|code| self.requests.with_label_values(&[listener, code])).into(),
             received: self.received.with_label_values(labels),
             sent: self.sent.with_label_values(labels),
             rejected: each(&self.rejected, Rejection::TEXTS),
@@ -122,11 +125,10 @@ impl Families {
         let _ = self.received.remove_label_values(labels);
         let _ = self.sent.remove_label_values(labels);
         let _ = self.accept_failures.remove_label_values(labels);
-        for (family, values) in [
-            (&self.requests, &CODES[..]),
-            (&self.rejected, Rejection::TEXTS),
-            (&self.closed, Close::TEXTS),
-        ] {
+        for code in CODES {
+            let _ = self.requests.remove_label_values(&[listener, code]);
+        }
+        for (family, values) in [(&self.rejected, Rejection::TEXTS), (&self.closed, Close::TEXTS)] {
             for value in values {
                 let _ = family.remove_label_values(&[listener, value]);
             }
@@ -137,11 +139,11 @@ impl Families {
 /// Handles of one listener.
 #[derive(Debug)]
 pub(crate) struct ListenerMetrics {
-    pub(crate) connections: IntCounter,
+    pub(crate) connections: StripedCounter,
     pub(crate) active: IntGauge,
-    requests: Box<[IntCounter]>,
-    pub(crate) received: IntCounter,
-    pub(crate) sent: IntCounter,
+    requests: Box<[StripedCounter]>,
+    pub(crate) received: StripedCounter,
+    pub(crate) sent: StripedCounter,
     rejected: Box<[IntCounter]>,
     closed: Box<[IntCounter]>,
     pub(crate) accept_failures: IntCounter,

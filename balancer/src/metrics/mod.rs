@@ -2,7 +2,7 @@
 //!
 //! Labels come from the settings (listeners, pools, servers) and from the closed sets of `labels`, so their number is bounded. A part
 //! takes its handles once and the data path only adds to them; the series of a known part exist at 0 from the start, and those of a
-//! removed part go with it.
+//! removed part go with it. What every request counts is striped, so that the workers do not wait for each other's cache lines.
 
 mod faults;
 mod labels;
@@ -17,6 +17,7 @@ mod sight;
 use std::sync::Arc;
 
 use holdfast_telemetry::metrics::{counter, float_gauge, gauge};
+use holdfast_telemetry::prometheus::core::{Atomic, GenericCounter};
 use holdfast_telemetry::{Gauge, IntCounter, IntGauge, Registry};
 use http::StatusCode;
 
@@ -93,12 +94,12 @@ impl Metrics {
 }
 
 /// What counters say, by their labels.
-fn counts(labels: &[&str], counters: &[IntCounter]) -> Counts {
+fn counts<C: Atomic<T = u64>>(labels: &[&str], counters: &[GenericCounter<C>]) -> Counts {
     labels.iter().zip(counters).map(|(label, each)| ((*label).to_owned(), each.get())).collect()
 }
 
 /// The counter of a status; hyper yields no status outside 100 to 999, and what is above 599 is an error of some kind.
-fn class(counters: &[IntCounter], status: StatusCode) -> &IntCounter {
+fn class<C>(counters: &[C], status: StatusCode) -> &C {
     let digit = usize::from(status.as_u16() / 100);
     &counters[digit.clamp(1, CODES.len()) - 1]
 }

@@ -1,9 +1,11 @@
 //! Figures of servers.
 
-use holdfast_telemetry::metrics::{counter_vec, float_gauge_vec, gauge_vec, histogram_vec};
+use holdfast_telemetry::metrics::{
+    counter_vec, float_gauge_vec, gauge_vec, striped_counter_vec, striped_histogram_vec,
+};
 use holdfast_telemetry::{
-    Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry,
+    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, StripedCounter,
+    StripedCounterVec, StripedHistogram, StripedHistogramVec,
 };
 use http::StatusCode;
 
@@ -31,12 +33,12 @@ pub(crate) struct Families {
     weight: IntGaugeVec,
     effective_weight: GaugeVec,
     active: IntGaugeVec,
-    connections: IntCounterVec,
+    connections: StripedCounterVec,
     connect_failures: IntCounterVec,
-    responses: IntCounterVec,
-    connect: HistogramVec,
-    first_byte: HistogramVec,
-    session: HistogramVec,
+    responses: StripedCounterVec,
+    connect: StripedHistogramVec,
+    first_byte: StripedHistogramVec,
+    session: StripedHistogramVec,
     checks: IntCounterVec,
     ejections: IntCounterVec,
     agent_checks: IntCounterVec,
@@ -79,7 +81,7 @@ impl Families {
                 "Requests in flight, upgraded and TCP connections",
                 labels,
             ),
-            connections: counter_vec(
+            connections: striped_counter_vec(
                 r,
                 "balancer_server_connections_total",
                 "Connections made to the server",
@@ -91,27 +93,27 @@ impl Families {
                 "Connections to the server that could not be made",
                 labels,
             ),
-            responses: counter_vec(
+            responses: striped_counter_vec(
                 r,
                 "balancer_server_responses_total",
                 "Responses of the server by class of status",
                 &["pool", "server", "code"],
             ),
-            connect: histogram_vec(
+            connect: striped_histogram_vec(
                 r,
                 "balancer_server_connect_seconds",
                 "Time to connect to the server",
                 labels,
                 &CONNECT_BUCKETS,
             ),
-            first_byte: histogram_vec(
+            first_byte: striped_histogram_vec(
                 r,
                 "balancer_server_first_byte_seconds",
                 "Time from a request sent to the head of its response",
                 labels,
                 &FIRST_BYTE_BUCKETS,
             ),
-            session: histogram_vec(
+            session: striped_histogram_vec(
                 r,
                 "balancer_server_session_seconds",
                 "Age of upgraded and TCP connections to the server when they ended",
@@ -215,12 +217,12 @@ pub(crate) struct ServerMetrics {
     pub(crate) weight: IntGauge,
     pub(crate) effective_weight: Gauge,
     pub(crate) active: IntGauge,
-    pub(crate) connections: IntCounter,
+    pub(crate) connections: StripedCounter,
     pub(crate) connect_failures: IntCounter,
-    responses: [IntCounter; 5],
-    pub(crate) connect: Histogram,
-    pub(crate) first_byte: Histogram,
-    pub(crate) session: Histogram,
+    responses: [StripedCounter; 5],
+    pub(crate) connect: StripedHistogram,
+    pub(crate) first_byte: StripedHistogram,
+    pub(crate) session: StripedHistogram,
     pub(crate) checks_passed: IntCounter,
     pub(crate) checks_failed: IntCounter,
     /// By [`Cause`].

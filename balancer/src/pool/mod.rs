@@ -17,8 +17,9 @@ pub mod server;
 pub mod state;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -26,6 +27,7 @@ use chrono::Utc;
 use crate::config::{Algorithm, PoolConfig, PoolRules, ServerConfig};
 use crate::faults::{Fault, Faults, Order, TooMany};
 use crate::metrics::{Metrics, PoolMetrics};
+use crate::published::{Local, Published};
 use balance::{Candidate, RoundRobin};
 use outliers::Detector;
 use retry::{Budget, Permit};
@@ -89,18 +91,31 @@ struct Comparison {
     detector: Detector,
 }
 
+/// What a request finds in a pool; replaced as a whole.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// In force.
+    pub(crate) rules: Arc<PoolRules>,
+    /// The servers in force.
+    members: Arc<[Arc<Server>]>,
+}
+
+/// A number that every request changes, in a cache line of its own: what stands beside it is only read.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Rotation(AtomicUsize);
+
 /// One pool.
 #[derive(Debug)]
 pub struct Pool {
     name: Arc<str>,
     families: Arc<Metrics>,
     pub(crate) metrics: PoolMetrics,
-    rules: RwLock<Arc<PoolRules>>,
-    members: RwLock<Arc<[Arc<Server>]>>,
+    view: Published<View>,
     /// Servers taken out whose connections go on.
     leaving: Mutex<Vec<Arc<Server>>>,
     turn: Mutex<RoundRobin>,
-    rotation: AtomicUsize,
+    rotation: Rotation,
     panic: AtomicBool,
     pub(crate) room: Arc<Room>,
     retries: Budget,
@@ -127,11 +142,13 @@ impl Pool {
             faults: Faults::new(families.faults.handles(&config.name)),
             detects: AtomicBool::new(config.rules.outliers.is_some()),
             detector: Mutex::default(),
-            rules: RwLock::new(Arc::new(config.rules.clone())),
-            members: RwLock::new(Arc::new([])),
+            view: Published::new(View {
+                rules: Arc::new(config.rules.clone()),
+                members: Arc::new([]),
+            }),
             leaving: Mutex::default(),
             turn: Mutex::default(),
-            rotation: AtomicUsize::new(0),
+            rotation: Rotation::default(),
             panic: AtomicBool::new(false),
             judges_latency: AtomicBool::new(config.rules.algorithm == Algorithm::PeakEwma),
             made: now(),
@@ -149,12 +166,17 @@ impl Pool {
 
     /// The rules in force.
     pub fn rules(&self) -> Arc<PoolRules> {
-        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.view.get().rules)
     }
 
     /// The servers in force.
     pub fn members(&self) -> Arc<[Arc<Server>]> {
-        Arc::clone(&self.members.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.view.get().members)
+    }
+
+    /// Rules and servers for a worker, at no cost for the others.
+    pub(crate) fn view(&self) -> Rc<Local<View>> {
+        self.view.local()
     }
 
     /// The servers in force, and those taken out whose connections go on.
@@ -173,7 +195,8 @@ impl Pool {
     ///
     /// A pool in panic uses every server the operator lets it use; once an attempt has failed, those believed to work come first.
     pub fn pick(&self, ask: &Ask, tried: &Tried) -> Option<Lease> {
-        let members = self.members();
+        let view = self.view();
+        let members = &view.members;
         let lease = |server: &Arc<Server>| {
             let lease = Lease::new(Arc::clone(server))?;
             // The place first: a token that was taken is gone.
@@ -202,7 +225,7 @@ impl Pool {
                 }
                 server.candidate(index, in_panic).filter(|_| admits(server))
             });
-            self.choose(candidates, &members, ask)
+            self.choose(candidates, &view, ask)
         };
         let index = if panic && tried.count == 0 {
             choose(true)
@@ -265,16 +288,20 @@ impl Pool {
     fn choose(
         &self,
         candidates: impl Iterator<Item = Candidate> + Clone,
-        members: &[Arc<Server>],
+        view: &View,
         ask: &Ask,
     ) -> Option<usize> {
-        let algorithm = self.rules.read().unwrap_or_else(PoisonError::into_inner).algorithm;
-        match algorithm {
+        let members = &view.members;
+        match view.rules.algorithm {
             Algorithm::RoundRobin | Algorithm::WeightedRoundRobin => {
                 lock(&self.turn).next(candidates)
             }
             Algorithm::LeastConnections => {
-                let rotation = self.rotation.fetch_add(1, Ordering::Relaxed);
+                // One server has no turn.
+                let rotation = match members.len() {
+                    0 | 1 => 0,
+                    _ => self.rotation.0.fetch_add(1, Ordering::Relaxed),
+                };
                 balance::least_connections(candidates, members.len(), rotation)
             }
             Algorithm::RandomTwo => balance::two_choices(candidates, draws(), balance::load),
@@ -331,7 +358,8 @@ impl Pool {
         self.judges_latency.store(rules.algorithm == Algorithm::PeakEwma, Ordering::Relaxed);
         let rules = Arc::new(rules);
         let old = self.rules();
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&rules);
+        self.view
+            .change(|view| View { rules: Arc::clone(&rules), members: Arc::clone(&view.members) });
         let check_differs = match (&old.check, &rules.check) {
             (Some(old), Some(new)) => old.kind != new.kind || old.port != new.port,
             (None, None) => false,
@@ -366,12 +394,11 @@ impl Pool {
     }
 
     fn set_members(&self, change: impl FnOnce(&mut Vec<Arc<Server>>)) {
-        {
-            let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
-            let mut list = members.to_vec();
+        self.view.change(|view| {
+            let mut list = view.members.to_vec();
             change(&mut list);
-            *members = list.into();
-        }
+            View { rules: Arc::clone(&view.rules), members: list.into() }
+        });
         // Positions have moved, so what each position has earned is void.
         *lock(&self.turn) = RoundRobin::default();
         self.refresh_panic();

@@ -23,7 +23,7 @@ const LARGE_KEPT_MAX: usize = 16;
 /// Heads under construction kept for later. More than one per request in flight on a thread is never needed.
 const HEADS_KEPT_MAX: usize = 64;
 /// A head that grew beyond this is freed.
-const HEAD_BYTES_KEPT: usize = 4_096;
+pub(super) const HEAD_BYTES_KEPT: usize = 4_096;
 
 #[derive(Default)]
 struct Kept {

@@ -132,7 +132,8 @@ async fn attempts(
     head: &RequestHead,
     out: Vec<u8>,
 ) -> Result<Outcome, Failure> {
-    let rules = pool.rules();
+    let view = pool.view();
+    let rules = &view.rules;
     let ask = Ask {
         source: source(head.client),
         key: head.choice.key,
@@ -141,8 +142,8 @@ async fn attempts(
     };
     let mut request = Transfer::new(out, head.framing, false);
     let mut continue_due = head.expects_continue && conversation.client.buffer.is_empty();
-    let ends = ends(&rules, conversation.address, &conversation.client.stream);
-    let mut search = Search::new(pool, &rules, ask, ends);
+    let ends = ends(rules, conversation.address, &conversation.client.stream);
+    let mut search = Search::new(pool, rules, ask, ends);
     let mut way = search.reach(&conversation.session, Some(&conversation.idle), None).await?;
     loop {
         let Way { stream, lease, reused, .. } = way;
@@ -154,7 +155,7 @@ async fn attempts(
         }
         let mut server = End::from(stream);
         conversation.session.await_server(rules.response_timeout);
-        let extra = set_cookie(&rules, head, &lease, conversation.peer.is_secure());
+        let extra = set_cookie(rules, head, &lease, conversation.peer.is_secure());
         match send(conversation, &mut server, &mut request, head, &extra).await {
             Attempt::Response(response, out, latency) => {
                 pool.handle_response(&lease, status(&response), latency);

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -30,6 +29,7 @@ use crate::message::choice::Seen;
 use crate::message::request::{self, Peer, Reading, Refused, RequestHead};
 use crate::metrics::{Close, Rejection};
 use crate::pool::server::Lease;
+use crate::published::Local;
 use crate::sight::Draft;
 
 /// A client that was refused gets this long to read why; what it still sends is thrown away. Closed at once, its kernel might throw
@@ -56,6 +56,9 @@ enum Ended {
     /// The server has switched protocols.
     Upgraded(Box<(End, Lease, Kind)>),
 }
+
+/// What a client asks for, and the settings by which it was read.
+type Asked = (RequestHead, Rc<Local<Settings>>);
 
 /// Why there is no head.
 enum NoHead {
@@ -183,7 +186,7 @@ impl Conversation {
         &mut self,
         cx: &mut Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Poll<Result<(RequestHead, Arc<Settings>), NoHead>> {
+    ) -> Poll<Result<Asked, NoHead>> {
         let (buffer, stream) = (&mut self.client.buffer, &mut self.client.stream);
         let listener = &self.session.listener;
         // Bytes that are known to hold no end of a head.
@@ -192,7 +195,7 @@ impl Conversation {
         loop {
             let fresh = &buffer.filled()[seen..];
             if memchr::memchr(b'\n', fresh).is_some() {
-                let settings = listener.settings();
+                let settings = listener.local_settings();
                 limit = settings.config.header_bytes_max;
                 let reading = Reading {
                     peer: &self.peer,
@@ -213,7 +216,7 @@ impl Conversation {
             }
             seen = buffer.filled().len();
             if seen >= SMALL_BYTES {
-                limit = listener.settings().config.header_bytes_max;
+                limit = listener.local_settings().config.header_bytes_max;
             }
             if seen >= limit {
                 return Poll::Ready(Err(NoHead::TooLong));

@@ -6,7 +6,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use crate::limits::{Limits, Protection};
 use crate::message::choice::{Choice, Seen};
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::pool::{Pool, Pools};
+use crate::published::{Local, Published};
 use crate::sight::Sight;
 use crate::tls::{Certificate, ServerTls};
 
@@ -35,7 +37,7 @@ pub(crate) struct Listener {
     pub(crate) sight: Option<Arc<Sight>>,
     /// Cancelled when nothing more is to be accepted.
     stopped: CancellationToken,
-    settings: RwLock<Arc<Settings>>,
+    settings: Published<Settings>,
 }
 
 /// What a listener does with a connection; replaced as a whole.
@@ -73,7 +75,8 @@ impl Settings {
     pub(crate) fn choose(&self, seen: &Seen<'_>) -> Choice {
         let route = self.config.routes.iter().position(|route| route.matches(seen));
         let route = route.and_then(|route| u16::try_from(route).ok());
-        let rules = self.pool_of(&Choice { route, ..Choice::default() }).rules();
+        let view = self.pool_of(&Choice { route, ..Choice::default() }).view();
+        let rules = &view.rules;
         Choice {
             route,
             key: rules.key.as_ref().and_then(|key| seen.key(key)),
@@ -121,7 +124,7 @@ impl Listener {
             metrics: metrics.listeners.handles(&settings.config.name),
             sight,
             stopped: CancellationToken::new(),
-            settings: RwLock::new(Arc::new(settings)),
+            settings: Published::new(settings),
         })
     }
 
@@ -154,8 +157,14 @@ impl Listener {
         self.stopped.cancelled().await;
     }
 
+    /// What it does with a connection.
     pub(crate) fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+        self.settings.get()
+    }
+
+    /// The same for a worker, at no cost for the others.
+    pub(crate) fn local_settings(&self) -> Rc<Local<Settings>> {
+        self.settings.local()
     }
 
     /// Whether this is its name.
@@ -171,7 +180,7 @@ impl Listener {
             tracing::warn!(%error, "cannot tune a listening socket");
         }
         settings.show_certificates(metrics, self.settings().certificates().len());
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        self.settings.set(settings);
     }
 }
 

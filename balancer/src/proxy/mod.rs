@@ -1,7 +1,7 @@
 //! The data path: what happens between a client's connection and a server's.
 //!
 //! - [`listener`]: a bound address and its settings.
-//! - [`worker`]: the threads that serve, and how connections are spread over them.
+//! - [`accept`]: new connections; [`worker`]: the threads that serve, and how connections are spread over them.
 //! - [`session`]: one client connection: phase, timeouts, stop; [`registry`]: all of a worker's, listed and told to leave.
 //! - [`welcome`]: PROXY header and TLS handshake, where a listener wants them; [`stream`] hides the difference from there on.
 //! - [`http`] → [`forward`] → [`reach`] → [`upstream`], with [`faulty`] and [`transfer`]: a request on its way and its response back; [`crate::message`] says what
@@ -10,6 +10,7 @@
 //! - [`tcp`]: a connection on its way.
 //! - [`relay`], [`buffers`]: bytes both ways after that.
 
+mod accept;
 mod buffers;
 mod faulty;
 mod forward;

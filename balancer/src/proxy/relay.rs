@@ -127,7 +127,7 @@ impl Relay {
         session.bind(&lease, kind);
         session.enter(Phase::Relay);
         session.note(|draft| draft.switched(kind));
-        let payload_max = session.listener.settings().config.frame_bytes_max;
+        let payload_max = session.listener.local_settings().config.frame_bytes_max;
         let payload_max = payload_max.filter(|_| kind == Kind::WebSocket);
         let bound = payload_max
             .map(|payload_max| Box::new(Bound { frames: Frames::default(), payload_max }));

@@ -17,17 +17,18 @@ use crate::sight::Draft;
 /// Serves one client until both sides have ended.
 pub(crate) async fn serve(guard: SessionGuard, stream: Stream, peer: SocketAddr) {
     let session = Rc::clone(guard.session());
-    let pool = Arc::clone(&session.listener.settings().pool);
-    let rules = pool.rules();
+    let pool = Arc::clone(&session.listener.local_settings().pool);
+    let view = pool.view();
+    let rules = &view.rules;
     session.begin_draft(|_| {
         let mut draft = Draft::connection(&session, "tcp");
         draft.asks(&pool);
         draft
     });
     let source = forward::source(peer.ip().to_canonical());
-    let ends = forward::ends(&rules, peer, &stream);
+    let ends = forward::ends(rules, peer, &stream);
     let ask = Ask { source, opens: true, ..Ask::default() };
-    let mut search = Search::new(&pool, &rules, ask, ends);
+    let mut search = Search::new(&pool, rules, ask, ends);
     let reached = search.reach(&session, None, None).await;
     let (server, lease) = match reached {
         Ok(Way { stream, lease, took, .. }) => {

@@ -8,17 +8,19 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::listener::Listener;
+use super::accept::Door;
+use super::listener::{Listener, Settings};
 use super::registry::{Listed, Selection};
 use super::session::{Session, TICK};
 use super::stream::Stream;
@@ -27,6 +29,7 @@ use super::{http, registry, tcp, welcome};
 use crate::config::Mode;
 use crate::limits::Place;
 use crate::metrics::{Close, Metrics, Rejection};
+use crate::published::Local;
 use crate::sight;
 
 /// Commands that may wait for a worker; beyond it a handed-over connection stays where it is.
@@ -184,11 +187,11 @@ impl Worker {
         self.clock.set(self.clock.get() + 1);
         sight::flush();
         // Settings are looked up once per listener, not once per session.
-        let mut known: Option<(*const Listener, Arc<super::listener::Settings>)> = None;
+        let mut known: Option<(*const Listener, Rc<Local<Settings>>)> = None;
         for session in self.sessions.borrow().values() {
             let listener = Arc::as_ptr(&session.listener);
             if known.as_ref().is_none_or(|(pointer, _)| *pointer != listener) {
-                known = Some((listener, session.listener.settings()));
+                known = Some((listener, session.listener.local_settings()));
             }
             if let Some((_, settings)) = &known {
                 session.look_over(&settings.config);
@@ -198,8 +201,8 @@ impl Worker {
     }
 
     async fn accept(self: Rc<Self>, listener: Arc<Listener>) {
-        let socket = match listener.socket().and_then(TcpListener::from_std) {
-            Ok(socket) => socket,
+        let door = match listener.socket().and_then(Door::new) {
+            Ok(door) => door,
             // The program ended, or a reload dropped the listener, before this worker came to it.
             Err(_) if listener.is_closed() => return,
             Err(error) => {
@@ -207,11 +210,13 @@ impl Worker {
                 return tracing::error!(address = %listener.address(), %error, "cannot listen");
             }
         };
+        // Waited for once: all workers share what keeps who waits.
+        let mut closed = pin!(listener.closed());
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = listener.closed() => return,
-                accepted = socket.accept() => accepted,
+                () = &mut closed => return,
+                accepted = door.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => self.place(&listener, stream, peer),
@@ -227,7 +232,7 @@ impl Worker {
     /// Serves a new connection here or where there is clearly less to do.
     fn place(self: &Rc<Self>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
         listener.metrics.connections.inc();
-        let limit = i64::from(listener.settings().config.connections_max);
+        let limit = i64::from(listener.local_settings().config.connections_max);
         if listener.metrics.active.get() >= limit {
             listener.metrics.reject(Rejection::ConnectionLimit);
             return;
@@ -248,7 +253,7 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, listener: Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
-        let settings = listener.settings();
+        let settings = listener.local_settings();
         let mut place = None;
         // Behind a PROXY header the client is not known yet.
         if !settings.config.proxy_protocol {

@@ -5,6 +5,7 @@
 //! the `prometheus` crate (one more vocabulary for the same five types).
 //!
 //! - [`metrics`]: the registry of a process, constructors that register, and the Prometheus text of it.
+//! - [`striped`]: counters and histograms that several threads change at every request.
 //! - [`logs`]: log lines to stderr, and tracing spans to an OpenTelemetry collector where one is named.
 //! - [`traces`]: spans of what was measured elsewhere, to the same collector.
 //! - [`spans`]: spans whose identity others were told before they ended.
@@ -24,8 +25,11 @@ pub mod metrics;
 mod process;
 pub mod shutdown;
 pub mod spans;
+pub mod striped;
 mod throttle;
 pub mod traces;
+
+pub use striped::{StripedCounter, StripedCounterVec, StripedHistogram, StripedHistogramVec};
 
 pub use prometheus::{
     self, Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec,

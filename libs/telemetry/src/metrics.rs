@@ -4,7 +4,8 @@
 //! constructors register at once, so a metric that is used is a metric that is shown. They panic on an invalid or repeated name:
 //! both are our own mistakes, made at start-up and seen by any test that builds the struct.
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, MetricVec};
+use prometheus::proto::MetricType;
 use prometheus::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -12,6 +13,7 @@ use prometheus::{
 
 use crate::host::HostCollector;
 use crate::process::ProcessCollector;
+use crate::striped::{StripedCounterVec, StripedHistogramBuilder, StripedHistogramVec};
 
 const VALID: &str = "metric names, labels and buckets are valid";
 const UNIQUE: &str = "each metric is registered once";
@@ -49,6 +51,16 @@ pub fn encode(registry: &Registry) -> String {
 /// The name is invalid or taken; the same holds for every constructor here.
 pub fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
     register(registry, IntCounter::new(name, help))
+}
+
+/// [`counter_vec`] for what several threads count at every request.
+pub fn striped_counter_vec(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> StripedCounterVec {
+    register(registry, StripedCounterVec::new(Opts::new(name, help), labels))
 }
 
 /// [`counter`] with labels.
@@ -107,6 +119,19 @@ pub fn histogram_vec(
 ) -> HistogramVec {
     let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
     register(registry, HistogramVec::new(options, labels))
+}
+
+/// [`histogram_vec`] for what several threads observe at every request.
+pub fn striped_histogram_vec(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> StripedHistogramVec {
+    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec()).variable_labels(labels);
+    register(registry, MetricVec::create(MetricType::HISTOGRAM, StripedHistogramBuilder, options))
 }
 
 fn register<C: Collector + Clone + 'static>(
