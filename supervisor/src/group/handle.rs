@@ -54,6 +54,8 @@ pub(super) struct Running {
     pub(super) identity: Identity,
     /// By which vote this member leads, and the term the ledger gave it.
     pub(super) led: Option<(Vote, u64)>,
+    /// Since when it runs.
+    pub(super) since: std::time::Instant,
 }
 
 impl Inner {

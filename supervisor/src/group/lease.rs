@@ -59,6 +59,8 @@ impl Timing {
         openraft::Config {
             cluster_name: "holdfast".to_owned(),
             heartbeat_interval: heartbeat,
+            // Allowed from moment to moment (`elections`).
+            enable_elect: false,
             // Also how long a vote is waited for, which takes an fsync of the voter's.
             election_timeout_min: (lease * 3 / 4).max(heartbeat + 1),
             election_timeout_max: lease,

@@ -224,6 +224,7 @@ impl Keeper {
             retry: timing.heartbeat * 2,
         };
         inner.peers.forget();
+        let begun = Instant::now();
         let config = Arc::new(timing.library());
         let raft = match Raft::new(identity.member, config, network, log, machine).await {
             Ok(raft) => raft,
@@ -237,8 +238,9 @@ impl Keeper {
                 return End::Failed(error.to_string());
             }
         }
-        *inner.lock() = Some(Running { raft: raft.clone(), identity, led: None });
-        let end = self.watch(&raft, identity, shutdown).await;
+        *inner.lock() =
+            Some(Running { raft: raft.clone(), identity, led: None, since: begun.into_std() });
+        let end = self.watch(&raft, identity, begun, shutdown).await;
         *inner.lock() = None;
         if timeout(SHUTDOWN_TIMEOUT, raft.shutdown()).await.is_err() {
             tracing::warn!("the group's consensus did not end in time");
@@ -251,10 +253,10 @@ impl Keeper {
         &mut self,
         raft: &Raft,
         identity: Identity,
+        begun: Instant,
         shutdown: &CancellationToken,
     ) -> End {
         let inner = Arc::clone(&self.inner);
-        let begun = Instant::now();
         let mut metrics = raft.metrics();
         let mut ledger = inner.published.ledger.subscribe();
         let mut leadership = None;
@@ -274,7 +276,13 @@ impl Keeper {
             if current.state == openraft::ServerState::Leader && !is_led && leading.is_empty() {
                 leading.spawn(lead(raft.clone(), identity, current.vote, inner.name()));
             }
-            if inner.has_lost_leader(&current, identity) && stood != Some(current.vote) {
+            // The library's own timer asks this as well.
+            let may_stand = inner.may_stand(&current, identity.member);
+            raft.runtime_config().elect(may_stand);
+            if may_stand
+                && inner.has_lost_leader(&current, identity.member)
+                && stood != Some(current.vote)
+            {
                 stood = Some(current.vote);
                 tracing::info!("the leader's process has ended; this member stands for election");
                 if let Err(fatal) = raft.trigger().elect().await {
@@ -382,20 +390,6 @@ fn note_ledger(
 impl Inner {
     pub(super) fn name(&self) -> String {
         self.settings.own.name.clone()
-    }
-
-    /// Whether the leader is known to have ended, and it is this member's turn to stand for election.
-    fn has_lost_leader(&self, metrics: &RaftMetrics, identity: Identity) -> bool {
-        let Some(leader) = metrics.current_leader.filter(|leader| *leader != identity.member)
-        else {
-            return false;
-        };
-        let Some(heard) = self.contacts.leader().filter(|_| self.contacts.is_gone(leader)) else {
-            return false;
-        };
-        let voters = metrics.membership_config.voter_ids();
-        let rank = voters.filter(|voter| *voter != leader && *voter < identity.member).count();
-        Instant::now().into_std() >= self.settings.timing.stands_at(heard, rank)
     }
 
     fn seat_now(&self, metrics: &RaftMetrics, begun: Instant) -> Seat {

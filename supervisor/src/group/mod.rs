@@ -19,6 +19,7 @@
 
 mod contacts;
 mod deeds;
+mod elections;
 mod handle;
 mod lease;
 mod ledger;

@@ -23,6 +23,9 @@ pub struct Report {
     /// The last entry of the log it has applied; filled in by the group.
     #[serde(default)]
     pub applied: Option<u64>,
+    /// It hears no leader, and would vote for another one; filled in by the group.
+    #[serde(default)]
+    pub leaderless: bool,
     /// What chat nodes told it of Redis, by node; filled in by the group.
     #[serde(default)]
     pub clients: BTreeMap<String, ClientWord>,

@@ -150,6 +150,7 @@ pub(super) async fn exchange_reports(inner: Arc<Inner>, shutdown: CancellationTo
             .iter()
             .map(|(id, heard)| (*id, millis(heard.at.elapsed())))
             .collect();
+        current.leaderless = inner.is_leaderless();
         current.applied = inner.published.applied.borrow().map(|applied| applied.index);
         let words = Arc::clone(&inner.clients.borrow());
         let word = |(up, at): &(bool, std::time::Instant)| ClientWord {

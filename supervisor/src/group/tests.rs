@@ -1,6 +1,7 @@
 //! Groups of several members in one process, over real sockets and files.
 
 mod certificates;
+mod elections;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +41,10 @@ fn credentials(secret: &str) -> Credentials {
     Credentials::new(None, Some(Secret::new(secret))).unwrap()
 }
 
+fn address_of(listener: &TcpListener) -> Address {
+    listener.local_addr().unwrap().to_string().parse().unwrap()
+}
+
 fn start(
     settings: &Settings,
     listener: Option<TcpListener>,
@@ -71,9 +76,19 @@ impl Kit {
     }
 
     async fn with(name: &str, credentials: Credentials) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let address = address_of(&listener);
+        Self::reached_at(name, credentials, listener, address)
+    }
+
+    /// One that the others reach at `address`, from where a way leads to `listener`.
+    fn reached_at(
+        name: &str,
+        credentials: Credentials,
+        listener: TcpListener,
+        address: Address,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
             own: Member {
                 name: name.to_owned(),
@@ -125,12 +140,17 @@ fn circuit(server: &str) -> Entry {
 async fn three() -> [Kit; 3] {
     let kits =
         [Kit::member("a", "s").await, Kit::member("b", "s").await, Kit::member("c", "s").await];
+    form(&kits).await;
+    kits
+}
+
+/// The first forms a group, the others join it.
+async fn form(kits: &[Kit]) {
     kits[0].seat("waits", |seat| *seat == Seat::Outside).await;
     kits[0].group.form().await.unwrap();
     for kit in &kits[1..] {
         kit.group.join(kits[0].address.clone().unwrap()).await.unwrap();
     }
-    kits
 }
 
 /// Whoever of `kits` leads.
