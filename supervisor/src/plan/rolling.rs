@@ -4,6 +4,9 @@
 //! next one goes. Then the primary hands over, and is restarted as the replica it is by then. Before each step all other servers must be
 //! well, and enough replicas must stay for what writes demand. The first thing that is not as it should be stops the whole: what is left
 //! is told, and can be taken up again.
+//!
+//! A primary may die while others are restarted. If the supervisors replaced it themselves, what is left is put in order again and the
+//! restart goes on, so often and no more; a primary that somebody else has moved is a sign that two are at work on these servers.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,9 @@ use super::failover::healthy_replicas;
 /// How long the others may take to be well before the next step: reconnections after the last one.
 const SETTLE: Duration = Duration::from_secs(30);
 
+/// Changes of the primary that one order outlives. One is an accident; with more the servers probably do not bear the restart.
+const CHANGES_MAX: u32 = 3;
+
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
@@ -26,6 +32,8 @@ pub enum Next {
     Restart(Address),
     /// Have another server be the primary.
     SwitchOver,
+    /// Nothing yet; the primary was replaced, and what is left is in another order.
+    GoesOn,
     /// It is done.
     Finished,
     /// It has stopped, for this reason.
@@ -43,6 +51,8 @@ pub struct World<'a> {
     pub primary: &'a Address,
     /// The epoch it is told under.
     pub epoch: u64,
+    /// The last epoch whose primary was found, not made by us.
+    pub found: u64,
     /// A server that is silent for longer is not there.
     pub patience: Duration,
 }
@@ -57,6 +67,9 @@ pub struct RollingPlan {
     pub needed: u32,
     /// The epoch the primary is told under.
     pub epoch: u64,
+    /// Changes of the primary it has met.
+    #[serde(default)]
+    pub changes: u32,
     /// The process that is to end.
     pub run_id: Option<String>,
 }
@@ -72,6 +85,8 @@ pub struct Rolling {
     timeout: Duration,
     /// Another one means that something else happened.
     epoch: u64,
+    /// How often it did.
+    changes: u32,
     current: Option<Current>,
     /// The next step has not been possible since then.
     unsettled_since: Option<Instant>,
@@ -101,12 +116,12 @@ impl Rolling {
     ) -> Self {
         let status =
             RestartStatus { by, done: Vec::new(), current: None, left: servers, problem: None };
-        Self { status, needed, timeout, epoch, current: None, unsettled_since: None }
+        Self { status, needed, timeout, epoch, changes: 0, current: None, unsettled_since: None }
     }
 
     /// One that another supervisor began, taken over at `now`.
     pub fn taken_over(plan: RollingPlan, timeout: Duration, now: Instant) -> Self {
-        let RollingPlan { status, needed, epoch, run_id } = plan;
+        let RollingPlan { status, needed, epoch, changes, run_id } = plan;
         let current = status.current.is_some().then_some(Current {
             since: now,
             run_id,
@@ -114,7 +129,7 @@ impl Rolling {
             is_inherited: true,
             goal: None,
         });
-        Self { status, needed, timeout, epoch, current, unsettled_since: None }
+        Self { status, needed, timeout, epoch, changes, current, unsettled_since: None }
     }
 
     /// What whoever leads next needs to go on.
@@ -123,6 +138,7 @@ impl Rolling {
             status: self.status.clone(),
             needed: self.needed,
             epoch: self.epoch,
+            changes: self.changes,
             run_id: self.current.as_ref().and_then(|current| current.run_id.clone()),
         }
     }
@@ -136,7 +152,7 @@ impl Rolling {
     pub fn resume(&mut self, by: String, epoch: u64) {
         self.status.by = by;
         self.status.problem = None;
-        self.epoch = epoch;
+        (self.epoch, self.changes) = (epoch, 0);
         self.unsettled_since = None;
     }
 
@@ -177,7 +193,7 @@ impl Rolling {
             return Next::Wait;
         }
         if world.epoch != self.epoch {
-            return self.give_up("the primary changed meanwhile".to_owned());
+            return self.changed(world);
         }
         if let Some(server) = self.inherited(world) {
             return Next::Restart(server);
@@ -219,6 +235,26 @@ impl Rolling {
         Next::Restart(server)
     }
 
+    /// The primary is another one than before.
+    fn changed(&mut self, world: &World<'_>) -> Next {
+        if world.found > self.epoch {
+            return self.give_up("somebody else has moved the primary meanwhile".to_owned());
+        }
+        if self.changes >= CHANGES_MAX {
+            let changes = self.changes + 1;
+            return self.give_up(format!("the primary was replaced {changes} times meanwhile"));
+        }
+        self.changes += 1;
+        self.epoch = world.epoch;
+        self.unsettled_since = None;
+        // It goes last, after another one has taken its place.
+        self.status.left.sort_by_key(|server| server == world.primary);
+        if let Some(current) = &mut self.current {
+            current.goal = None;
+        }
+        Next::GoesOn
+    }
+
     fn give_up(&mut self, why: String) -> Next {
         self.stop(why.clone());
         Next::Stopped(why)
@@ -241,7 +277,7 @@ impl Rolling {
         Some(server.clone())
     }
 
-    /// Whether the present server is a new process that follows the primary and has caught up with it.
+    /// Whether the present server is a new process that follows the primary and has caught up with it, or has become the primary.
     fn is_back(&mut self, world: &World<'_>) -> bool {
         let sample_of = |address: &Address| {
             let view = world.views.iter().find(|view| view.address == *address)?;
@@ -253,7 +289,13 @@ impl Rolling {
         };
         let is_new = Some(&sample.run_id) != current.run_id.as_ref();
         let is_linked = sample.link_up == Some(true) && !sample.syncing && !sample.loading;
-        if !current.is_restarted || !is_new || !is_linked {
+        if !current.is_restarted || !is_new {
+            return false;
+        }
+        if server == world.primary {
+            return true;
+        }
+        if !is_linked {
             return false;
         }
         let Some(primary) = sample_of(world.primary) else { return false };
@@ -283,142 +325,4 @@ impl Rolling {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cluster::RedisRole;
-    use crate::judge::redis::{Link, Sample};
-
-    fn address(port: u16) -> Address {
-        Address::new("127.0.0.1", port)
-    }
-
-    fn view(port: u16, primary: u16, run: &str, offset: u64, now: Instant) -> ServerView {
-        let mut view = ServerView::new(address(port), now);
-        (view.link, view.answered_at) = (Link::Open, Some(now));
-        let is_primary = port == primary;
-        view.sample = Some(Sample {
-            at: now,
-            role: if is_primary { RedisRole::Primary } else { RedisRole::Replica },
-            run_id: run.to_owned(),
-            replid: "a".to_owned(),
-            replid2: None,
-            forked_at: None,
-            offset,
-            link_up: (!is_primary).then_some(true),
-            syncing: false,
-            follows: None,
-            quiet_seconds: None,
-            priority: 100,
-            loading: false,
-            replicas: 2,
-            version: "7.0.15".to_owned(),
-        });
-        view
-    }
-
-    struct Test {
-        begin: Instant,
-        rolling: Rolling,
-    }
-
-    impl Test {
-        fn new(needed: u32) -> Self {
-            let servers = [2, 3, 1].map(address).to_vec();
-            let timeout = Duration::from_mins(1);
-            Self {
-                begin: tokio::time::Instant::now().into_std(),
-                rolling: Rolling::new("me".to_owned(), servers, needed, timeout, 4),
-            }
-        }
-
-        /// `servers`: port, process, offset.
-        fn next(
-            &mut self,
-            second: u64,
-            primary: u16,
-            epoch: u64,
-            servers: &[(u16, &str, u64)],
-        ) -> Next {
-            let now = self.begin + Duration::from_secs(second);
-            let views: Vec<_> =
-                servers.iter().map(|(port, run, at)| view(*port, primary, run, *at, now)).collect();
-            let primary = address(primary);
-            let patience = Duration::from_secs(1);
-            self.rolling.next(&World { now, views: &views, primary: &primary, epoch, patience })
-        }
-    }
-
-    #[test]
-    fn each_server_in_turn_and_the_primary_after_it_has_handed_over() {
-        let mut test = Test::new(1);
-        let all = [(1, "a", 10), (2, "b", 10), (3, "c", 10)];
-        assert_eq!(test.next(0, 1, 4, &all), Next::Restart(address(2)));
-        test.rolling.restarted(&address(2), Ok(()));
-        assert_eq!(test.next(1, 1, 4, &all), Next::Wait, "it is the old process still");
-        let all = [(1, "a", 12), (2, "B", 11), (3, "c", 12)];
-        assert_eq!(test.next(2, 1, 4, &all), Next::Wait, "it lacks something");
-        let all = [(1, "a", 14), (2, "B", 12), (3, "c", 14)];
-        assert_eq!(test.next(3, 1, 4, &all), Next::Restart(address(3)));
-        test.rolling.restarted(&address(3), Ok(()));
-        let all = [(1, "a", 14), (2, "B", 14), (3, "C", 14)];
-        assert_eq!(test.next(4, 1, 4, &all), Next::SwitchOver);
-        test.rolling.switched(Ok(5));
-        assert_eq!(test.next(5, 3, 5, &all), Next::Restart(address(1)));
-        test.rolling.restarted(&address(1), Ok(()));
-        let all = [(1, "A", 14), (2, "B", 14), (3, "C", 14)];
-        assert_eq!(test.next(6, 3, 5, &all), Next::Finished);
-        assert_eq!(test.rolling.status.done, [2, 3, 1].map(address));
-        assert_eq!(test.next(7, 3, 5, &all), Next::Wait);
-    }
-
-    #[test]
-    fn whoever_leads_next_goes_on_with_it() {
-        let all = [(1, "a", 10), (2, "b", 10), (3, "c", 10)];
-        let back = [(1, "a", 10), (2, "B", 10), (3, "c", 10)];
-        for was_restarted in [true, false] {
-            let mut test = Test::new(1);
-            assert_eq!(test.next(0, 1, 4, &all), Next::Restart(address(2)));
-            let plan = serde_json::to_string(&test.rolling.plan()).unwrap();
-            let plan = serde_json::from_str(&plan).unwrap();
-            test.rolling = Rolling::taken_over(plan, Duration::from_mins(1), test.begin);
-            assert_eq!(test.next(1, 1, 4, &all), Next::Wait, "it may be about to end");
-            if was_restarted {
-                assert_eq!(test.next(2, 1, 4, &[all[0], all[2]]), Next::Wait, "it is away");
-            } else {
-                assert_eq!(test.next(30, 1, 4, &all), Next::Restart(address(2)), "nobody did it");
-                assert_eq!(test.next(31, 1, 4, &back), Next::Wait);
-                test.rolling.restarted(&address(2), Ok(()));
-            }
-            assert_eq!(test.next(32, 1, 4, &back), Next::Restart(address(3)));
-        }
-    }
-
-    #[test]
-    fn the_first_problem_stops_it_and_what_is_left_can_be_taken_up() {
-        let all = [(1, "a", 10), (2, "b", 10), (3, "c", 10)];
-        let mut test = Test::new(1);
-        assert_eq!(test.next(0, 1, 4, &all), Next::Restart(address(2)));
-        test.rolling.restarted(&address(2), Err("no".to_owned()));
-        assert!(!test.rolling.is_going());
-        assert_eq!(test.rolling.status.left, [2, 3, 1].map(address));
-        test.rolling.resume("you".to_owned(), 4);
-        assert_eq!(test.next(1, 1, 4, &all), Next::Restart(address(2)));
-        test.rolling.restarted(&address(2), Ok(()));
-        assert!(
-            matches!(test.next(70, 1, 4, &all), Next::Stopped(why) if why.contains("not back"))
-        );
-
-        let mut test = Test::new(1);
-        assert!(matches!(test.next(0, 3, 5, &all), Next::Stopped(why) if why.contains("changed")));
-    }
-
-    #[test]
-    fn no_server_goes_while_too_few_would_stay() {
-        let two = [(1, "a", 10), (2, "b", 10)];
-        let mut test = Test::new(1);
-        assert_eq!(test.next(0, 1, 4, &two), Next::Wait);
-        let Next::Stopped(why) = test.next(31, 1, 4, &two) else { panic!("it goes on") };
-        assert!(why.contains("only 0 replicas"), "{why}");
-        assert_eq!(Test::new(0).next(0, 1, 4, &two), Next::Restart(address(2)));
-    }
-}
+mod tests;

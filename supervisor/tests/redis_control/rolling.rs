@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_supervisor::config::{Restart, RestartBy};
 use holdfast_supervisor::control::{RedisCommand, RestartOrder};
+use holdfast_supervisor::plan::failover::Promotion;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, Server, servers, until};
@@ -109,4 +110,49 @@ async fn the_first_problem_stops_it_and_the_rest_can_be_taken_up() {
         assert_eq!((restart.left.len(), restart.done.len()), (3, 0));
     }
     assert_eq!(cluster.status().epoch, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_goes_on_when_the_primary_dies_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let hold = folder.path().join("hold");
+    std::fs::write(&hold, "").unwrap();
+    // The first restart waits; whoever is restarted then ends, and is started again by the keeper.
+    let script = format!(
+        "while [ -e {} ]; do sleep 0.05; done; redis-cli -p {{port}} shutdown nosave; true",
+        hold.display()
+    );
+    let by = RestartBy::Command(["/bin/sh", "-c", &script].map(str::to_owned).to_vec());
+    let mut cluster = Cluster::start(servers().await, |settings| {
+        settings.restart = Some(Restart { by, timeout: Duration::from_mins(1) });
+        // It goes first, and another one takes the primary's place.
+        settings.servers[2].standing.promotion = Promotion::Never;
+    })
+    .await;
+    let epoch = cluster.status().epoch;
+    let held = cluster.servers[2].as_ref().unwrap().address();
+    cluster.primary().confirmed_write("key", "value").await;
+    let pid = cluster.primary().process.pid.to_string();
+    let keeper = Keeper::of(std::mem::take(&mut cluster.servers));
+    order(&cluster, RestartOrder::Begin { force: false }).await.unwrap();
+    let restart = || cluster.status().restart.unwrap();
+    until("the first one is to end", || async { restart().current.as_ref() == Some(&held) }).await;
+    let killed = std::process::Command::new("kill").args(["-s", "KILL", &pid]).status().unwrap();
+    assert!(killed.success());
+    cluster.until_recorded("has become the primary meanwhile").await;
+    assert!(cluster.status().epoch > epoch);
+    std::fs::remove_file(&hold).unwrap();
+    until("all were restarted", || async {
+        let restart = restart();
+        assert_eq!(restart.problem, None, "{:#?}", cluster.records());
+        restart.done.len() == 3
+    })
+    .await;
+    let primary = cluster.status().primary.unwrap();
+    let at = holdfast_psync::Address::Tcp(primary.to_string());
+    let mut connection =
+        holdfast_psync::Connection::open(&holdfast_psync::Endpoint::new(at)).await.unwrap();
+    let kept = connection.command(&["GET", "key"]).await.unwrap().text();
+    assert_eq!(kept.as_deref(), Some("value"));
+    drop(keeper);
 }

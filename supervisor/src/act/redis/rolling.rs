@@ -152,6 +152,7 @@ impl RedisController {
             views,
             primary: &primary,
             epoch: self.planner.epoch(),
+            found: self.planner.register().found,
             patience: self.config.probe_timeout,
         };
         let next = rolling.next(&world);
@@ -162,6 +163,13 @@ impl RedisController {
         }
         match next {
             Next::Wait => {}
+            Next::GoesOn => {
+                let left = self.rolling.as_ref().map(|rolling| list(&rolling.status.left));
+                let left = left.unwrap_or_default();
+                let message = format!("the rolling restart goes on; left are {left}");
+                let draft = self.draft(Kind::ActionTaken, Severity::Info, message);
+                (self.sink)(draft.because(format!("{primary} has become the primary meanwhile")));
+            }
             Next::Restart(server) => self.restart_server(&server),
             Next::SwitchOver => {
                 let by = self.rolling.as_ref().map(|rolling| rolling.status.by.clone());

@@ -23,6 +23,9 @@ pub struct Register {
     pub epoch: u64,
     /// The highest epoch that was ever begun.
     pub spent: u64,
+    /// The last epoch whose primary was found instead of made: somebody else had moved it, or it was the first.
+    #[serde(default)]
+    pub found: u64,
     /// The primary's history when it was last recorded.
     pub lineage: Option<Lineage>,
     /// Where it left the history of its predecessor.
@@ -230,7 +233,7 @@ impl Register {
         }
         if self.primary.as_ref() != Some(&primary) {
             self.epoch = self.next_epoch();
-            self.spent = self.epoch;
+            (self.spent, self.found) = (self.epoch, self.epoch);
             self.primary = Some(primary);
             self.fork = None;
         }
@@ -319,6 +322,7 @@ mod tests {
         register.apply(3, RedisEntry::Approve(true)).unwrap();
         register.apply(3, done(2, 3)).unwrap();
         assert_eq!((register.primary.as_ref(), register.epoch), (Some(&address(3)), 2));
+        assert_eq!(register.found, 1, "it was made, not found");
         assert!(!register.approved && register.change.is_none());
         assert_eq!(register.apply(3, done(2, 3)), Err(Refused::NotUnderWay(2)));
     }
@@ -355,7 +359,7 @@ mod tests {
         register.apply(1, adopt(1)).unwrap();
         assert_eq!(register.epoch, 1);
         register.apply(1, adopt(2)).unwrap();
-        assert_eq!(register.epoch, 2);
+        assert_eq!((register.epoch, register.found), (2, 2));
         register.apply(1, begin(3, 2, 1)).unwrap();
         assert_eq!(register.apply(1, adopt(1)), Err(Refused::UnderWay(3)));
         let renamed = |epoch| RedisEntry::Renamed { epoch, lineage: lineage("c") };
