@@ -330,7 +330,7 @@ async fn a_target_is_not_overwritten_by_accident() {
     let error = run(replica.endpoint(), options).await.unwrap_err();
     assert!(error.to_string().contains("it follows 127.0.0.1:"), "{error}");
 
-    let overwrite = RestoreOptions { overwrite: true, bind: None };
+    let overwrite = RestoreOptions { overwrite: true, ..RestoreOptions::default() };
     assert_eq!(run(target.endpoint(), overwrite.clone()).await.unwrap().keys, 1);
     assert_eq!(content(&target).await, content(&redis).await);
     run(replica.endpoint(), overwrite).await.unwrap();
@@ -359,7 +359,7 @@ async fn a_target_that_cannot_load_gets_its_role_and_data_back() {
         manifest.databases.clear();
     });
     follow(&target, &redis).await;
-    let options = RestoreOptions { overwrite: true, bind: None };
+    let options = RestoreOptions { overwrite: true, ..RestoreOptions::default() };
     let result = restore(&store, &backup.id, &target.endpoint(), &options, &quick(), |_| {}).await;
     let error = result.unwrap_err();
     assert!(matches!(error, BackupError::NotLoaded { .. }), "{}", text(&error));

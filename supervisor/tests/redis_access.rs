@@ -1,4 +1,5 @@
-//! Failover as an ACL user with no more rights than the documentation asks for, in the clear and over TLS with certificates on both sides.
+//! Failover and restore as an ACL user with no more rights than the documentation asks for, in the clear and over TLS with certificates on
+//! both sides.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
@@ -11,8 +12,10 @@ mod cluster;
 use std::path::Path;
 
 use certificates::{NEW_KEY, openssl};
+use chrono::DateTime;
 use cluster::{Cluster, Server, free_port, until};
 use holdfast_psync::{Address, Credentials, Endpoint, Snapshot, SyncOptions};
+use holdfast_supervisor::act::backup::{BackupOptions, BackupStore, take};
 use holdfast_supervisor::act::redis::{Origin, SalvageStore, salvage};
 use holdfast_supervisor::config::{self, Config};
 use holdfast_supervisor::plan::failover::Fork;
@@ -20,6 +23,9 @@ use holdfast_supervisor::plan::failover::Fork;
 /// The rights of `docs/redis-failover.md`.
 const RIGHTS: &str = "~holdfast:* +ping +info +wait +set +multi +exec +replicaof +replconf +psync +client|setname +client|pause \
                       +client|unpause +client|kill +config|get +config|set +config|rewrite";
+
+/// The rights of `docs/cli.md` for a restore.
+const RESTORE_RIGHTS: &str = "+info +replicaof";
 
 /// What a replica needs to follow.
 const FOLLOWER_RIGHTS: &str = "+ping +replconf +psync";
@@ -30,6 +36,7 @@ fn the_documentation_has_the_rights_that_are_tested() {
     for rights in [RIGHTS, FOLLOWER_RIGHTS] {
         assert!(page.contains(rights), "the page has no {rights:?}");
     }
+    assert!(include_str!("../../docs/cli.md").contains(RESTORE_RIGHTS));
 }
 
 /// The settings a supervisor would have for these servers.
@@ -58,7 +65,7 @@ async fn servers(settings: &config::Redis, more: &[String]) -> Vec<Option<Server
         let port = server.address.port();
         let users = format!(
             "--user default off --user admin on >admin ~* &* +@all --user holdfast on >s3cret {RIGHTS} \
-             --user follower on >follower {FOLLOWER_RIGHTS} --masteruser follower --masterauth follower"
+             --user restore on >s3cret {RESTORE_RIGHTS} --user follower on >follower {FOLLOWER_RIGHTS} --masteruser follower --masterauth follower"
         );
         let mut options: Vec<String> = users.split_whitespace().map(str::to_owned).collect();
         options.extend(more.iter().map(|option| option.replace("PORT", &port.to_string())));
@@ -149,9 +156,11 @@ fn make_certificates(dir: &Path) {
         dir,
         &format!("req -x509 {NEW_KEY} -keyout ca.key -out ca.pem -days 2 -subj /CN=authority"),
     );
-    for (name, extension) in
-        [("server", "subjectAltName=IP:127.0.0.1"), ("client", "extendedKeyUsage=clientAuth")]
-    {
+    for (name, extension) in [
+        ("server", "subjectAltName=IP:127.0.0.1"),
+        ("client", "extendedKeyUsage=clientAuth"),
+        ("operator", "extendedKeyUsage=clientAuth,serverAuth"),
+    ] {
         std::fs::write(dir.join(format!("{name}.ext")), extension).unwrap();
         openssl(dir, &format!("req {NEW_KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
         openssl(
@@ -163,18 +172,58 @@ fn make_certificates(dir: &Path) {
     }
 }
 
+/// Options of a server that takes nothing in the clear and wants certificates.
+fn tls_only(dir: &Path) -> Vec<String> {
+    let path = dir.display();
+    let tls = format!(
+        "--port 0 --tls-port PORT --tls-replication yes --tls-auth-clients yes --tls-cert-file {path}/server.pem \
+         --tls-key-file {path}/server.key --tls-ca-cert-file {path}/ca.pem"
+    );
+    tls.split_whitespace().map(str::to_owned).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_speak_tls_only_are_failed_over_alike() {
     let dir = tempfile::tempdir().unwrap();
     make_certificates(dir.path());
     let settings = settings(dir.path(), &[free_port(), free_port(), free_port()], true);
-    let path = dir.path().display();
-    let tls = format!(
-        "--port 0 --tls-port PORT --tls-replication yes --tls-auth-clients yes --tls-cert-file {path}/server.pem \
-         --tls-key-file {path}/server.key --tls-ca-cert-file {path}/ca.pem"
-    );
-    let tls: Vec<_> = tls.split_whitespace().map(str::to_owned).collect();
-    let servers = servers(&settings, &tls).await;
+    let servers = servers(&settings, &tls_only(dir.path())).await;
     let mut cluster = Cluster::with_settings(servers, settings.clone()).await;
     everything(&mut cluster, &settings, dir.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_restored_into_a_server_that_speaks_tls_only() {
+    let dir = tempfile::tempdir().unwrap();
+    make_certificates(dir.path());
+    let source = Server::start(free_port(), &[]).await;
+    source.try_run("SET key value").await.unwrap();
+    let store = BackupStore::new(dir.path().join("backups"), "main");
+    let from = Endpoint::new(Address::Tcp(source.address().to_string()));
+    let quick = BackupOptions { verify: false, ..BackupOptions::default() };
+    let backup = take(&store, &[from], &quick, DateTime::UNIX_EPOCH, |_| {}).await.unwrap();
+
+    let settings = settings(dir.path(), &[free_port()], true);
+    let target = servers(&settings, &tls_only(dir.path())).await.remove(0).unwrap();
+    let restore = async |certificate: &str| {
+        let file = |name: String| dir.path().join(name);
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(["restore", "--backup", &backup.id, "--to", &target.address().to_string()]);
+        command.args(["--username", "restore", "--dir"]).arg(file("backups".to_owned()));
+        command.arg("--password-file").arg(file("password".to_owned()));
+        command.arg("--tls-ca-file").arg(file("ca.pem".to_owned()));
+        command.arg("--tls-certificate-file").arg(file(format!("{certificate}.pem")));
+        command.arg("--tls-key-file").arg(file(format!("{certificate}.key")));
+        let output = command.kill_on_drop(true).output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(said) }
+    };
+    // This one is no server's, so the target does not take the data from whoever shows it, and stays what it was.
+    let refused = restore("client").await.unwrap_err();
+    assert!(refused.contains("no TLS with the replica"), "{refused}");
+    until("it is a primary again", || async { target.info("role").await == "master" }).await;
+    assert_eq!(target.try_run("DBSIZE").await.unwrap(), "Integer(0)");
+    restore("operator").await.unwrap();
+    assert_eq!(target.try_run("GET key").await.as_deref(), Some("value"));
+    assert_eq!(target.info("role").await, "master");
 }

@@ -179,7 +179,8 @@ fn host(target: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection, secure or not.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// An authenticated RESP2 connection.

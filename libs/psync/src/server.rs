@@ -4,21 +4,32 @@
 //! by key (slow, and not for every type), and handing over a `dump.rdb` (a server with `appendonly yes` ignores it and starts empty).
 //!
 //! The payload goes out in the form with a known length, and not one byte follows it: whatever we sent would count into the offset.
+//!
+//! Whether a server speaks TLS to its primary is a setting of its own (`tls-replication`), which not everybody may ask for. It shows in
+//! the first byte that comes, because the replica speaks first.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
+use crate::connection::Io;
 use crate::resp::CommandParser;
 
 /// The commands of the handshake are tiny.
 const COMMAND_BYTES_MAX: usize = 64 * 1024;
+
+/// First byte of TLS: a record of the handshake. A command in the clear begins with `*`.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What is offered.
 #[derive(Debug, Clone)]
@@ -31,6 +42,8 @@ pub struct Offer {
     pub length: u64,
     /// Only connections from here get it: the payload is everything the users ever wrote.
     pub allowed: Option<IpAddr>,
+    /// What we show a replica that speaks TLS; `None`: such a one is turned away.
+    pub secure: Option<Arc<ServerConfig>>,
     /// Longest wait for the replica to come and ask.
     pub accept_timeout: Duration,
     /// Longest time without progress, once it has come.
@@ -46,6 +59,20 @@ pub enum ServeError {
     /// The listener failed.
     #[error("cannot accept a connection from the replica")]
     Accept(#[source] io::Error),
+    /// The replica speaks TLS, and we have nothing to show it.
+    #[error(
+        "the replica at {0} wants TLS from its primary, and there is no certificate of ours to show it"
+    )]
+    NoCertificate(SocketAddr),
+    /// We and the replica do not believe each other.
+    #[error("no TLS with the replica at {peer}")]
+    Distrust {
+        /// The replica.
+        peer: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The connection broke during the transfer.
     #[error("lost the replica at {peer} after {sent} of {length} bytes")]
     Lost {
@@ -79,11 +106,16 @@ pub enum ServeError {
 }
 
 /// A replica that has the whole payload and is loading it. The link stays up until this is dropped.
-#[derive(Debug)]
 pub struct Served {
-    stream: TcpStream,
+    stream: Box<dyn Io>,
     /// The replica.
     pub peer: SocketAddr,
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served").field("peer", &self.peer).finish_non_exhaustive()
+    }
 }
 
 impl Served {
@@ -109,29 +141,34 @@ pub async fn serve_snapshot(
     let nobody = |_| ServeError::NobodyCame(offer.accept_timeout);
     let (mut stream, peer) = loop {
         let accepted = timeout_at(deadline, listener.accept()).await.map_err(nobody)?;
-        let (mut stream, peer) = accepted.map_err(ServeError::Accept)?;
+        let (stream, peer) = accepted.map_err(ServeError::Accept)?;
         if offer.allowed.is_some_and(|allowed| allowed != peer.ip().to_canonical()) {
             tracing::warn!(%peer, "connection to the snapshot from elsewhere refused");
             continue;
         }
-        match timeout_at(deadline, handshake(&mut stream)).await.map_err(nobody)? {
-            Ok(()) => break (stream, peer),
+        let welcomed = timeout_at(deadline, welcome(stream, offer.secure.as_ref())).await;
+        match welcomed.map_err(nobody)? {
+            Ok(stream) => break (stream, peer),
+            Err(Left::NoCertificate) => return Err(ServeError::NoCertificate(peer)),
+            Err(Left::Distrust(source)) => return Err(ServeError::Distrust { peer, source }),
             // Redis hangs up and comes again when a step of its own took too long.
-            Err(error) => tracing::debug!(%peer, %error, "replica left during the handshake"),
+            Err(Left::Gone(error)) => {
+                tracing::debug!(%peer, %error, "replica left during the handshake");
+            }
         }
     };
     let length = offer.length;
     let head = format!("+FULLRESYNC {} {}\r\n${length}\r\n", offer.replid, offer.offset);
     let mut total = 0;
     let lost = |total| move |source| ServeError::Lost { peer, sent: total, length, source };
-    send(&mut stream, head.as_bytes(), offer.stall_timeout).await.map_err(lost(total))?;
+    send(stream.as_mut(), head.as_bytes(), offer.stall_timeout).await.map_err(lost(total))?;
     while let Some(chunk) = chunks.recv().await {
         let chunk = chunk.map_err(|source| ServeError::Payload { sent: total, source })?;
         let after = total + chunk.len() as u64;
         if after > length {
             return Err(ServeError::WrongLength { found: after, length });
         }
-        send(&mut stream, &chunk, offer.stall_timeout).await.map_err(lost(total))?;
+        send(stream.as_mut(), &chunk, offer.stall_timeout).await.map_err(lost(total))?;
         total = after;
         sent(total);
     }
@@ -141,8 +178,46 @@ pub async fn serve_snapshot(
     Ok(Served { stream, peer })
 }
 
+/// Why a replica that came does not get anything.
+enum Left {
+    /// It speaks TLS.
+    NoCertificate,
+    /// We or it do not believe what the other shows.
+    Distrust(io::Error),
+    /// The connection broke.
+    Gone(io::Error),
+}
+
+impl From<io::Error> for Left {
+    fn from(error: io::Error) -> Self {
+        Self::Gone(error)
+    }
+}
+
+/// The connection as the replica wants it, secure if it begins so, up to where the replica has asked for the data.
+async fn welcome(
+    stream: TcpStream,
+    secure: Option<&Arc<ServerConfig>>,
+) -> Result<Box<dyn Io>, Left> {
+    let mut first = [0];
+    let is_secure = stream.peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE;
+    let mut stream: Box<dyn Io> = if is_secure {
+        let secure = secure.ok_or(Left::NoCertificate)?;
+        let accepted = TlsAcceptor::from(Arc::clone(secure)).accept(stream).await;
+        Box::new(accepted.map_err(|error| match error.kind() {
+            // What TLS itself complains of, on our side or on the other, comes as this kind.
+            io::ErrorKind::InvalidData => Left::Distrust(error),
+            _ => Left::Gone(error),
+        })?)
+    } else {
+        Box::new(stream)
+    };
+    handshake(stream.as_mut()).await?;
+    Ok(stream)
+}
+
 /// Answers as a primary does until the replica asks for the data.
-async fn handshake(stream: &mut TcpStream) -> io::Result<()> {
+async fn handshake(stream: &mut dyn Io) -> io::Result<()> {
     let mut buffer = BytesMut::new();
     let mut parser = CommandParser::new(0, COMMAND_BYTES_MAX);
     loop {
@@ -155,6 +230,7 @@ async fn handshake(stream: &mut TcpStream) -> io::Result<()> {
                 _ => b"-ERR only replication is served here\r\n",
             };
             stream.write_all(reply).await?;
+            stream.flush().await?;
         }
         if stream.read_buf(&mut buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -162,8 +238,12 @@ async fn handshake(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-async fn send(stream: &mut TcpStream, bytes: &[u8], patience: Duration) -> io::Result<()> {
-    timeout(patience, stream.write_all(bytes)).await.map_err(|_| {
+async fn send(stream: &mut dyn Io, bytes: &[u8], patience: Duration) -> io::Result<()> {
+    let write = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    timeout(patience, write).await.map_err(|_| {
         let text = format!("it took nothing for {} s", patience.as_secs());
         io::Error::new(io::ErrorKind::TimedOut, text)
     })?

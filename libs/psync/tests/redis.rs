@@ -206,6 +206,7 @@ fn offer(length: u64) -> Offer {
         offset: 7,
         length,
         allowed: Some([127, 0, 0, 1].into()),
+        secure: None,
         accept_timeout: PATIENCE,
         stall_timeout: PATIENCE,
     }

@@ -70,6 +70,16 @@ pub struct SectionFault {
 pub type Client = (ClientConfig, Option<ServerName<'static>>);
 
 impl ClientSection {
+    /// What a section with these keys would hold.
+    pub fn new(
+        ca_file: PathBuf,
+        certificate_file: Option<PathBuf>,
+        key_file: Option<PathBuf>,
+        server_name: Option<String>,
+    ) -> Self {
+        Self { ca_file, certificate_file, key_file, server_name }
+    }
+
     /// Reads the files; `path` tells where a path of the settings leads.
     ///
     /// # Errors

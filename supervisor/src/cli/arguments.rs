@@ -235,7 +235,9 @@ pub(super) enum Command {
             primary is refused unless told otherwise.",
         after_help = "Examples:\n  \
             holdfast restore --config /etc/holdfast/holdfast.toml --to 127.0.0.1:7000\n  \
-            holdfast restore --dir /var/backups/holdfast --backup <ID> --to 127.0.0.1:7000 --overwrite"
+            holdfast restore --dir /var/backups/holdfast --backup <ID> --to 127.0.0.1:7000 --overwrite\n  \
+            holdfast restore --to redis-1:6379 --username restore --password-file pw --tls-ca-file ca.pem \\\n    \
+            --tls-certificate-file op.pem --tls-key-file op.key"
     )]
     Restore(Restore),
     /// Form or change the group of supervisors, or show it
@@ -426,6 +428,19 @@ pub(super) struct Restore {
     /// File with the server's password
     #[arg(long, value_name = "FILE")]
     pub(super) password_file: Option<PathBuf>,
+    /// Speak TLS with the server, and believe these authorities (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_ca_file: Option<PathBuf>,
+    /// Our certificate (PEM), for the server when we ask it and when it comes for the data; needed if it has `tls-auth-clients` or
+    /// `tls-replication`, and valid as a client's and as a server's
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca_file", "tls_key_file"])]
+    pub(super) tls_certificate_file: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_certificate_file")]
+    pub(super) tls_key_file: Option<PathBuf>,
+    /// Name on the server's certificate; default: the host of `--to`
+    #[arg(long, value_name = "NAME", requires = "tls_ca_file")]
+    pub(super) tls_server_name: Option<String>,
     /// Our address as the server reaches it; default: the one we reach the server from
     #[arg(long, value_name = "IP")]
     pub(super) bind: Option<std::net::IpAddr>,

@@ -1,10 +1,15 @@
 //! `holdfast restore`: a backup into a Redis server, on this machine, without a supervisor.
+//!
+//! With TLS the same certificate is shown twice: to the server when we ask it, and when it comes as our replica for the data.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use holdfast_psync::{Credentials, Endpoint};
+use holdfast_psync::{Credentials, Endpoint, Tls};
 use holdfast_settings::Secret;
+use holdfast_settings::tls::{ClientSection, SectionFault};
 use holdfast_telemetry::errors::Chain;
+use rustls::ServerConfig;
 use serde_json::json;
 
 use super::arguments::Restore;
@@ -16,6 +21,7 @@ use crate::act::backup::{
     BackupError, BackupOptions, BackupStore, Progress, RestoreOptions, restore,
 };
 use crate::config::Config;
+use crate::serve::tls::ServerFiles;
 
 /// The settings' own default.
 const CLUSTER_DEFAULT: &str = "main";
@@ -38,8 +44,10 @@ pub(super) async fn run(wanted: Restore, output: Output) -> Result<(), CliError>
         password: password.expose().to_owned(),
     });
     let address = holdfast_psync::Address::Tcp(wanted.to.to_string());
-    let target = Endpoint::new(address).with_credentials(credentials);
-    let options = RestoreOptions { overwrite: wanted.overwrite, bind: wanted.bind };
+    let mut target = Endpoint::new(address).with_credentials(credentials);
+    let secure;
+    (target.tls, secure) = security(&wanted)?;
+    let options = RestoreOptions { overwrite: wanted.overwrite, bind: wanted.bind, secure };
     let bar = Bar::new();
     let shown = bar.clone();
     let show =
@@ -64,6 +72,26 @@ pub(super) async fn run(wanted: Restore, output: Output) -> Result<(), CliError>
         }
         text
     })
+}
+
+/// Whom we believe and what we show: when we ask the server, and when it comes for the data.
+fn security(wanted: &Restore) -> Result<(Option<Tls>, Option<Arc<ServerConfig>>), CliError> {
+    let Some(authority) = &wanted.tls_ca_file else { return Ok((None, None)) };
+    let (certificate, key) = (wanted.tls_certificate_file.clone(), wanted.tls_key_file.clone());
+    let name = wanted.tls_server_name.clone();
+    let section = ClientSection::new(authority.clone(), certificate.clone(), key.clone(), name);
+    let (client, name) = section.load(|path| path).map_err(|SectionFault { key, message }| {
+        let option = key.map(|key| format!("--tls-{}: ", key.replace('_', "-")));
+        CliError::Usage(format!("{}{message}", option.unwrap_or_default()))
+    })?;
+    let files = certificate.zip(key).map(|(certificate, key)| ServerFiles {
+        certificate,
+        key,
+        client_authorities: Some(authority.clone()),
+    });
+    let server = files.map(|files| files.load()).transpose();
+    let server = server.map_err(|error| CliError::Usage(Chain(&error).to_string()))?;
+    Ok((Some(Tls::new(Arc::new(client), name)), server))
 }
 
 /// Where the backups are.

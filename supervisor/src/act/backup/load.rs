@@ -5,11 +5,13 @@
 
 use std::io::{self, Read};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_psync::rdb::{self, Summary};
 use holdfast_psync::{Connection, Endpoint, Offer, Served, serve_snapshot};
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -35,12 +37,14 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
 const REPLID_DIGITS: usize = 40;
 
 /// How the server gets to us.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Way {
     /// Our address, which it is told.
     pub(super) bind: IpAddr,
     /// Its address; nobody else gets the data.
     pub(super) allowed: Option<IpAddr>,
+    /// What it is shown if it speaks TLS to its primary.
+    pub(super) secure: Option<Arc<ServerConfig>>,
 }
 
 /// Reads a stored backup from end to end: hashes, compression, checksum, and the numbers in the manifest.
@@ -102,6 +106,7 @@ pub(super) async fn load(
         offset: backup.manifest.offset,
         length: backup.manifest.raw_bytes,
         allowed: way.allowed,
+        secure: way.secure.clone(),
         accept_timeout: ACCEPT_TIMEOUT,
         stall_timeout: options.stall_timeout,
     };

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use holdfast_psync::{Connection, Endpoint};
+use rustls::ServerConfig;
 
 use super::error::{BackupError, blocking, chain};
 use super::load::{Way, check, follow, keys, load};
@@ -20,6 +21,8 @@ pub struct RestoreOptions {
     pub overwrite: bool,
     /// Our address as the target reaches it; default: the one we reach the target from.
     pub bind: Option<IpAddr>,
+    /// What the target is shown if it speaks TLS to its primary (`tls-replication`).
+    pub secure: Option<Arc<ServerConfig>>,
 }
 
 /// A finished restore.
@@ -114,7 +117,8 @@ async fn survey(target: &Endpoint, options: &RestoreOptions) -> Result<(Before, 
     let bind = options.bind.or_else(|| connection.local_ip()).unwrap_or(here).to_canonical();
     let allowed = Some(connection.peer_ip().unwrap_or(here).to_canonical());
     // With an address of ours given, the target may come by another way than we go.
-    Ok((before, Way { bind, allowed: allowed.filter(|_| options.bind.is_none()) }))
+    let allowed = allowed.filter(|_| options.bind.is_none());
+    Ok((before, Way { bind, allowed, secure: options.secure.clone() }))
 }
 
 /// Makes the target what it was; `error` says why it is not what it should be.

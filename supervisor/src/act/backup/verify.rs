@@ -84,7 +84,7 @@ async fn prove(
     let failed = |detail| BackupError::Scratch { program: program.clone(), detail };
     room_for(backup).map_err(failed)?;
     let scratch = Scratch::start(program).await?;
-    let way = Way { bind: LOOPBACK, allowed: Some(LOOPBACK) };
+    let way = Way { bind: LOOPBACK, allowed: Some(LOOPBACK), secure: None };
     let loaded = load(backup, &scratch.endpoint(), way, options, report).await;
     let version = version(&scratch.endpoint()).await;
     let exited = scratch.exited().map(str::to_owned);
