@@ -136,7 +136,7 @@ impl RedisController {
         let opinion = decision.own.as_ref().zip(self.planner.primary()).map(|(own, primary)| {
             let mut opinion = Opinion::of(own, primary.clone(), self.planner.epoch());
             opinion.beside = self.beside().cloned().collect();
-            opinion.fenced = self.fences.get(primary).and_then(|standing| standing.fence);
+            opinion.fenced = self.fences.get(primary).and_then(|standing| standing.stands());
             let view = views.iter().find(|view| view.address == *primary);
             opinion.process = view.and_then(|view| view.process).map(|process| process.state);
             opinion.late_milliseconds = millis(late);

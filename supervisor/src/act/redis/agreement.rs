@@ -48,6 +48,11 @@ impl Agreement {
         }
     }
 
+    /// What the other members report.
+    pub(super) fn reports(&self) -> watch::Receiver<Arc<Reports>> {
+        self.reports.clone()
+    }
+
     /// Has the members agree on `entry`; when this returns it is kept and applied here.
     ///
     /// # Errors

@@ -223,7 +223,10 @@ impl RedisController {
         let choice = self.detach(attempt, choice, asked, wanted).await?;
 
         let outcome = match queued {
-            Some(outcome) => outcome,
+            Some(outcome) => match self.await_neighbour(&from).await {
+                Some(word) => format!("{outcome}; {word}"),
+                None => outcome,
+            },
             None => self.fence(&from, &choice.address, dead).await,
         };
         self.step(attempt, Event::Fenced, outcome);

@@ -160,6 +160,16 @@ impl Council {
         Self { place: Place::Leads, size: 1, witnesses: Vec::new(), clients: Vec::new() }
     }
 
+    /// The member on the host of `server` that reaches it as the primary, so that it can fence it, and whether it says that it has.
+    pub fn neighbour(&self, now: Instant, server: &Address) -> Option<(&str, Option<Fenced>)> {
+        self.witnesses.iter().find_map(|witness| {
+            let (_, opinion) = witness.word(now)?;
+            let reaches = opinion.primary == *server && opinion.verdict.serves();
+            let is_beside = opinion.beside.contains(server);
+            (is_beside && reaches).then_some((witness.name.as_str(), opinion.fenced))
+        })
+    }
+
     /// Whether so many are more than half of the members.
     pub fn is_majority(&self, members: usize) -> bool {
         members * 2 > self.size

@@ -143,3 +143,21 @@ fn chat_nodes_that_still_reach_it_speak_against_a_hang() {
         assert_eq!((dead.verdict, dead.reasons.len()), (Verdict::PrimaryDead, 1));
     }
 }
+
+#[test]
+fn only_a_neighbour_that_reaches_the_primary_can_fence_it() {
+    let (now, server) = (start(), Address::new("h", 1));
+    let neighbour = |at: usize, verdict, age, fenced| {
+        let mut member = witness(at, now, verdict, age);
+        member.opinion.as_mut().unwrap().fenced = fenced;
+        let council =
+            Council { place: Place::Leads, size: 3, witnesses: vec![member], clients: Vec::new() };
+        council.neighbour(now, &server).map(|(name, fenced)| (name.to_owned(), fenced))
+    };
+    let fenced = Some(Fenced::Change(2));
+    assert_eq!(neighbour(0, Verdict::PrimaryHealthy, 10, None), Some(("b".to_owned(), None)));
+    assert_eq!(neighbour(0, Verdict::PrimaryHealthy, 10, fenced), Some(("b".to_owned(), fenced)));
+    assert_eq!(neighbour(0, Verdict::PrimaryHung, 10, None), None, "its order would wait as well");
+    assert_eq!(neighbour(0, Verdict::PrimaryHealthy, 900, None), None, "it is not heard");
+    assert_eq!(neighbour(1, Verdict::PrimaryHealthy, 10, None), None, "it is on another host");
+}
