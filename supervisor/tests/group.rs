@@ -4,6 +4,8 @@
 
 #[path = "group/kit.rs"]
 mod kit;
+#[path = "group/redis.rs"]
+mod redis;
 
 use kit::{Group, Signal, name, until};
 use serde_json::json;

@@ -209,8 +209,19 @@ impl Group {
     }
 
     pub(crate) async fn page(&self, at: usize, path: &str) -> String {
+        let mut page = None;
+        until("a page is answered", async || {
+            page = self.try_page(at, path).await;
+            page.is_some()
+        })
+        .await;
+        page.unwrap()
+    }
+
+    /// `None` if the member does not answer now.
+    pub(crate) async fn try_page(&self, at: usize, path: &str) -> Option<String> {
         let url = format!("http://127.0.0.1:{}{path}", self.members[at].http);
-        self.client.get(url).send().await.unwrap().text().await.unwrap()
+        self.client.get(url).send().await.ok()?.text().await.ok()
     }
 
     /// What a member says of the group; `None` if it does not answer.
@@ -253,8 +264,7 @@ impl Group {
     }
 
     async fn seat(&self, at: usize) -> Option<String> {
-        let url = format!("http://127.0.0.1:{}/metrics", self.members[at].http);
-        let text = self.client.get(url).send().await.ok()?.text().await.ok()?;
+        let text = self.try_page(at, "/metrics").await?;
         let line = text
             .lines()
             .find(|line| line.starts_with("supervisor_group_state{") && line.ends_with("} 1"))?;
