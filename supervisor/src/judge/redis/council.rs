@@ -230,15 +230,19 @@ pub fn confer(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judgeme
         // Its own word, or its kernel's.
         return case.conclude(verdict);
     }
-    if verdict == Verdict::PrimaryHung {
-        if let Some(word) = words.iter().find(|word| word.is_at_work(matter)) {
-            case.against(word.says());
-            return case.conclude(Verdict::PrimaryBusy);
-        }
-        if let Some(word) = words.iter().find(|word| word.is_proof_of_stop(matter)) {
-            case.favours(word.says());
-            return case.conclude(Verdict::PrimaryHung);
-        }
+    // Whoever looks at its process knows more than any number of those who wait for an answer.
+    let at_work = words.iter().find(|word| word.is_at_work(matter));
+    if matches!(verdict, Verdict::PrimaryHung | Verdict::PrimarySuspect)
+        && let Some(word) = at_work
+    {
+        case.against(word.says());
+        return case.conclude(Verdict::PrimaryBusy);
+    }
+    if verdict == Verdict::PrimaryHung
+        && let Some(word) = words.iter().find(|word| word.is_proof_of_stop(matter))
+    {
+        case.favours(word.says());
+        return case.conclude(Verdict::PrimaryHung);
     }
     // It knows from the kernel since when the process has been stopped; we only since when we have been waiting.
     if verdict == Verdict::PrimarySuspect
@@ -261,6 +265,7 @@ pub fn confer(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judgeme
         return case.conclude(match verdict {
             Verdict::PrimaryDead | Verdict::PrimaryHung => verdict,
             _ if agree.iter().any(dead) => Verdict::PrimaryDead,
+            _ if at_work.is_some() => Verdict::PrimaryBusy,
             _ => Verdict::PrimaryHung,
         });
     }

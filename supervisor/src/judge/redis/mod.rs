@@ -51,7 +51,7 @@ pub enum Verdict {
     PrimaryHealthy,
     /// A probe is late or the connection was lost; nothing is proven.
     PrimarySuspect,
-    /// It answers with errors: loading, or busy with a script.
+    /// It answers with errors (loading, or busy with a script), or its process is at work on something long.
     PrimaryBusy,
     /// Nobody listens at its address any more.
     PrimaryDead,
@@ -270,22 +270,27 @@ fn silent(
         }
         None => {}
     }
+    // Ours may be the look that is late on a busy machine: what counts is what it saw. One look may find a process at work waiting for a
+    // page or a lock of its memory.
+    let at_work = primary.process.filter(|process| {
+        let idle = process.looked_at.saturating_duration_since(process.worked_at);
+        process.state != ProcessState::Stopped && idle < AT_WORK && silence < BUSY_MAX
+    });
+    // The others count from when they asked, and learn from us what the process does: this is said before their time is up.
+    if at_work.is_some() {
+        case.against("its process on this host is at work on something long");
+        return case.conclude(Verdict::PrimaryBusy);
+    }
     if silence < context.hang_after {
         case.against("it may still answer in time");
         return case.conclude(Verdict::PrimarySuspect);
     }
     if let Some(process) = &primary.process {
-        // Ours may be the look that is late on a busy machine: what counts is what it saw.
-        let idle = process.looked_at.saturating_duration_since(process.worked_at);
-        match process.state {
-            ProcessState::Stopped => case.favours("its process on this host is stopped"),
-            ProcessState::Blocked => case.favours("its process on this host waits for its disk"),
-            _ if idle < AT_WORK && silence < BUSY_MAX => {
-                case.against("its process on this host is at work on something long");
-                return case.conclude(Verdict::PrimaryBusy);
-            }
-            _ => case.favours("its process on this host does nothing"),
-        }
+        case.favours(match process.state {
+            ProcessState::Stopped => "its process on this host is stopped",
+            ProcessState::Blocked => "its process on this host waits for its disk",
+            _ => "its process on this host does nothing",
+        });
     }
     if !context.confirmed {
         case.against(

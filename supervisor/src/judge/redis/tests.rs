@@ -264,6 +264,12 @@ fn with_a_process() -> Vec<(&'static str, World, Verdict)> {
             V::PrimaryHung,
         ),
         ("waits for its disk", hangs().process(ProcessState::Blocked, 1100), V::PrimaryHung),
+        ("waits for a page", hangs().process(ProcessState::Blocked, 10), V::PrimaryBusy),
+        (
+            "works on something long, as is known before the time is up",
+            World::new().silent(600, Some(Fresh::Silent)).process(ProcessState::Runnable, 0),
+            V::PrimaryBusy,
+        ),
         ("sleeps", hangs().process(ProcessState::Asleep, 1100), V::PrimaryHung),
         ("works on something long", hangs().process(ProcessState::Asleep, 10), V::PrimaryBusy),
         (

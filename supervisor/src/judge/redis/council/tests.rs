@@ -104,6 +104,28 @@ fn the_member_on_its_host_needs_no_majority() {
 }
 
 #[test]
+fn the_member_on_its_host_sees_that_it_is_at_work() {
+    use Verdict as V;
+    let now = start();
+    let primary = primary(now);
+    for (mine, others, expected) in [
+        (V::PrimaryHung, [V::PrimaryHung; 3], V::PrimaryBusy),
+        (V::PrimarySuspect, [V::PrimaryHung; 3], V::PrimaryBusy),
+        (V::PrimaryUnreachableFromHere, [V::PrimaryHung; 3], V::PrimaryBusy),
+        (V::PrimaryUnreachableFromHere, [V::PrimaryDead; 3], V::PrimaryDead),
+        (V::PrimaryDead, [V::PrimaryDead; 3], V::PrimaryDead),
+    ] {
+        let mut beside = witness(0, now, V::PrimaryBusy, 10);
+        beside.opinion.as_mut().unwrap().process = Some(ProcessState::Runnable);
+        let others = others.iter().zip(1..).map(|(verdict, at)| witness(at, now, *verdict, 10));
+        let witnesses = std::iter::once(beside).chain(others).collect();
+        let council = Council { place: Place::Leads, size: 5, witnesses, clients: Vec::new() };
+        let matter = Matter { now, primary: &primary, epoch: 1, down_for: Duration::ZERO };
+        assert_eq!(confer(own(mine), &matter, &council).verdict, expected, "{mine:?}");
+    }
+}
+
+#[test]
 fn the_member_on_its_host_knows_since_when_it_hangs() {
     let now = start();
     let mut primary = primary(now);

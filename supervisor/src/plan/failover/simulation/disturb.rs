@@ -18,8 +18,10 @@ impl World {
         match self.random.u8(0..24) {
             0..=2 => self.kill(at),
             3 | 4 => {
-                self.servers.list[at].hung = true;
-                self.tell(|| format!("server {at} hangs"));
+                let works = self.random.bool();
+                let server = &mut self.servers.list[at];
+                (server.hung, server.works) = (true, works);
+                self.tell(|| format!("server {at} hangs, at work: {works}"));
             }
             5 | 6 => self.wake(at),
             7..=10 => self.restart(at),
@@ -56,13 +58,14 @@ impl World {
 
     fn kill(&mut self, at: usize) {
         let server = &mut self.servers.list[at];
-        (server.alive, server.hung) = (false, false);
+        (server.alive, server.hung, server.works) = (false, false, false);
         server.queued.clear();
         self.tell(|| format!("server {at} is killed"));
     }
 
     fn wake(&mut self, at: usize) {
-        self.servers.list[at].hung = false;
+        let server = &mut self.servers.list[at];
+        (server.hung, server.works) = (false, false);
         self.tell(|| format!("server {at} runs again"));
     }
 

@@ -319,12 +319,14 @@ fn process(servers: &Servers, at: usize, now: Instant) -> Process {
     let server = &servers.list[at];
     let state = match (server.alive, server.hung) {
         (false, _) => ProcessState::Gone,
+        (true, true) if server.works => ProcessState::Runnable,
         (true, true) => ProcessState::Stopped,
         (true, false) => ProcessState::Asleep,
     };
     let pid = u32::try_from(server.run).unwrap();
     // It works now and then.
-    let worked_at = if server.hung { now.checked_sub(LATE).unwrap_or(now) } else { now };
+    let idle = server.hung && !server.works;
+    let worked_at = if idle { now.checked_sub(LATE).unwrap_or(now) } else { now };
     // How long it has been so is told by its silence.
     Process { pid, state, since: now, ticks: 0, looked_at: now, worked_at }
 }

@@ -7,8 +7,9 @@
 //! told to and have every write confirmed by a replica (`WAIT 1`).
 //!
 //! What must hold is in [`World::check_told`], [`World::check_promotion`] and [`World::is_well`]: one primary per epoch, no promotion of
-//! less than what is reachable, no primary replaced that a majority sees at work, and a cluster that is well again while a majority and a
-//! candidate live. Guards can be broken on purpose ([`Guard`]): then these checks must find it, or they prove nothing.
+//! less than what is reachable, no primary replaced that a majority, or the supervisor on its host, sees at work, and a cluster that is
+//! well again while a majority and a candidate live. Guards can be broken on purpose ([`Guard`]): then these checks must find it, or they
+//! prove nothing.
 //!
 //! `HOLDFAST_SIMULATE_WORLDS` sets how many worlds are made up, `HOLDFAST_SIMULATE_SEED` replays one of them and prints its story.
 

@@ -51,7 +51,10 @@ pub(super) struct Point {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of the process by itself")]
 pub(super) struct Server {
     pub(super) alive: bool,
+    /// It says nothing.
     pub(super) hung: bool,
+    /// Because it is at work on something long.
+    pub(super) works: bool,
     /// New with every start of the process.
     pub(super) run: u64,
     pub(super) data: Point,
@@ -89,6 +92,7 @@ impl Servers {
         let server = |at: usize| Server {
             alive: true,
             hung: false,
+            works: false,
             run: at as u64,
             data: Point { history: 0, offset: 10 },
             former: None,
@@ -151,6 +155,7 @@ impl Servers {
         self.list[at] = Server {
             alive: true,
             hung: false,
+            works: false,
             run: self.runs,
             data: Point { history, offset },
             former,

@@ -85,6 +85,8 @@ pub(super) struct World {
     pub(super) confirmed: Vec<Point>,
     /// For how many ticks each server has been at work, as far as a majority of the supervisors could see.
     at_work: Vec<u64>,
+    /// For how many ticks each has said nothing because it is at work, as the supervisor on its host could see and tell all others.
+    seen_busy: Vec<u64>,
     pub(super) counts: Counts,
     pub(super) story: Vec<String>,
     with_story: bool,
@@ -123,6 +125,7 @@ impl World {
             writes: Vec::new(),
             confirmed: Vec::new(),
             at_work: vec![0; count],
+            seen_busy: vec![0; count],
             counts: Counts::default(),
             story: Vec::new(),
             with_story,
@@ -308,6 +311,12 @@ impl World {
             };
             let works = self.servers.takes_writes(at) && is_reached;
             self.at_work[at] = if works { self.at_work[at] + 1 } else { 0 };
+            let server = &self.servers.list[at];
+            let tells = |to: usize| !self.members[to].up || self.network.both(at, to);
+            let is_seen =
+                at < self.members.len() && sees(&at) && (0..self.members.len()).all(tells);
+            let is_busy = server.alive && server.hung && server.works && is_seen;
+            self.seen_busy[at] = if is_busy { self.seen_busy[at] + 1 } else { 0 };
         }
     }
 
@@ -360,6 +369,11 @@ impl World {
         if !proven && self.at_work[*from] >= AT_WORK_TICKS {
             self.fault =
                 Some(format!("supervisor {by} replaces {from}, which a majority sees at work"));
+        }
+        if !proven && self.seen_busy[*from] >= AT_WORK_TICKS {
+            self.fault = Some(format!(
+                "supervisor {by} replaces {from}, which the one on its host sees at work on something long"
+            ));
         }
     }
 
