@@ -188,6 +188,18 @@ async fn the_document_describes_every_path() {
             assert!(operation["x-role"].is_string(), "{method} {path}");
         }
     }
+    // What the framework refuses by itself has the same form.
+    let long = "x".repeat(100_000);
+    for (method, path, body, expected) in [
+        ("DELETE", "/sessions/many", "", 400),
+        ("PATCH", "/pools/p/servers/a", &*long, 413),
+        ("PUT", "/pools", "", 405),
+        ("GET", "/nothing", "", 404),
+    ] {
+        let (status, answer) = balancer.api(method, path, body).await;
+        assert_eq!(status, expected, "{method} {path}: {answer}");
+        assert!(answer["error"].as_str().is_some_and(|text| !text.is_empty()), "{path}: {answer}");
+    }
     // Every reference leads somewhere.
     let mut references = Vec::new();
     collect_references(&document, &mut references);

@@ -1,6 +1,7 @@
 //! How the operator API says no.
 
 use axum::Json;
+use axum::body::to_bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use holdfast_telemetry::errors::Chain;
@@ -8,6 +9,9 @@ use serde_json::json;
 
 use crate::control::{Refused, ReloadError};
 use crate::handover::UpgradeError;
+
+/// The longest of what the framework says by itself is a line.
+const REFUSAL_BYTES_MAX: usize = 4_096;
 
 /// An error as the API tells it: a status and `{"error": text}`.
 #[derive(Debug)]
@@ -84,4 +88,24 @@ impl IntoResponse for ApiError {
         }
         response
     }
+}
+
+/// What the framework refuses by itself (a path that names no number, a body that is too long) in the form of our own answers.
+pub(super) async fn in_form(response: Response) -> Response {
+    let status = response.status();
+    let is_ours =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if is_ours || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    // What is longer is none of it.
+    let text = to_bytes(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
+    let mut answer = ApiError::new(status, String::from_utf8_lossy(&text)).into_response();
+    for (name, value) in &parts.headers {
+        if !answer.headers().contains_key(name) && *name != header::CONTENT_LENGTH {
+            answer.headers_mut().append(name, value.clone());
+        }
+    }
+    answer
 }

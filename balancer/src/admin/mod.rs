@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -61,6 +61,7 @@ pub(crate) fn router(balancer: Arc<Balancer>, registry: Registry, readiness: Rea
         })
         .layer(from_fn_with_state(Arc::clone(&balancer), attest))
         .layer(from_fn_with_state(Arc::clone(&balancer), access::authenticate))
+        .layer(map_response(error::in_form))
         .with_state(Arc::clone(&balancer));
     let page = stats::page_router(balancer);
     let open = holdfast_telemetry::http::router(registry, readiness);
