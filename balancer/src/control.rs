@@ -7,6 +7,7 @@ mod changes;
 mod drain;
 mod keeping;
 mod pace;
+mod predecessor;
 mod rebalance;
 mod reload;
 mod sessions;
@@ -15,6 +16,7 @@ mod succession;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -27,7 +29,8 @@ use tokio_util::task::TaskTracker;
 use crate::check;
 use crate::config::admin::AdminConfig;
 use crate::config::{Config, FaultRules, ServerConfig};
-use crate::handover::State;
+use crate::handover::link::Left;
+use crate::handover::{ByServer, State};
 use crate::limits::{Limits, shared};
 use crate::metrics::{Close, Metrics};
 use crate::pool::server::Server;
@@ -40,8 +43,8 @@ use changes::Ledger;
 
 pub use crate::proxy::session::{Kind, Phase};
 pub use changes::{Change, Conditions, Refused, Who};
+pub(crate) use drain::DrainOrder;
 pub use drain::DrainView;
-pub(crate) use drain::{DrainLeft, DrainOrder};
 pub use reload::ReloadError;
 pub use sessions::{SESSIONS_PAGE_MAX, SessionFilter, SessionQuery, SessionView};
 pub(crate) use succession::UpgradeOrder;
@@ -75,6 +78,10 @@ pub struct Balancer {
     removed: Mutex<BTreeMap<String, Vec<String>>>,
     /// Paced drains by server.
     drains: Mutex<HashMap<u64, Arc<drain::Drain>>>,
+    /// What the process before this one has left.
+    before: Mutex<ByServer<Left>>,
+    /// Whether that process is still there.
+    accompanied: AtomicBool,
     /// To whoever starts the process that follows this one.
     upgrades: mpsc::Sender<UpgradeOrder>,
     tasks: TaskTracker,
@@ -129,6 +136,8 @@ impl Balancer {
             keeps_changes,
             removed: Mutex::default(),
             drains: Mutex::default(),
+            before: Mutex::default(),
+            accompanied: AtomicBool::new(false),
             upgrades,
             tasks: TaskTracker::new(),
             ended: CancellationToken::new(),

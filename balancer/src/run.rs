@@ -22,7 +22,7 @@ use crate::admin::{self, doors};
 use crate::config::admin::UnixSocket;
 use crate::config::{Config, DrainRules, Pace, TcpRules};
 use crate::control::{Balancer, Who};
-use crate::handover::{Inherited, Program, service};
+use crate::handover::{Inherited, Program, TakenOver, link, service};
 use crate::metrics::Metrics;
 use crate::proxy::listener;
 use crate::proxy::worker::{self, Command, Handle};
@@ -196,7 +196,9 @@ impl Bound {
             balancer.start(inherited.take_state()).await;
             serving.met();
             service::notify("READY=1");
-            inherited.say_ready();
+            if let Some(line) = inherited.say_ready() {
+                balancer.accompany(line);
+            }
             tracing::info!(workers = count, "serving");
             if let Some(started) = started {
                 let balancer = Arc::clone(&balancer);
@@ -206,7 +208,7 @@ impl Bound {
             tokio::select! {
                 () = worker_ended.cancelled() => End::Failed(RunError::WorkerEnded),
                 _ = &mut admin => End::Failed(RunError::AdminEnded),
-                child = successor.take_over_on(&balancer, &keeper, upgrades) => End::Replaced(child),
+                by = successor.take_over_on(&balancer, &keeper, upgrades) => End::Replaced(by),
                 never = balancer.keep_time() => match never {},
                 never = balancer.rebalance() => match never {},
                 never = reload_on_hangup(&balancer, hangups) => match never {},
@@ -219,31 +221,30 @@ impl Bound {
             end = start => end,
         };
         readiness.begin_shutdown();
-        match &end {
+        let outcome = match end {
             End::Asked => {
                 service::notify("STOPPING=1");
                 drain(&balancer, rules.period, rules.pace).await;
+                Ok(())
             }
-            End::Replaced(process) => {
+            End::Replaced(TakenOver { process, line }) => {
                 tracing::info!(process, "another process has taken over");
                 service::notify(&format!("READY=1\nMAINPID={process}"));
                 // Who keeps a connection shall ask the new process from now on.
                 keeper.release();
-                linger(&balancer, rules, shutdown).await;
+                link::attend(&balancer, line, linger(&balancer, rules, shutdown)).await;
                 // Whoever asked for it may not have the answer yet.
                 if timeout(ANSWER_GRACE, &mut admin).await.is_err() {
                     tracing::debug!("somebody at the operator API does not take an answer");
                 }
+                Ok(())
             }
-            End::Failed(_) => {}
-        }
+            End::Failed(error) => Err(error),
+        };
         balancer.stop().await;
         end_workers(&balancer, &handles, threads).await;
         admin.abort();
-        match end {
-            End::Failed(error) => Err(error),
-            End::Asked | End::Replaced(_) => Ok(()),
-        }
+        outcome
     }
 }
 
@@ -251,8 +252,8 @@ impl Bound {
 enum End {
     /// A signal.
     Asked,
-    /// Another process has taken over, this one.
-    Replaced(u32),
+    /// Another process has taken over.
+    Replaced(TakenOver),
     Failed(RunError),
 }
 
@@ -298,7 +299,7 @@ async fn linger(balancer: &Balancer, rules: DrainRules, asked: impl Future<Outpu
     balancer.finish().await;
     let mut asked = std::pin::pin!(asked);
     tokio::select! {
-        _ = timeout(rules.upgrade_period, until_empty(balancer)) => {}
+        _ = timeout(rules.upgrade_period, until_nobody_is_left(balancer)) => {}
         () = &mut asked => return drain(balancer, rules.period, rules.pace).await,
     }
     // In as many seconds as the pace needs for them all.
@@ -331,6 +332,13 @@ async fn drain(balancer: &Balancer, period: Duration, pace: Option<Pace>) {
 
 async fn until_empty(balancer: &Balancer) {
     while balancer.active() > 0 {
+        sleep(DRAIN_POLL).await;
+    }
+}
+
+/// As [`until_empty`], also for those for whom only this process speaks.
+async fn until_nobody_is_left(balancer: &Balancer) {
+    while balancer.active() > 0 || balancer.is_accompanied() {
         sleep(DRAIN_POLL).await;
     }
 }

@@ -191,7 +191,7 @@ async fn both_processes_write_one_journal_one_after_the_other() {
 fn journal(dir: &Path) -> Vec<Value> {
     let newest = dir.join("journal.jsonl");
     let numbered = |n: &u32| dir.join(format!("journal.jsonl.{n}"));
-    let count = (1..).take_while(|n| numbered(n).exists()).last().expect("one put aside");
+    let count = (1..100).take_while(|n| numbered(n).exists()).last().expect("one put aside");
     let mut texts: Vec<_> =
         (1..=count).rev().map(|n| std::fs::read_to_string(numbered(&n)).unwrap()).collect();
     texts.extend(std::fs::read_to_string(newest));
@@ -341,4 +341,55 @@ async fn a_service_manager_may_have_bound_the_address() {
     let (status, answer) = program.api("POST", "/upgrade", "").await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(request(address, "GET", "/late", &[], b"").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wanted_of_a_server_reaches_the_clients_of_old_processes() {
+    const SOCKETS: usize = 12;
+    let a = Upstream::start("a");
+    let program = Program::start(&settings("", &[("a", a.address)]));
+    let listener = program.listener();
+    let mut sockets = Vec::new();
+    for _ in 0..SOCKETS {
+        let url = format!("ws://{listener}/ws");
+        let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        socket.next().await.unwrap().unwrap();
+        sockets.push(socket);
+    }
+    // Twice, so that the one in between has to pass the word on.
+    let mut old = vec![program.process];
+    for _ in 0..2 {
+        let (status, answer) = program.api("POST", "/upgrade", "").await;
+        assert_eq!(status, 200, "{answer}");
+        old.push(Pid::from_raw(answer["process"].as_i64().unwrap().try_into().unwrap()));
+    }
+    old.pop();
+    until("the connections to be known", async || {
+        let server = program.server("a").await;
+        let count = |key: &str| server[key].as_u64().unwrap();
+        let known = [count("active_connections"), count("connections_of_old_process")];
+        if known == [SOCKETS as u64; 2] { Ok(()) } else { Err(server) }
+    })
+    .await;
+    let (status, answer) = program.api("DELETE", CHANGE, "").await;
+    assert_eq!(status, 409, "{answer}");
+    let drain = r#"{"state":"drain","drain":{"rate":1000,"deadline":"1h"}}"#;
+    assert_eq!(program.api("PATCH", CHANGE, drain).await.0, 200);
+    for socket in &mut sockets {
+        let told = tokio::time::timeout(support::DEADLINE, socket.next()).await.unwrap();
+        let Some(Ok(Message::Close(Some(frame)))) = told else { panic!("{told:?}") };
+        assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1012, "drained"));
+        while let Some(Ok(_)) = socket.next().await {}
+    }
+    until("the server to be empty", async || {
+        let server = program.server("a").await;
+        let (drain, active) = (&server["drain"], &server["active_connections"]);
+        let empty = *active == 0 && drain["left"] == 0 && drain["total"] == SOCKETS;
+        if empty { Ok(()) } else { Err(server) }
+    })
+    .await;
+    for process in old {
+        wait_ended(process).await;
+    }
+    assert_eq!(program.api("DELETE", CHANGE, "").await.0, 204);
 }

@@ -81,6 +81,8 @@ struct ServerView {
     agent: Agent,
     usable: bool,
     active_connections: u64,
+    /// Of these, how many the process has that this one has replaced.
+    connections_of_old_process: u64,
     /// Connections it may have, from the settings, the operator or its agent; without a limit if there is none.
     max_connections: Option<u64>,
     connections_total: u64,
@@ -105,7 +107,7 @@ impl From<Ejection> for EjectionView {
 
 impl PoolView {
     fn new(balancer: &Balancer, pool: &Pool) -> Self {
-        let view = |server: &Arc<Server>| ServerView::new(balancer, server);
+        let view = |server: &Arc<Server>| ServerView::new(balancer, pool, server);
         Self {
             name: Arc::clone(pool.name()),
             algorithm: pool.rules().algorithm,
@@ -115,8 +117,9 @@ impl PoolView {
 }
 
 impl ServerView {
-    fn new(balancer: &Balancer, server: &Server) -> Self {
-        let drain = balancer.drain_of(server);
+    fn new(balancer: &Balancer, pool: &Pool, server: &Server) -> Self {
+        let drain = balancer.drain_of(pool, server);
+        let before = balancer.left_before(pool, server).connections;
         let record = server.record();
         Self {
             name: Arc::clone(server.name()),
@@ -130,7 +133,8 @@ impl ServerView {
             ejection: record.state.ejection().map(EjectionView::from),
             agent: record.state.agent(),
             usable: server.is_usable(),
-            active_connections: server.active(),
+            active_connections: server.active() + before,
+            connections_of_old_process: before,
             max_connections: Some(server.connections_max()).filter(|max| *max < u64::MAX),
             connections_total: server.metrics.connections.get(),
             last_change: record.last_change.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
@@ -233,7 +237,7 @@ async fn change(
     }
     let changes_limits = weight.is_some() || change.max_connections.is_some();
     if change.state.is_none() && !changes_limits && change.reason.is_none() && order.is_none() {
-        return Ok(Json(ServerView::new(&balancer, &server)));
+        return Ok(Json(ServerView::new(&balancer, &pool, &server)));
     }
     let old = settings(&server);
     pool.change(&server, |record, now| {
@@ -250,7 +254,7 @@ async fn change(
     });
     balancer.follow_state(&pool, &server, order);
     entered.done("server changed", &target(&pool, &name), &old, &settings(&server));
-    Ok(Json(ServerView::new(&balancer, &server)))
+    Ok(Json(ServerView::new(&balancer, &pool, &server)))
 }
 
 /// `POST /pools/{pool}/servers`
@@ -284,7 +288,7 @@ async fn add(
     let server = balancer.add_server(&pool, &config);
     let new = settings(&server);
     entered.done("server added", &target(&pool, &config.name), &Value::Null, &new);
-    Ok((StatusCode::CREATED, Json(ServerView::new(&balancer, &server))))
+    Ok((StatusCode::CREATED, Json(ServerView::new(&balancer, &pool, &server))))
 }
 
 /// `DELETE /pools/{pool}/servers/{server}`
@@ -299,7 +303,7 @@ async fn remove(
     let server = find_server(&pool, &name)?;
     {
         let entered = operator.enter(&balancer)?;
-        let active = server.active();
+        let active = server.active() + balancer.left_before(&pool, &server).connections;
         if active > 0 && !removal.force {
             let text = format!("{name} has {active} connections; drain it first, or force=true");
             return Err(ApiError::conflict(text));

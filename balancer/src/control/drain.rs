@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use super::pace::Allowance;
 use super::{Balancer, lock};
 use crate::config::Pace;
 use crate::config::lifetime::DEADLINE_MAX;
+use crate::handover::link::DrainWish;
 use crate::metrics::Close;
 use crate::pool::Pool;
 use crate::pool::server::Server;
@@ -34,15 +35,6 @@ const TICK: Duration = Duration::from_millis(50);
 pub(crate) struct DrainOrder {
     pub(crate) pace: Option<Pace>,
     pub(crate) period: Option<Duration>,
-}
-
-/// What is left of a drain, for a process that goes on with it and has no clock in common with this one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct DrainLeft {
-    rate: Option<u32>,
-    period: Duration,
-    total: u64,
-    moved: u64,
 }
 
 /// One drain.
@@ -84,10 +76,7 @@ impl Balancer {
         order: Option<DrainOrder>,
     ) {
         if server.record().state.admin() != AdminState::Drain {
-            if let Some(drain) = lock(&self.drains).remove(&server.id()) {
-                drain.cancelled.cancel();
-            }
-            return;
+            return self.cancel_drain(server);
         }
         let rules = pool.rules().lifetime.clone();
         let under_way = lock(&self.drains).contains_key(&server.id());
@@ -96,49 +85,56 @@ impl Balancer {
         }
         let order = order.unwrap_or_default();
         let period = order.period.unwrap_or(rules.drain_deadline);
-        self.begin_drain(pool, server, order.pace.or(rules.drain), period, (server.active(), 0));
+        let rate = order.pace.or(rules.drain).map(Pace::per_second);
+        self.begin_drain(pool, server, &DrainWish { rate, deadline: Utc::now() + period });
     }
 
-    /// What another process is to know of the drain of `server`.
-    pub(super) fn drain_left(&self, server: &Server) -> Option<DrainLeft> {
-        let drain = lock(&self.drains).get(&server.id()).cloned()?;
-        Some(DrainLeft {
-            rate: drain.pace.map(Pace::per_second),
-            period: drain.deadline.saturating_duration_since(Instant::now()),
-            total: drain.total,
-            moved: drain.moved.load(Ordering::Relaxed),
-        })
-    }
-
-    /// Goes on with the drain of another process.
-    pub(super) fn go_on_draining(
-        self: &Arc<Self>,
-        pool: &Pool,
-        server: &Arc<Server>,
-        left: &DrainLeft,
-    ) {
-        if server.record().state.admin() == AdminState::Drain {
-            let (pace, counted) = (left.rate.and_then(Pace::try_new), (left.total, left.moved));
-            self.begin_drain(pool, server, pace, left.period.min(DEADLINE_MAX), counted);
+    fn cancel_drain(&self, server: &Server) {
+        if let Some(drain) = lock(&self.drains).remove(&server.id()) {
+            drain.cancelled.cancel();
         }
     }
 
-    /// In place of the one there may be; `counted` connections in all and moved so far.
-    fn begin_drain(
+    /// What another process is to do about the connections of `server`, if it is drained at a pace or with a deadline.
+    pub(super) fn drain_wish(&self, server: &Server) -> Option<DrainWish> {
+        let drain = lock(&self.drains).get(&server.id()).cloned()?;
+        Some(drain.wish())
+    }
+
+    /// Connections that the drain of `server` had to bring to an end, and how many of them were told to leave.
+    pub(super) fn drained(&self, server: &Server) -> Option<(u64, u64)> {
+        let drain = lock(&self.drains).get(&server.id()).cloned()?;
+        let moved = drain.moved.load(Ordering::Relaxed);
+        Some((drain.total.max(moved), moved))
+    }
+
+    /// Begins, goes on with or cancels the drain of `server`, as another process has it.
+    pub(super) fn follow_wish(
         self: &Arc<Self>,
         pool: &Pool,
         server: &Arc<Server>,
-        pace: Option<Pace>,
-        period: Duration,
-        counted: (u64, u64),
+        wish: Option<&DrainWish>,
     ) {
+        match wish {
+            Some(wish) if server.record().state.admin() == AdminState::Drain => {
+                if self.drain_wish(server) != Some(*wish) {
+                    self.begin_drain(pool, server, wish);
+                }
+            }
+            _ => self.cancel_drain(server),
+        }
+    }
+
+    /// In place of the one there may be.
+    fn begin_drain(self: &Arc<Self>, pool: &Pool, server: &Arc<Server>, wish: &DrainWish) {
+        let period = (wish.deadline - Utc::now()).to_std().unwrap_or_default().min(DEADLINE_MAX);
         let drain = Arc::new(Drain {
             server: Arc::downgrade(server),
-            pace,
+            pace: wish.rate.and_then(Pace::try_new),
             deadline: Instant::now() + period,
-            deadline_utc: Utc::now() + period,
-            total: counted.0,
-            moved: AtomicU64::new(counted.1),
+            deadline_utc: wish.deadline,
+            total: server.active(),
+            moved: AtomicU64::new(0),
             cancelled: CancellationToken::new(),
         });
         let before = {
@@ -187,21 +183,26 @@ impl Balancer {
         self.dismiss(&Selection::default(), usize::MAX, Close::Shutdown, 0).await;
     }
 
-    /// How far the drain of `server` has come, if it is drained at a pace.
-    pub(crate) fn drain_of(&self, server: &Server) -> Option<DrainView> {
-        let drain = lock(&self.drains).get(&server.id()).cloned()?;
-        let moved = drain.moved.load(Ordering::Relaxed);
+    /// How far the drain of `server` has come, if it is drained at a pace or with a deadline; also in the process before this one.
+    pub(crate) fn drain_of(&self, pool: &Pool, server: &Server) -> Option<DrainView> {
+        let wish = self.drain_wish(server)?;
+        let (total, moved) = self.drained(server)?;
+        let before = self.left_before(pool, server);
         Some(DrainView {
-            total: drain.total.max(moved),
-            moved,
-            left: server.active(),
-            rate: drain.pace.map(Pace::per_second),
-            deadline: drain.deadline_utc.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            total: total + before.drained.0,
+            moved: moved + before.drained.1,
+            left: server.active() + before.connections,
+            rate: wish.rate,
+            deadline: wish.deadline.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         })
     }
 }
 
 impl Drain {
+    fn wish(&self) -> DrainWish {
+        DrainWish { rate: self.pace.map(Pace::per_second), deadline: self.deadline_utc }
+    }
+
     /// Returns once the server has no connection.
     async fn run(&self, balancer: &Balancer, server: &Server) {
         let selection = Selection { servers: Some(vec![server.id()]), ..Selection::default() };

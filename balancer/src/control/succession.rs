@@ -70,9 +70,9 @@ impl Balancer {
         State {
             epoch: lock(&self.ledger).epoch(),
             kept: self.kept(),
-            health: self.by_server(|server| Some(server.record().state.health())),
-            ejections: self.by_server(|server| server.record().state.ejection_left(now)),
-            drains: self.by_server(|server| self.drain_left(server)),
+            health: self.by_server(|_, server| Some(server.record().state.health())),
+            ejections: self.by_server(|_, server| server.record().state.ejection_left(now)),
+            drains: self.by_server(|_, server| self.drain_wish(server)),
             bans,
         }
     }
@@ -101,7 +101,7 @@ impl Balancer {
             }
         });
         self.each_known(&state.drains, |pool, server, drain| {
-            self.go_on_draining(pool, server, drain);
+            self.follow_wish(pool, server, Some(drain));
         });
         self.limits.bans.adopt(&state.bans, self.limits.clock.now());
         tracing::info!(
@@ -112,11 +112,11 @@ impl Balancer {
     }
 
     /// What `find` finds of each server.
-    fn by_server<T>(&self, find: impl Fn(&Server) -> Option<T>) -> ByServer<T> {
+    pub(super) fn by_server<T>(&self, find: impl Fn(&Pool, &Server) -> Option<T>) -> ByServer<T> {
         let of_pool = |pool: &Pool| {
             let members = pool.members();
             let found = members.iter().filter_map(|server| {
-                let found = find(server)?;
+                let found = find(pool, server)?;
                 Some((server.name().to_string(), found))
             });
             found.collect()
@@ -125,7 +125,11 @@ impl Balancer {
     }
 
     /// Shows `act` each server that there still is, with what was found of it.
-    fn each_known<T>(&self, found: &ByServer<T>, act: impl Fn(&Arc<Pool>, &Arc<Server>, &T)) {
+    pub(super) fn each_known<T>(
+        &self,
+        found: &ByServer<T>,
+        act: impl Fn(&Arc<Pool>, &Arc<Server>, &T),
+    ) {
         let pools = self.pools();
         for (name, servers) in found {
             let Some(pool) = pools.get(&**name) else { continue };

@@ -8,12 +8,15 @@
 //! settings are at fault, it is no program at all, it takes too long) says why if it can and is ended, and the old one serves on as if
 //! nothing had been.
 //!
+//! Until the old process has ended, each tells the other what it knows (`link`).
+//!
 //! What is known is handed over in JSON, in which a later version may add what an earlier one does not look at, and leave out what an
 //! earlier one has said: fields have defaults, and unknown ones are passed over.
 //!
 //! Rejected: `SO_REUSEPORT`, because the kernel resets what waits in the queue of a socket that is closed; a socket in the file system,
 //! which needs a place, rights and a protocol to find out who is there; sockets by number through `exec`, which only unsafe code can adopt.
 
+pub(crate) mod link;
 pub(crate) mod service;
 mod upgrade;
 mod wire;
@@ -25,13 +28,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::DrainLeft;
 use crate::limits::bans::Ban;
 use crate::pool::state::{EjectionLeft, Health};
 use crate::record::Kept;
 
+use link::DrainWish;
 pub use upgrade::Program;
-pub(crate) use upgrade::{UpgradeError, upgrade};
+pub(crate) use upgrade::{TakenOver, UpgradeError, upgrade};
 pub use wire::HandoverError;
 
 /// Purpose of the operator API's address; names of listeners have no colon.
@@ -66,7 +69,7 @@ pub(crate) struct State {
     /// Servers that the traffic has taken out.
     pub(crate) ejections: ByServer<EjectionLeft>,
     /// Drains at a pace or with a deadline.
-    pub(crate) drains: ByServer<DrainLeft>,
+    pub(crate) drains: ByServer<DrainWish>,
     /// Clients that are banned.
     pub(crate) bans: Vec<Ban>,
 }
@@ -148,15 +151,18 @@ impl Inherited {
         self.state.take()
     }
 
-    /// Tells the process before us that we serve; sockets that nobody wanted are closed.
-    pub(crate) fn say_ready(self) {
+    /// Tells the process before us that we serve; sockets that nobody wanted are closed. Returns the line to it, if it listens.
+    pub(crate) fn say_ready(self) -> Option<UnixStream> {
         for (purpose, _) in &self.sockets {
             tracing::info!(purpose, "a socket that was handed over is not wanted any more");
         }
-        if let Some(stream) = self.before
-            && let Err(error) = wire::say_ready(&stream)
-        {
-            tracing::warn!(%error, "the process before us does not listen any more");
+        let stream = self.before?;
+        match wire::say_ready(&stream) {
+            Ok(()) => Some(stream),
+            Err(error) => {
+                tracing::warn!(%error, "the process before us does not listen any more");
+                None
+            }
         }
     }
 }

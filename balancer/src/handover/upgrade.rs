@@ -53,7 +53,15 @@ pub(crate) enum UpgradeError {
     GivenUp,
 }
 
-/// Starts `program` and hands `sockets` over, each with its purpose. Returns the new process once it serves.
+/// A process that has taken over.
+#[derive(Debug)]
+pub(crate) struct TakenOver {
+    pub(crate) process: u32,
+    /// The line to it.
+    pub(crate) line: UnixStream,
+}
+
+/// Starts `program` and hands `sockets` over, each with its purpose. Returns once the new process serves.
 ///
 /// # Cancel safety
 /// Dropped before that, it ends the new process.
@@ -62,9 +70,9 @@ pub(crate) async fn upgrade(
     sockets: Vec<(String, OwnedFd)>,
     state: State,
     limit: Duration,
-) -> Result<u32, UpgradeError> {
+) -> Result<TakenOver, UpgradeError> {
     let (ours, theirs) = UnixStream::pair().map_err(UpgradeError::Send)?;
-    let _line = Line(ours.try_clone().map_err(UpgradeError::Send)?);
+    let mut hold = Hold(Some(ours.try_clone().map_err(UpgradeError::Send)?));
     let purposes = sockets.iter().map(|(purpose, _)| purpose.clone()).collect();
     let manifest = Manifest { format: FORMAT, sockets: purposes, state };
     let work = move || {
@@ -72,16 +80,21 @@ pub(crate) async fn upgrade(
         start(&program, (&ours, theirs), &manifest, &sockets, limit)
     };
     // A panic has been reported by itself.
-    spawn_blocking(work).await.map_err(|error| UpgradeError::Send(io::Error::other(error)))?
+    let done = spawn_blocking(work).await;
+    let process = done.map_err(|error| UpgradeError::Send(io::Error::other(error)))??;
+    let line = hold.0.take().expect("nobody else takes it");
+    Ok(TakenOver { process, line })
 }
 
 /// The line to the new process; cut when it is dropped, so that nobody waits at its end any more.
-struct Line(UnixStream);
+struct Hold(Option<UnixStream>);
 
-impl Drop for Line {
+impl Drop for Hold {
     fn drop(&mut self) {
-        // Cut already is as good.
-        let _ = self.0.shutdown(Shutdown::Both);
+        if let Some(line) = &self.0 {
+            // Cut already is as good.
+            let _ = line.shutdown(Shutdown::Both);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::admin::doors::Keeper;
 use crate::control::{Balancer, UpgradeOrder};
-use crate::handover::{self, Program, UpgradeError, service};
+use crate::handover::{self, Program, TakenOver, UpgradeError, service};
 
 /// An order that waits while another is carried out is refused, not queued.
 const ORDERS_MAX: usize = 1;
@@ -43,7 +43,7 @@ impl Successor {
         balancer: &Balancer,
         doors: &Keeper,
         mut signals: Signal,
-    ) -> u32 {
+    ) -> TakenOver {
         loop {
             let order = tokio::select! {
                 _ = signals.recv() => {
@@ -54,32 +54,29 @@ impl Successor {
             };
             service::notify_reloading();
             balancer.make_way().await;
-            let outcome = self.take_over(balancer).await;
-            let process = outcome.as_ref().ok().copied();
-            if let Err(error) = &outcome {
-                balancer.stay();
-                balancer.metrics().upgrade_failures.inc();
-                let reasons = match error {
-                    UpgradeError::Refused { reasons } => reasons.as_slice(),
-                    _ => &[],
-                };
-                tracing::error!(error = %Chain(error), ?reasons, "upgrade failed, this process serves on");
-                service::notify("READY=1");
-            } else {
-                // Who hears that it has been done shall reach the new process.
-                doors.close().await;
-            }
+            let (taken_over, answer) = match self.take_over(balancer).await {
+                Ok(taken_over) => {
+                    // Who hears that it has been done shall reach the new process.
+                    doors.close().await;
+                    let process = taken_over.process;
+                    (Some(taken_over), Ok(process))
+                }
+                Err(error) => {
+                    stay(balancer, &error);
+                    (None, Err(error))
+                }
+            };
             if let Some(order) = order {
                 // Whoever asked may have lost patience.
-                let _ = order.send(outcome);
+                let _ = order.send(answer);
             }
-            if let Some(process) = process {
-                return process;
+            if let Some(taken_over) = taken_over {
+                return taken_over;
             }
         }
     }
 
-    async fn take_over(&self, balancer: &Balancer) -> Result<u32, UpgradeError> {
+    async fn take_over(&self, balancer: &Balancer) -> Result<TakenOver, UpgradeError> {
         let program = self.program.clone().ok_or(UpgradeError::NoProgram)?;
         tracing::info!(file = %program.file.display(), "starting a process to take over");
         let mut sockets = balancer.sockets().map_err(UpgradeError::Send)?;
@@ -89,6 +86,18 @@ impl Successor {
         }
         handover::upgrade(program, sockets, balancer.state(), self.timeout).await
     }
+}
+
+/// Goes on, because of `error`.
+fn stay(balancer: &Balancer, error: &UpgradeError) {
+    balancer.stay();
+    balancer.metrics().upgrade_failures.inc();
+    let reasons = match error {
+        UpgradeError::Refused { reasons } => reasons.as_slice(),
+        _ => &[],
+    };
+    tracing::error!(error = %Chain(error), ?reasons, "upgrade failed, this process serves on");
+    service::notify("READY=1");
 }
 
 /// The operator API's sockets once more, for the process that follows.

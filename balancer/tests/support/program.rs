@@ -126,18 +126,15 @@ impl Program {
     /// Puts a script in the place of the program's file, or the program itself.
     pub(crate) fn replace_by(&self, script: Option<&str>) {
         let fresh = self.path("fresh");
-        match script {
+        if let Some(script) = script {
             // By another process: a file that one of ours has open for writing, by a fork at the wrong moment, could not be started.
-            Some(script) => {
-                let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$1\" && chmod 700 \"$1\"";
-                let mut command = Command::new("sh");
-                let written = command.args(["-c", write, "sh"]).arg(&fresh).arg(script).status();
-                assert!(written.unwrap().success());
-            }
-            None => {
-                let program = env!("CARGO_BIN_EXE_holdfast-balancer");
-                std::os::unix::fs::symlink(program, &fresh).unwrap();
-            }
+            let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$1\" && chmod 700 \"$1\"";
+            let mut command = Command::new("sh");
+            let written = command.args(["-c", write, "sh"]).arg(&fresh).arg(script).status();
+            assert!(written.unwrap().success());
+        } else {
+            let program = env!("CARGO_BIN_EXE_holdfast-balancer");
+            std::os::unix::fs::symlink(program, &fresh).unwrap();
         }
         std::fs::rename(fresh, self.path("program")).unwrap();
     }
