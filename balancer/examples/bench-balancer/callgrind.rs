@@ -1,5 +1,5 @@
-//! Instructions of a program in user space, as valgrind's callgrind counts them: the same on a busy machine as on a quiet one, so that two
-//! versions can be compared to a percent. It knows nothing of the kernel, where most of the time goes.
+//! Instructions of a program in user space, as valgrind's callgrind counts them: nearly the same on a busy machine as on a quiet one, so that
+//! two versions can be compared. It knows nothing of the kernel, where most of the time goes.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
