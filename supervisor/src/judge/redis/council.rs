@@ -262,12 +262,18 @@ pub fn confer(own: Judgement, matter: &Matter<'_>, council: &Council) -> Judgeme
     }
     if council.is_majority(count) {
         let dead = |word: &&Word<'_>| word.opinion.verdict != Verdict::PrimaryHung;
-        return case.conclude(match verdict {
+        let verdict = match verdict {
             Verdict::PrimaryDead | Verdict::PrimaryHung => verdict,
             _ if agree.iter().any(dead) => Verdict::PrimaryDead,
             _ if at_work.is_some() => Verdict::PrimaryBusy,
             _ => Verdict::PrimaryHung,
-        });
+        };
+        // It answers again, and its first answers are on their way to the others.
+        let is_heard = || differ.iter().any(|word| word.is_answered(matter));
+        if verdict == Verdict::PrimaryHung && matter.down_for < DISAGREEMENT_AFTER && is_heard() {
+            return case.conclude(Verdict::PrimarySuspect);
+        }
+        return case.conclude(verdict);
     }
     if !sees_down {
         return case.conclude(verdict);
@@ -373,6 +379,11 @@ impl<'a> Word<'a> {
         self.is_proof_of_stop(matter)
             && self.opinion.verdict == Verdict::PrimaryHung
             && !self.is_late()
+    }
+
+    /// It is on the primary's host and has its answers.
+    fn is_answered(&self, matter: &Matter<'_>) -> bool {
+        self.opinion.beside.contains(&matter.primary.address) && self.opinion.verdict.serves()
     }
 
     fn is_at_work(&self, matter: &Matter<'_>) -> bool {

@@ -60,6 +60,8 @@ fn a_majority_of_all_members_must_see_it_down() {
         ("quiet, and its host is gone", V::PrimaryQuiet, vec![gone, quiet], 0, V::PrimaryHung),
         ("quiet, and its host is heard", V::PrimaryQuiet, vec![well, quiet], 0, cut),
         ("quiet, and no majority says so", V::PrimaryQuiet, vec![gone, doubt], 0, cut),
+        ("it answers on its host again", V::PrimaryHung, vec![well, hung], 0, V::PrimarySuspect),
+        ("it answers nowhere else", V::PrimaryHung, vec![well, hung], 300, V::PrimaryHung),
         ("alone", V::PrimaryHung, vec![], 0, V::PrimaryHung),
     ];
     for (name, own, words, down_for, expected) in cases {
