@@ -196,9 +196,7 @@ impl Bound {
             balancer.start(inherited.take_state()).await;
             serving.met();
             service::notify("READY=1");
-            if let Some(line) = inherited.say_ready() {
-                balancer.accompany(line);
-            }
+            balancer.accompany(inherited.say_ready());
             tracing::info!(workers = count, "serving");
             if let Some(started) = started {
                 let balancer = Arc::clone(&balancer);

@@ -20,7 +20,7 @@ use super::pace::Allowance;
 use super::{Balancer, lock};
 use crate::config::Pace;
 use crate::config::lifetime::DEADLINE_MAX;
-use crate::handover::link::DrainWish;
+use crate::handover::link::{DrainWish, Drained};
 use crate::metrics::Close;
 use crate::pool::Pool;
 use crate::pool::server::Server;
@@ -101,11 +101,13 @@ impl Balancer {
         Some(drain.wish())
     }
 
-    /// Connections that the drain of `server` had to bring to an end, and how many of them were told to leave.
-    pub(super) fn drained(&self, server: &Server) -> Option<(u64, u64)> {
+    /// How far the drain of `server` has come, here and in the process before this one.
+    pub(super) fn drained(&self, pool: &Pool, server: &Server) -> Option<Drained> {
         let drain = lock(&self.drains).get(&server.id()).cloned()?;
-        let moved = drain.moved.load(Ordering::Relaxed);
-        Some((drain.total.max(moved), moved))
+        let (wish, moved) = (drain.wish(), drain.moved.load(Ordering::Relaxed));
+        let before = self.left_before(pool, server).drained.filter(|before| before.wish == wish);
+        let (total, moved_before) = before.map_or((0, 0), |before| (before.total, before.moved));
+        Some(Drained { wish, total: drain.total.max(moved) + total, moved: moved + moved_before })
     }
 
     /// Begins, goes on with or cancels the drain of `server`, as another process has it.
@@ -183,15 +185,13 @@ impl Balancer {
         self.dismiss(&Selection::default(), usize::MAX, Close::Shutdown, 0).await;
     }
 
-    /// How far the drain of `server` has come, if it is drained at a pace or with a deadline; also in the process before this one.
+    /// The drain of `server`, if it is drained at a pace or with a deadline.
     pub(crate) fn drain_of(&self, pool: &Pool, server: &Server) -> Option<DrainView> {
-        let wish = self.drain_wish(server)?;
-        let (total, moved) = self.drained(server)?;
-        let before = self.left_before(pool, server);
+        let Drained { wish, total, moved } = self.drained(pool, server)?;
         Some(DrainView {
-            total: total + before.drained.0,
-            moved: moved + before.drained.1,
-            left: server.active() + before.connections,
+            total,
+            moved,
+            left: server.active() + self.left_before(pool, server).connections,
             rate: wish.rate,
             deadline: wish.deadline.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         })

@@ -11,12 +11,13 @@ use crate::pool::Pool;
 use crate::pool::server::Server;
 
 impl Balancer {
-    /// Speaks with the process before this one until it has ended.
-    pub(crate) fn accompany(self: &Arc<Self>, stream: UnixStream) {
+    /// Speaks with the process before this one until it has ended, if there is one.
+    pub(crate) fn accompany(self: &Arc<Self>, line: Option<UnixStream>) {
+        let Some(line) = line else { return self.note_nothing_left() };
         self.accompanied.store(true, Ordering::Relaxed);
         let balancer = Arc::clone(self);
         self.spawn(async move {
-            link::accompany(&balancer, stream).await;
+            link::accompany(&balancer, line).await;
             balancer.note_nothing_left();
         });
     }
@@ -29,12 +30,9 @@ impl Balancer {
     /// What this process and those before it have at each server.
     pub(crate) fn left(&self) -> ByServer<Left> {
         self.by_server(|pool, server| {
-            let before = self.left_before(pool, server);
-            let (total, moved) = self.drained(server).unwrap_or_default();
-            Some(Left {
-                connections: server.active() + before.connections,
-                drained: (total + before.drained.0, moved + before.drained.1),
-            })
+            let before = self.left_before(pool, server).connections;
+            let connections = server.active() + before;
+            Some(Left { connections, drained: self.drained(pool, server) })
         })
     }
 

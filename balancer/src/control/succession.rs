@@ -74,6 +74,7 @@ impl Balancer {
             ejections: self.by_server(|_, server| server.record().state.ejection_left(now)),
             drains: self.by_server(|_, server| self.drain_wish(server)),
             bans,
+            left: self.left(),
         }
     }
 
@@ -104,6 +105,7 @@ impl Balancer {
             self.follow_wish(pool, server, Some(drain));
         });
         self.limits.bans.adopt(&state.bans, self.limits.clock.now());
+        self.note_left(state.left.clone());
         tracing::info!(
             pools = state.health.len(),
             bans = state.bans.len(),

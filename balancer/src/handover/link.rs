@@ -40,8 +40,19 @@ const LINE_BYTES_MAX: u64 = 16 * 1_024 * 1_024;
 pub(crate) struct Left {
     /// Its connections there.
     pub(crate) connections: u64,
-    /// Connections that its drain had to bring to an end, and that were told to leave.
-    pub(crate) drained: (u64, u64),
+    /// How far it has come with the drain of the server.
+    pub(crate) drained: Option<Drained>,
+}
+
+/// How far a drain has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Drained {
+    /// Which drain.
+    pub(crate) wish: DrainWish,
+    /// Connections it had to bring to an end.
+    pub(crate) total: u64,
+    /// Connections that were told to leave.
+    pub(crate) moved: u64,
 }
 
 /// What is wanted of a server.

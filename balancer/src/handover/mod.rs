@@ -32,7 +32,7 @@ use crate::limits::bans::Ban;
 use crate::pool::state::{EjectionLeft, Health};
 use crate::record::Kept;
 
-use link::DrainWish;
+use link::{DrainWish, Left};
 pub use upgrade::Program;
 pub(crate) use upgrade::{TakenOver, UpgradeError, upgrade};
 pub use wire::HandoverError;
@@ -72,6 +72,8 @@ pub(crate) struct State {
     pub(crate) drains: ByServer<DrainWish>,
     /// Clients that are banned.
     pub(crate) bans: Vec<Ban>,
+    /// What the old process has left at each server, until it says more.
+    pub(crate) left: ByServer<Left>,
 }
 
 /// Tells the process before us why we cannot take over. Without one it changes nothing.
