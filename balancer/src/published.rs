@@ -2,8 +2,8 @@
 //!
 //! A lock that is only ever read, and a count of references, are written all the same, and what two cores write in turn moves from one to
 //! the other each time. So each thread keeps the value it saw last, and looks only whether another one has been published since, which
-//! writes nothing. Old values go when their thread looks again. Rejected: a list of such values with an owner for each; one place per
-//! thread, found by number, needs none and is bounded.
+//! writes nothing. Old values go when their thread looks again, or with [`forget`]. Rejected: a list of such values with an owner for
+//! each; one place per thread, found by number, needs none and is bounded.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -28,6 +28,13 @@ struct Kept {
 
 thread_local! {
     static KEPT: RefCell<Vec<Option<Kept>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lets go of all that this thread keeps. Done now and then, it leaves nothing of what was replaced where nobody asks any more.
+pub(crate) fn forget() {
+    let kept = KEPT.with_borrow_mut(std::mem::take);
+    // Not before the places are given back: what goes with it may look at other values.
+    drop(kept);
 }
 
 /// A value as one thread has it: counted by that thread alone, for as long as it is used.
@@ -158,6 +165,11 @@ mod tests {
         assert_eq!(Arc::strong_count(&old), 2, "this thread has not looked yet");
         assert_eq!(**last.local(), 7);
         assert_eq!(Arc::strong_count(&old), 1);
+        let kept = last.get();
+        assert_eq!(Arc::strong_count(&kept), 3);
+        forget();
+        assert_eq!(Arc::strong_count(&kept), 2);
+        assert_eq!(**last.local(), 7);
     }
 
     #[test]

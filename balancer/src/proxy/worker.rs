@@ -29,7 +29,7 @@ use super::{http, registry, tcp, welcome};
 use crate::config::Mode;
 use crate::limits::Place;
 use crate::metrics::{Close, Metrics, Rejection};
-use crate::published::Local;
+use crate::published::{self, Local};
 use crate::sight;
 
 /// Commands that may wait for a worker; beyond it a handed-over connection stays where it is.
@@ -198,6 +198,8 @@ impl Worker {
             }
         }
         self.idle.tidy();
+        // What was replaced, a key of a certificate among it, goes also where no request comes.
+        published::forget();
     }
 
     async fn accept(self: Rc<Self>, listener: Arc<Listener>) {
