@@ -26,8 +26,10 @@ def main() -> int:
         run = [schemathesis, "run", f"{balancer.url}/openapi.json", "--header", f"Authorization: Bearer {TOKEN}"]
         run += ["--max-examples", examples, "--exclude-checks", LEFT_OUT, "--exclude-path", SPARED]
         run += ["--request-timeout", str(TIMEOUT_SECONDS), "--continue-on-failure", "--warnings", "off"]
-        environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(pathlib.Path(__file__).parent)}
-        done = subprocess.run(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent)}
+        # It keeps what it has found where it runs.
+        where = balancer.folder.name
+        done = subprocess.run(run, cwd=where, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         print(done.stdout)
         alive = balancer.process.poll() is None
         panics = balancer.logged().count("panicked")
