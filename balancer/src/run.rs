@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use holdfast_telemetry::health::Readiness;
+use holdfast_telemetry::operators::{self, OperatorServer};
 use holdfast_telemetry::{announce, metrics as telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -179,12 +180,12 @@ impl Bound {
         let balancer = Arc::new(balancer);
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("poll a socket"))?;
         let admin_address = admin.local_addr().map_err(system("read a socket's address"))?;
+        operators::close_stalled(&admin).map_err(system("set up a socket"))?;
+        let server = OperatorServer::new(&registry, "balancer", operators::Limits::default());
         let router = admin::router(Arc::clone(&balancer), registry, readiness.clone());
-        let router = router.into_make_service_with_connect_info::<admin::Via>();
         let opened = Doors::open(&balancer, admin, unix);
         let (doors, keeper) = opened.map_err(system("poll a socket"))?;
-        let api = axum::serve(doors, router).with_graceful_shutdown(keeper.last_answer());
-        let mut admin = tokio::spawn(api.into_future());
+        let mut admin = tokio::spawn(server.serve(doors, router, keeper.last_answer()));
 
         // Both are listened for before the first address is announced: whoever reads it may signal at once.
         let hangups = signal(SignalKind::hangup()).map_err(system("listen for SIGHUP"))?;

@@ -34,4 +34,4 @@ pub mod stream;
 pub mod tokens;
 pub mod watch;
 
-pub use run::{Listeners, run};
+pub use run::{Listeners, RunError, run};

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -66,15 +67,26 @@ impl Listeners {
     }
 }
 
+/// Why a node did not run, or did not run on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not be put together.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// A node that cannot be reached is worse than one that is started again.
+    #[error("the listener for {0} has ended")]
+    ListenerEnded(&'static str),
+}
+
 /// Runs a node until `stop` is ready or it is asked to drain, then drains it.
 ///
 /// # Errors
-/// It could not be put together.
+/// It could not be put together, or a listener ended by itself.
 pub async fn run(
     listeners: Listeners,
     config: Config,
     stop: impl Future<Output = ()>,
-) -> Result<(), SetupError> {
+) -> Result<(), RunError> {
     let registry = registry("chatnode", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::register(&registry);
     let readiness = Readiness::new();
@@ -85,9 +97,7 @@ pub async fn run(
     let switchboard = Arc::new(switchboard);
     let broker: Arc<dyn Broker> = match config.broker {
         config::Broker::Memory => {
-            warn!(
-                "messages are kept in memory: this node is alone, and what it keeps ends with it"
-            );
+            warn!("messages are kept in memory: this node is alone, and they end with it");
             Arc::new(MemoryBroker::start(switchboard, &tasks, &shutdown))
         }
         config::Broker::Redis(settings) => {
@@ -158,12 +168,13 @@ pub async fn run(
         readiness.clone(),
         shutdown.clone(),
     );
-    let (clients, admin) = (tokio::spawn(clients), tokio::spawn(admin));
+    let (mut clients, mut admin) = (tokio::spawn(clients), tokio::spawn(admin));
     info!(node = config.name, "chat node is running");
 
     tokio::select! {
         () = stop => {}
         () = connections.drain_requested() => {}
+        ended = first_to_end(&mut clients, &mut admin) => return Err(RunError::ListenerEnded(ended)),
     }
     connections.drain(config.drain_period, &readiness).await;
     client_tasks.close();
@@ -177,4 +188,12 @@ pub async fn run(
     let _ = timeout(BROKER_GRACE, tasks.wait()).await;
     info!("chat node has ended");
     Ok(())
+}
+
+/// Whose listener ends before anybody has asked it to.
+async fn first_to_end(clients: &mut JoinHandle<()>, admin: &mut JoinHandle<()>) -> &'static str {
+    tokio::select! {
+        _ = clients => "clients",
+        _ = admin => "operators",
+    }
 }

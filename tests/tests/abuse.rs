@@ -189,6 +189,25 @@ async fn silence_is_borne_for_a_while_only() {
 }
 
 #[tokio::test]
+async fn connections_without_a_request_are_bounded() {
+    let node = SingleNode::start("connections_max = 4\nstale_timeout = \"1m\"", CHANNELS).await;
+    let mut silent = Vec::new();
+    wait::until("some to be turned away", SOON, async || {
+        silent.push(TcpStream::connect(node.clients).await.unwrap());
+        let refused = node.metric("chatnode_rejected_connections_total{reason=\"limit\"}").await;
+        if refused >= 1.0 { Ok(()) } else { Err((silent.len(), refused)) }
+    })
+    .await;
+    assert!(silent.len() > 4, "more may be about to ask than connected: {}", silent.len());
+    drop(silent);
+    wait::until("room", SOON, async || {
+        Wire::open(node.clients, None).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    still_serves(&node).await;
+}
+
+#[tokio::test]
 async fn no_mutation_of_a_token_is_accepted() {
     let node = SingleNode::start(CLIENT, CHANNELS).await;
     let good = node.token("victim");

@@ -9,8 +9,6 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
@@ -120,12 +118,6 @@ impl axum::serve::Listener for Doors {
 
     fn local_addr(&self) -> io::Result<Via> {
         Ok(Via::Tcp { peer: self.address, names: Arc::default() })
-    }
-}
-
-impl Connected<IncomingStream<'_, Doors>> for Via {
-    fn connect_info(stream: IncomingStream<'_, Doors>) -> Self {
-        stream.remote_addr().clone()
     }
 }
 

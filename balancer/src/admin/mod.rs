@@ -31,7 +31,6 @@ use holdfast_telemetry::health::Readiness;
 use serde::de::DeserializeOwned;
 
 use crate::control::Balancer;
-pub(crate) use access::Via;
 use api::Route;
 pub(crate) use error::ApiError;
 

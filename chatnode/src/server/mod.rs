@@ -26,6 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use subtle::ConstantTimeEq as _;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +45,7 @@ pub(crate) use connection::now;
 use holdfast_settings::Secret;
 use holdfast_telemetry::Registry;
 use holdfast_telemetry::health::Readiness;
+use holdfast_telemetry::operators::{self, OperatorServer};
 pub use wheel::Wheel;
 
 /// Accepting fails for want of file descriptors; some become free when connections end.
@@ -79,7 +81,8 @@ const ESCAPED: usize = 6;
 /// Serves clients until `shutdown`.
 ///
 /// Not by `axum::serve`, which waits for ever for a request: whoever connects and says nothing would hold a file descriptor that no
-/// limit counts. The time to ask for the upgrade is that to send a connect command after it.
+/// limit counts. The time to ask for the upgrade is that to send a connect command after it, and as many may be about to ask as may be
+/// connected.
 pub async fn serve_clients(
     listener: TcpListener,
     node: Arc<Node>,
@@ -91,6 +94,11 @@ pub async fn serve_clients(
     http.timer(TokioTimer::new()).header_read_timeout(node.shared.limits.stale_timeout);
     let tasks = TaskTracker::new();
     let health = holdfast_telemetry::http::router(Registry::new(), readiness);
+    let body_bytes_max = node.shared.limits.message_bytes_max.saturating_mul(ESCAPED);
+    // Those that have not asked for anything yet, beside those that have, whose answer may be a stream.
+    let places = node.shared.limits.connections_max.saturating_mul(2);
+    let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+    let no_place = node.metrics.rejected_connections.with_label_values(&["limit"]);
     let router = Router::new()
         .route("/connection/websocket", get(upgrade::connect))
         .route(
@@ -99,7 +107,7 @@ pub async fn serve_clients(
         )
         .route("/connection/sse", get(emulation::sse))
         .route("/emulation", post(emulation::emulation).options(emulation::preflight))
-        .layer(DefaultBodyLimit::max(node.shared.limits.message_bytes_max * ESCAPED + 1024))
+        .layer(DefaultBodyLimit::max(body_bytes_max))
         .with_state(node)
         .merge(page::router())
         .merge(more)
@@ -112,8 +120,16 @@ pub async fn serve_clients(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let shutdown = shutdown.clone();
-                tasks.spawn(serve_client(http.clone(), stream, peer, router.clone(), shutdown));
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    no_place.inc();
+                    continue;
+                };
+                let serve =
+                    serve_client(http.clone(), stream, peer, router.clone(), shutdown.clone());
+                tasks.spawn(async move {
+                    serve.await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 warn!(%error, "cannot accept a client");
@@ -173,16 +189,17 @@ pub async fn serve_admin(
     readiness: Readiness,
     shutdown: CancellationToken,
 ) {
+    let server = OperatorServer::new(&registry, "chatnode", operators::Limits::default());
     let router = Router::new()
         .route("/drain", post(drain))
         .route("/reload", post(reload))
         .with_state(Arc::new(operators))
         .merge(more)
         .merge(holdfast_telemetry::http::router(registry, readiness));
-    let serve = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-    if let Err(error) = serve.await {
-        warn!(%error, "admin listener ended");
+    if let Err(error) = operators::close_stalled(&listener) {
+        warn!(%error, "operators that do not read are not noticed");
     }
+    server.serve(listener, router, shutdown.cancelled_owned()).await;
 }
 
 /// How long a listener may take to end after shutdown; idle kept-alive connections would hold it longer.

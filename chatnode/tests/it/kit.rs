@@ -8,9 +8,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use holdfast_chatnode::access::SetupError;
 use holdfast_chatnode::config::Config;
-use holdfast_chatnode::{Listeners, run};
+use holdfast_chatnode::{Listeners, RunError, run};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -257,7 +256,7 @@ pub(crate) struct Node {
     pub(crate) admin: SocketAddr,
     /// Dropped, it stops the node.
     stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), SetupError>>,
+    task: tokio::task::JoinHandle<Result<(), RunError>>,
     /// Its settings are in `chatnode.toml`.
     pub(crate) dir: TempDir,
 }

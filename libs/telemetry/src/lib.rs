@@ -12,6 +12,7 @@
 //! - [`errors`]: an error with its whole chain of causes in one line.
 //! - [`health`]: what must hold before this process may be given work.
 //! - [`http`]: `/metrics`, `/health/live`, `/health/ready`.
+//! - [`operators`]: the listener these are on, bounded.
 //! - [`announce`] and [`shutdown`]: the first line a program prints and the signal on which it ends.
 
 pub mod announce;
@@ -22,6 +23,7 @@ mod host;
 pub mod http;
 pub mod logs;
 pub mod metrics;
+pub mod operators;
 mod process;
 pub mod shutdown;
 pub mod spans;

@@ -18,7 +18,6 @@ mod store;
 mod tasks;
 
 use std::collections::HashMap;
-use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +26,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use holdfast_series::{Disk, Labels};
 use holdfast_telemetry::health::Readiness;
+use holdfast_telemetry::operators::{self, Limits, OperatorServer};
 use holdfast_telemetry::{Registry, announce, metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -277,13 +277,11 @@ impl Daemon {
     }
 
     fn serve(&mut self, http: TcpListener, api: ApiState) {
-        let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
-        self.tasks.spawn("http", |stop| async move {
-            let server = axum::serve(http, service).with_graceful_shutdown(stop.cancelled_owned());
-            if let Err(error) = server.into_future().await {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        });
+        if let Err(error) = operators::close_stalled(&http) {
+            tracing::warn!(%error, "operators that do not read are not noticed");
+        }
+        let server = OperatorServer::new(&self.registry, "supervisor", Limits::default());
+        self.tasks.spawn("http", |stop| server.serve(http, router(api), stop.cancelled_owned()));
     }
 
     /// Waits for the end, asked for or not, and ends in order.

@@ -120,7 +120,7 @@ struct Shared {
 
 type Handle = Arc<Shared>;
 
-/// All routes. Serve it with `into_make_service_with_connect_info::<SocketAddr>()` to have the journal name who gave a command.
+/// All routes. Whoever serves them gives each request a `ConnectInfo<SocketAddr>`, by which the journal names who gave a command.
 pub fn router(api: ApiState) -> Router {
     let telemetry = holdfast_telemetry::http::router(api.registry.clone(), api.readiness.clone());
     let figures = prometheus::QueryFigures::register(&api.registry, api.metrics.slow_query);
