@@ -17,7 +17,7 @@ impl Metrics {
             "Connections to the Sentinel-compatible endpoint that were closed unanswered, by reason",
             &["reason"],
         );
-        for reason in ["full", "tls"] {
+        for reason in ["full", "silent", "tls"] {
             refused.with_label_values(&[reason]);
         }
         Self {
@@ -38,6 +38,11 @@ impl Metrics {
     /// There are as many as there may be.
     pub(super) fn full(&self) {
         self.refused.with_label_values(&["full"]).inc();
+    }
+
+    /// No command.
+    pub(super) fn silent(&self) {
+        self.refused.with_label_values(&["silent"]).inc();
     }
 
     /// No handshake.

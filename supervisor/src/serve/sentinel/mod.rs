@@ -46,6 +46,9 @@ const CONNECTIONS_MAX: usize = 2000;
 /// Messages a subscriber may be behind before it is cut off; a failover sends about ten.
 const EVENTS_MAX: usize = 1024;
 
+/// Clients ask at once. Who does not only takes a place from those that want to know where the primary is.
+const FIRST_COMMAND_WITHIN: Duration = Duration::from_secs(30);
+
 /// Pause after `accept` failed, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -205,7 +208,8 @@ async fn serve(
         },
     };
     shared.metrics.connections.inc();
-    let ended = session::Session::new(Arc::clone(&shared), stream, id, peer).run().await;
+    let session = session::Session::new(Arc::clone(&shared), stream, id, peer);
+    let ended = session.run(FIRST_COMMAND_WITHIN).await;
     shared.metrics.connections.dec();
     ended
 }

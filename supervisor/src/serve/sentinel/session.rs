@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use bytes::{Buf as _, BytesMut};
 use holdfast_psync::resp::CommandParser;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::broadcast;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::commands::{Client, Outcome, answer};
 use super::pattern;
@@ -56,6 +57,8 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     stream: Stream,
     client: Client,
+    /// Whether it has said anything that makes sense.
+    has_asked: bool,
     subscriptions: Subscriptions,
     /// Present while there are subscriptions.
     events: Option<broadcast::Receiver<SentinelEvent>>,
@@ -77,6 +80,7 @@ impl Session {
                 name: None,
                 is_known: false,
             },
+            has_asked: false,
             subscriptions: Subscriptions::default(),
             events: None,
             parser: CommandParser::new(0, COMMAND_BYTES_MAX),
@@ -85,10 +89,15 @@ impl Session {
         }
     }
 
-    /// Serves the connection until it ends.
-    pub(super) async fn run(mut self) -> io::Result<()> {
+    /// Serves the connection until it ends, for `patience` at most if no command comes.
+    pub(super) async fn run(mut self, patience: Duration) -> io::Result<()> {
+        let mut silence = pin!(sleep(patience));
         loop {
             tokio::select! {
+                () = silence.as_mut(), if !self.has_asked => {
+                    self.shared.metrics.silent();
+                    return Ok(());
+                }
                 read = self.stream.read_buf(&mut self.input) => {
                     if read? == 0 {
                         return Ok(());
@@ -122,7 +131,11 @@ impl Session {
                     return false;
                 }
             };
-            if !arguments.is_empty() && !self.carry_out(&arguments).await {
+            if arguments.is_empty() {
+                continue;
+            }
+            self.has_asked = true;
+            if !self.carry_out(&arguments).await {
                 return false;
             }
         }
@@ -274,5 +287,79 @@ async fn next_event(
     match events {
         Some(events) => events.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use holdfast_telemetry::{Registry, metrics};
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::time::Instant;
+
+    use super::super::metrics::Metrics;
+    use super::super::{Endpoint, Sentinels};
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// A client's end of a connection, and the session.
+    fn connection(registry: &Registry) -> (DuplexStream, Session) {
+        let endpoint = Endpoint {
+            primaries: Vec::new(),
+            name: "supervisor-1".to_owned(),
+            login: None,
+            tls: None,
+            peer_tls: None,
+            sentinels: Arc::new(Sentinels::default),
+            sink: Arc::new(|_| {}),
+        };
+        let shared = Shared {
+            endpoint,
+            login: None,
+            events: broadcast::channel(1).0,
+            metrics: Metrics::register(registry),
+            my_id: String::new(),
+            started: Instant::now(),
+            port: 1,
+            removed: Mutex::default(),
+        };
+        let (client, stream) = duplex(4096);
+        let peer = ([127, 0, 0, 1], 1).into();
+        (client, Session::new(Arc::new(shared), Box::new(stream), 1, peer))
+    }
+
+    fn silent(registry: &Registry) -> bool {
+        let series = "supervisor_sentinel_refused_connections_total{reason=\"silent\"} 1";
+        metrics::encode(registry).contains(series)
+    }
+
+    #[tokio::test]
+    async fn a_client_without_a_command_loses_its_place() {
+        let registry = Registry::new();
+        let (mut client, session) = connection(&registry);
+        client.write_all(b"\r\n*1\r\n$4\r\nPI").await.unwrap();
+        let ended = timeout(DEADLINE, session.run(Duration::from_millis(50))).await;
+        ended.expect("it ends by itself").unwrap();
+        assert!(silent(&registry));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_asked_may_be_silent() {
+        let registry = Registry::new();
+        let (mut client, session) = connection(&registry);
+        client.write_all(b"PING\r\n").await.unwrap();
+        let patience = Duration::from_millis(500);
+        let session = tokio::spawn(session.run(patience));
+        let mut answer = [0; 7];
+        timeout(DEADLINE, client.read_exact(&mut answer)).await.unwrap().unwrap();
+        sleep(patience * 2).await;
+        client.write_all(b"PING\r\n").await.unwrap();
+        timeout(DEADLINE, client.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer, b"+PONG\r\n");
+        assert!(!silent(&registry));
+        drop(client);
+        timeout(DEADLINE, session).await.unwrap().unwrap().unwrap();
     }
 }
