@@ -271,7 +271,8 @@ impl Checker<'_> {
             (token.name.as_str(), &token.file, token.role, format!("admin.token[{i}]"))
         });
         for (name, file, role, key) in std::iter::once(first).chain(others) {
-            self.require(&key, is_name(name), || format!("{EXPECTED_NAME} {name:?}"));
+            let named = format!("{key}.name");
+            self.require(&named, is_name(name), || format!("{EXPECTED_NAME} {name:?}"));
             let secret = match Secret::from_file(file) {
                 Ok(secret) => secret,
                 Err(error) => {
@@ -292,8 +293,7 @@ impl Checker<'_> {
     fn admin_tls(&mut self, written: FileTls) -> Option<AdminTls> {
         let fault = |checker: &mut Self, key: &str, error: &dyn Display| checker.fault(key, error);
         let certificate = ServerTls::certificate(&written.chain, &written.key, None);
-        let certificate =
-            certificate.map_err(|error| fault(self, "admin.tls.chain", &error)).ok()?;
+        let certificate = certificate.map_err(|error| fault(self, "admin.tls", &error)).ok()?;
         if written.client_ca.is_none() {
             for (key, given) in [
                 ("admin.tls.client_certificate", written.client_certificate.is_some()),

@@ -25,12 +25,9 @@ pub use server::{ClientCertificate, MinVersion, ServerTls};
 /// Why TLS cannot be spoken with these files; the text names what is wrong with the file at hand.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or is no PEM.
+    /// A file cannot be read, is no PEM, or there is nothing in it.
     #[error("{0}")]
-    Pem(rustls::pki_types::pem::Error),
-    /// There is nothing in it.
-    #[error("there is no certificate in it")]
-    Empty,
+    Pem(#[from] PemError),
     /// It is PEM, but no certificate.
     #[error("the certificate cannot be read: {0}")]
     Certificate(String),
@@ -56,15 +53,6 @@ pub enum TlsError {
 /// The cryptography in use; one, whatever other crates of the process have compiled in.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
-}
-
-impl From<PemError> for TlsError {
-    fn from(error: PemError) -> Self {
-        match error {
-            PemError::Unreadable { cause, .. } => Self::Pem(cause),
-            PemError::Empty(_) => Self::Empty,
-        }
-    }
 }
 
 /// What trusts these authorities.

@@ -1,5 +1,7 @@
 //! A settings file: its text, and where each key stands in it.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -29,13 +31,19 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, Source), Faults> {
         file: path.to_owned(),
         list: vec![Fault { line: None, key: String::new(), message }],
     };
-    let size = std::fs::metadata(path).map_err(|error| fail(format!("cannot read it: {error}")))?;
-    if size.len() > FILE_BYTES_MAX {
-        return Err(fail(format!("larger than {FILE_BYTES_MAX} bytes, expected a settings file")));
-    }
-    let text =
-        std::fs::read_to_string(path).map_err(|error| fail(format!("cannot read it: {error}")))?;
+    let text = read_bounded(path, FILE_BYTES_MAX)
+        .map_err(|error| fail(format!("cannot read it: {error}")))?;
     parse(path, text)
+}
+
+/// The text of a file, which is no more than `bytes_max` long. What is said about a file does not count: a pipe or a device has no size.
+pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > bytes_max {
+        return Err(io::Error::other(format!("it is larger than {bytes_max} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text in UTF-8"))
 }
 
 /// Parses `text`, which came from the file at `path`.
@@ -49,9 +57,12 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: String) -> Result<(T, Sourc
         Ok(value) => Ok((value, source)),
         Err(error) => {
             let span = error.span();
+            // A file that is no TOML has no keys to look up; of other places than this one the text may be a secret.
+            let named = span.clone().filter(|_| error.message() == "duplicate key");
+            let named = named.and_then(|span| source.text.get(span)).map(str::to_owned);
             let fault = Fault {
                 line: span.as_ref().map(|span| source.line_at(span.start)),
-                key: span.map(|span| source.key_at(&span)).unwrap_or_default(),
+                key: named.or_else(|| span.map(|span| source.key_at(&span))).unwrap_or_default(),
                 message: redact(&error.message().replace('\n', " ")).into_owned(),
             };
             Err(Faults { file: source.file, list: vec![fault] })
@@ -227,6 +238,8 @@ mod tests {
         assert!(fault("").contains("missing field `listen`"));
         let text = fault("listen = \"x\"\nfoo = = 3\n");
         assert!(text.starts_with("a.toml:2: "), "{text}");
+        let text = fault("listen = \"x\"\nlisten = \"y\"\n");
+        assert_eq!(text, "a.toml:2: listen: duplicate key");
     }
 
     #[test]

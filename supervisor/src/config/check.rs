@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use holdfast_settings::{Faults, Secret, Source};
 
@@ -12,6 +13,9 @@ use super::{
     Backup, Balancer, Canary, Config, DrillSchedule, Drills, Email, Guards, Log, Node, Notify,
     SCENARIOS, Supervisor, Webhook, file,
 };
+
+/// People and mail servers take no more; without a bound 0 would tell what fires thousands of times a second.
+const REPEAT_INTERVAL_MIN: Duration = Duration::from_mins(1);
 
 /// Nodes one supervisor watches; each costs a scrape per second.
 const NODES_MAX: usize = 200;
@@ -127,12 +131,16 @@ impl Checker<'_> {
         }
         let backup = file.backup.map(|backup| self.backup(backup, &names));
         let notify = self.notify(file.notify);
+        let otlp_endpoint = Some(file.traces.otlp_endpoint).filter(|url| !url.is_empty());
+        if let Some(url) = &otlp_endpoint {
+            self.url("traces.otlp_endpoint", url, &["http", "https"]);
+        }
         let supervisor = supervisor?;
         let drills = self.drills(file.drills, &supervisor.state_dir);
         Some(Config {
             file: self.source.file.clone(),
             log: Log { level: file.log.level, format: file.log.format },
-            otlp_endpoint: Some(file.traces.otlp_endpoint).filter(|url| !url.is_empty()),
+            otlp_endpoint,
             supervisor,
             scrape,
             metrics: metrics?,
@@ -286,6 +294,11 @@ impl Checker<'_> {
                 retries_max: webhook.retries_max,
             }));
         }
+        self.require(
+            written.repeat_interval >= REPEAT_INTERVAL_MIN,
+            "notify.repeat_interval",
+            "expected at least 1m; whatever fires is told again that often",
+        );
         Some(Notify {
             group_wait: written.group_wait,
             repeat_interval: written.repeat_interval,

@@ -287,6 +287,11 @@ impl Checker<'_> {
             "expected at least 10ms",
         );
         self.require(
+            !written.probe_timeout.is_zero(),
+            &key("probe_timeout"),
+            "expected more than 0",
+        );
+        self.require(
             is_long_enough(written.hang_after, written.probe_timeout, written.probe_interval),
             &key("hang_after"),
             LONG_ENOUGH,

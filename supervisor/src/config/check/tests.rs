@@ -376,3 +376,27 @@ fn other_managers_of_redis_are_checked() {
         assert!(error.contains(expected), "{text}: {error}");
     }
 }
+
+#[test]
+fn values_that_nobody_can_mean_are_refused() {
+    for (from, to, expected) in [
+        (
+            "[notify.email]",
+            "[notify]\nrepeat_interval = \"0s\"\n[notify.email]",
+            "holdfast.toml:30: notify.repeat_interval: expected at least 1m",
+        ),
+        (
+            "[sentinel]",
+            "probe_timeout = \"0s\"\n[sentinel]",
+            "holdfast.toml:18: redis.probe_timeout: expected more than 0",
+        ),
+        (
+            "[[node]]",
+            "[traces]\notlp_endpoint = \"x\"\n[[node]]",
+            "traces.otlp_endpoint: expected a URL (http, https), found \"x\"",
+        ),
+    ] {
+        let fault = read(&[(from, to)]).unwrap_err();
+        assert!(fault.contains(expected), "{fault}");
+    }
+}
