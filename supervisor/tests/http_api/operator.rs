@@ -56,6 +56,12 @@ async fn bad_requests_are_refused_with_what_is_wrong() {
     let (status, answer) = server.post("/operator/v1/redis/failover", r#"{"target":"x"}"#).await;
     assert_eq!(status, 422);
     assert!(answer["error"].as_str().unwrap().contains("expected host:port"), "{answer}");
+    let late = json!({
+        "matchers": ["NodeDown"], "comment": "", "seconds": 3_600, "starts_at": chrono::DateTime::<chrono::Utc>::MAX_UTC,
+    });
+    let (status, answer) = server.post("/operator/v1/silences", &late.to_string()).await;
+    assert_eq!(status, 422, "{answer}");
+    assert!(answer["error"].as_str().unwrap().contains("no date is known"), "{answer}");
     let (status, _) = server.post(path, &format!("\"{}\"", "x".repeat(70_000))).await;
     assert_eq!(status, 413);
     let (status, answer) = server.json("/operator/v1/events?sincE_id=1").await;

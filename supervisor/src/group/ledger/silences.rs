@@ -171,7 +171,8 @@ impl Silences {
 
     /// Drops what has been over for long.
     pub(super) fn forget(&mut self, now: DateTime<Utc>) {
-        self.0.retain(|_, silence| silence.wanted.ends_at + SHOWN_AFTER > now);
+        // Not the sum of the end and the time: an end may be the last date there is.
+        self.0.retain(|_, silence| silence.wanted.ends_at > now - SHOWN_AFTER);
     }
 }
 

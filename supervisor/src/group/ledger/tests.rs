@@ -103,6 +103,16 @@ fn a_silence_covers_what_it_matches_while_it_is_active() {
 }
 
 #[test]
+fn a_silence_may_last_until_the_last_date_there_is() {
+    let mut log = Log::default();
+    let term = log.lead(1, 100);
+    let endless = NewSilence { ends_at: DateTime::<Utc>::MAX_UTC, ..silence("NodeDown", 100, 200) };
+    assert!(matches!(log.add(term, 100, Entry::Silence(endless)), Applied::Numbered(_)));
+    log.lead(1, 200);
+    assert_eq!(log.ledger.silences.iter().count(), 1);
+}
+
+#[test]
 fn silences_that_make_no_sense_are_refused() {
     let mut log = Log::default();
     let term = log.lead(1, 100);

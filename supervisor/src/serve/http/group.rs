@@ -133,10 +133,14 @@ async fn silence(
     let matchers: Result<Vec<_>, _> =
         body.matchers.iter().map(|text| parse_matcher(text)).collect();
     let starts_at = body.starts_at.unwrap_or_else(Utc::now);
+    let ends_at = starts_at.checked_add_signed(TimeDelta::seconds(body.seconds));
+    let ends_at = ends_at.ok_or_else(|| {
+        Failure::unprocessable(format!("starts_at is {starts_at}, after which no date is known"))
+    })?;
     let new = NewSilence {
         matchers: matchers.map_err(Failure::unprocessable)?,
         starts_at,
-        ends_at: starts_at + TimeDelta::seconds(body.seconds),
+        ends_at,
         created_by: body.created_by.unwrap_or(operator.by),
         comment: body.comment,
     };
