@@ -78,6 +78,11 @@ impl Log {
             self.file = None;
             self.segment += 1;
         }
+        if self.file.is_some() && !segment_path(&self.folder, self.segment).exists() {
+            // Taken away while it was in use: what is written to it would end with the process.
+            self.file = None;
+            return Err(std::io::ErrorKind::NotFound.into());
+        }
         if self.file.is_none() {
             let file = create(&segment_path(&self.folder, self.segment))?;
             self.file = Some(file);

@@ -4,6 +4,7 @@
 
 mod damage;
 mod full;
+mod gone;
 mod kill;
 mod kit;
 mod life;

@@ -9,11 +9,12 @@
 //! A file whose content is damaged is moved aside and a new one begun: a supervisor that does not start protects nobody.
 
 mod common;
+mod error;
 mod metrics;
 mod place;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use super::incidents::{Incidents, Standing};
 use super::store::{self, Found, Left, StoreError};
 
 pub use self::common::Deeds;
+pub use self::error::JournalError;
 
 /// Events held in memory while the disk refuses them: at some ten a second in a bad incident, several minutes; about 2 MiB.
 const PENDING_MAX: usize = 4096;
@@ -52,35 +54,6 @@ const LISTEN_MAX: usize = 1024;
 
 /// How long dropping the journal waits for the last events to be written.
 const DROP_WAIT: Duration = Duration::from_secs(5);
-
-/// Why the journal cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The file cannot be opened; another process may hold it.
-    #[error("cannot open the journal {}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The file is damaged and cannot be moved out of the way.
-    #[error("the journal {} is damaged and cannot be moved aside", path.display())]
-    MoveAside {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Events cannot be written; they are kept in memory and tried again.
-    #[error("cannot write the journal")]
-    Write(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Its thread cannot be started.
-    #[error("cannot start the journal's thread")]
-    Thread(#[source] std::io::Error),
-}
 
 /// The journal. Dropping it writes what is left, for a few seconds at most.
 #[derive(Debug)]
@@ -440,6 +413,10 @@ impl Shared {
         attached: &BTreeMap<u64, u64>,
     ) -> Result<(), JournalError> {
         let database = || self.database.read().unwrap_or_else(PoisonError::into_inner);
+        if database().is_some() && !self.place.path.exists() {
+            self.close();
+            return Err(JournalError::Gone(self.place.path.clone()));
+        }
         if database().is_none() {
             let opened = self.place.open_or_begin()?;
             *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(opened.database);
@@ -452,14 +429,19 @@ impl Shared {
             None => Err(StoreError::Closed),
         });
         result.map_err(|source| {
-            let closed = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-            // What closing may have to say about a file that has just failed is nothing new.
-            let _ = store::guard("close the journal", || {
-                drop(closed);
-                Ok(())
-            });
+            self.close();
             JournalError::Write(Box::new(source))
         })
+    }
+
+    /// Lets go of a file that is of no use.
+    fn close(&self) {
+        let closed = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        // What closing may have to say about a file that has just failed is nothing new.
+        let _ = store::guard("close the journal", || {
+            drop(closed);
+            Ok(())
+        });
     }
 
     /// Drops from memory what is on disk now.

@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_telemetry::metrics;
@@ -284,7 +285,10 @@ fn a_full_disk_delays_events_and_loses_none() {
 
     is_full.store(true, Ordering::SeqCst);
     journal.append(draft(Kind::ActionTaken, Severity::Info, "node-1"), at(1));
-    assert!(!journal.flush(Duration::from_millis(200)));
+    let failures = || journal.shared.metrics.write_failures.get();
+    // Each look lasts as long as the flush waits in vain.
+    let failed = (0..150).any(|_| !journal.flush(Duration::from_millis(200)) && failures() > 0);
+    assert!(failed, "no attempt to write was made");
     journal.append(resolved("node-1"), at(2));
     assert!((1..=3).all(|id| heard.try_recv().unwrap().id == id));
     assert!(journal.event(3).is_some());
@@ -299,6 +303,21 @@ fn a_full_disk_delays_events_and_loses_none() {
     assert_eq!(ids(&journal.events(&Filter::default())), [1, 2, 3]);
     drop(journal);
     assert_eq!(ids(&home.open().events(&Filter::default())), [1, 2, 3]);
+}
+
+#[test]
+fn a_file_that_is_taken_away_is_missed_and_begun_anew() {
+    let home = Home::new();
+    let journal = home.open();
+    journal.append(firing("node-1"), at(0));
+    assert!(journal.flush(PATIENCE));
+    std::fs::remove_file(&home.path).unwrap();
+    journal.append(resolved("node-1"), at(1));
+    assert!(journal.flush(PATIENCE));
+    assert!(journal.shared.metrics.write_failures.get() > 0, "it was noticed");
+    assert!(home.path.exists());
+    drop(journal);
+    assert_eq!(ids(&home.open().events(&Filter::default())), [2]);
 }
 
 #[test]
