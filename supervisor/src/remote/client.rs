@@ -59,7 +59,7 @@ impl Endpoint {
     /// # Errors
     /// If the certificates cannot be used.
     pub fn client(&self) -> Result<Client, ClientError> {
-        let tls = |source| ClientError::Tls { url: self.url.clone(), source };
+        let tls = |source| ClientError::Tls { url: self.shown_url(), source };
         let mut builder = Client::builder().no_proxy().timeout(self.timeout);
         if let Some(path) = &self.ca_file {
             let text = std::fs::read(path)
@@ -69,12 +69,46 @@ impl Endpoint {
         builder.build().map_err(tls)
     }
 
+    /// Where it is, for people: without name and password, and without the query, where tokens travel.
+    pub fn shown_url(&self) -> String {
+        let (place, query) = match self.url.split_once('?') {
+            Some((place, _)) => (place, "?<secret>"),
+            None => (self.url.as_str(), ""),
+        };
+        let (scheme, rest) = place.split_once("://").unwrap_or(("http", place));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        format!("{scheme}://{host}{path}{query}")
+    }
+
     /// Adds who we are.
     pub fn authorize(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.credentials {
             Credentials::None => request,
             Credentials::Basic(name, password) => request.basic_auth(name, Some(password.expose())),
             Credentials::Bearer(token) => request.bearer_auth(token.expose()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_url_may_hide_is_not_shown() {
+        for (url, shown) in [
+            ("https://long-term.example/api/v1/write", "https://long-term.example/api/v1/write"),
+            ("http://ann:hunter2@a:9090/x/y?token=hunter2", "http://a:9090/x/y?<secret>"),
+            ("http://ann:hunter2@[::1]:9090", "http://[::1]:9090"),
+        ] {
+            let endpoint = Endpoint {
+                url: url.to_owned(),
+                credentials: Credentials::None,
+                ca_file: None,
+                timeout: Duration::from_secs(1),
+            };
+            assert_eq!(endpoint.shown_url(), shown);
         }
     }
 }

@@ -97,8 +97,8 @@ pub(super) fn info(config: &Config, remote: Option<Arc<Prometheus>>) -> MetricsI
     let files = config.rules.files.iter().map(|file| format!("- {}\n", quoted(file)));
     list("rule_files:\n", files.collect());
     let destinations = settings.remote_write.iter().map(|destination| {
-        let (name, url) = (&destination.name, &destination.endpoint.url);
-        format!("- url: {}\n  name: {}\n", quoted(url), quoted(name))
+        let (name, url) = (&destination.name, destination.endpoint.shown_url());
+        format!("- url: {}\n  name: {}\n", quoted(&url), quoted(name))
     });
     list("remote_write:\n", destinations.collect());
     MetricsInfo {
