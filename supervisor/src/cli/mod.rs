@@ -9,6 +9,8 @@ mod check;
 pub mod client;
 mod cluster;
 mod context;
+#[cfg(test)]
+mod documented;
 mod drill;
 mod events;
 mod explain;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -60,7 +61,7 @@ fn program() -> String {
 /// Whether the command line finds this run by itself from the folder `up` was started in.
 fn is_found_from_here(run: &Run) -> bool {
     // `latest` in it is set once this is printed.
-    let searched = std::path::Path::new(".holdfast").canonicalize();
+    let searched = Path::new(".holdfast").canonicalize();
     searched.is_ok_and(|searched| run.folder().parent() == Some(&searched))
 }
 
@@ -87,13 +88,23 @@ fn hints(plan: &Plan, run: &Run, children: &Children) -> String {
     }
     line(format!("http://{}", plan.supervisor), "the status page, in a browser");
     line(format!("{holdfast} status"), "the same in a terminal");
+    let settings = if is_found_from_here(run) {
+        Path::new(".holdfast/latest/etc/balancer.toml").to_owned()
+    } else {
+        run.settings("balancer.toml")
+    };
+    let balancer = Path::new(&holdfast).with_file_name("holdfast-balancer");
+    line(
+        format!("{} top --config {}", balancer.display(), settings.display()),
+        "the balancer's servers and rates, live",
+    );
     line(format!("kill -9 {}", pid(node)), "crash a chat node, and watch what happens below");
     line(format!("kill -9 {}", pid(redis)), "crash the Redis primary");
     line(format!("kill -STOP {}", pid(node)), "make a chat node hang; -CONT ends it");
     line(format!("{holdfast} drain {node}"), "take a node out; `ready` brings it back");
-    line(format!("{holdfast} failover"), "move the Redis primary without losing a write");
     line(format!("{holdfast} backup"), "take a backup and prove that it restores");
     line(format!("{holdfast} drill run redis-primary-crash"), "rehearse a disaster, with a report");
+    line(format!("{holdfast} failover"), "move the Redis primary without losing a write");
     write!(
         text,
         "Everything this run writes is in {}\nCtrl-C stops it all.\n",
