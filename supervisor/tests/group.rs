@@ -78,10 +78,12 @@ async fn a_stopped_leader_does_not_act_when_it_goes_on_and_a_minority_says_so() 
         group.run(last, &["silence", "add", "NodeDown", "--for", "1h", "--comment", "x"]).await;
     let refused = refused.unwrap_err();
     assert!(refused.contains("majority"), "{refused}");
-    let metrics = group.page(last, "/metrics").await;
-    assert!(metrics.contains("supervisor_group_state{state=\"minority\"} 1"), "{metrics}");
-    let events = group.page(last, "/operator/v1/events?kind=group").await;
-    assert!(events.contains("no majority of the supervisors' group is heard"), "{events}");
+    for (page, said) in [
+        ("/metrics", "supervisor_group_state{state=\"minority\"} 1"),
+        ("/operator/v1/events?kind=group", "no majority of the supervisors' group is heard"),
+    ] {
+        until(said, async || group.page(last, page).await.contains(said)).await;
+    }
     group.start(next).await;
     group.leader().await;
 }

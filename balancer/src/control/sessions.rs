@@ -21,8 +21,8 @@ use crate::proxy::worker::{Command, Handle};
 
 /// Sessions on one page: what a person reads, or half a megabyte of JSON for a program.
 pub const SESSIONS_PAGE_MAX: usize = 1_000;
-/// A worker answers between two events, thus within milliseconds.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A worker answers between two events, thus within milliseconds; on a machine with far too much to do it may have to wait for its turn.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What sessions have in common; whatever is not set does not matter.
 #[derive(Debug, Clone, Default)]
