@@ -4,15 +4,14 @@
 
 mod support;
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use support::naive::{Naive, head};
 use support::{Balancer, DEADLINE, Upstream, free, raw, request, settings, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -88,69 +87,6 @@ fn vectors() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A server that believes whatever comes: it reads heads and bodies as the framing says, leniently, and notes every request line.
-struct Naive {
-    address: SocketAddr,
-    seen: Arc<Mutex<HashSet<String>>>,
-}
-
-impl Naive {
-    async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let seen: Arc<Mutex<HashSet<String>>> = Arc::default();
-        let noted = Arc::clone(&seen);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(believe(stream, Arc::clone(&noted)));
-            }
-        });
-        Self { address, seen }
-    }
-
-    fn has_seen(&self, target: &str) -> bool {
-        self.seen.lock().unwrap().iter().any(|line| line.contains(target))
-    }
-}
-
-async fn believe(mut stream: TcpStream, seen: Arc<Mutex<HashSet<String>>>) {
-    let mut bytes = Vec::new();
-    loop {
-        // Every line that looks like a request's is one, wherever it stands at the start of what is left.
-        while let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-            bytes.drain(..end + 4);
-            let line = head.lines().next().unwrap_or_default().to_owned();
-            seen.lock().unwrap().insert(line);
-            let lower = head.to_ascii_lowercase();
-            let body = lower.lines().find_map(|line| line.strip_prefix("content-length:"));
-            let body = body.and_then(|length| length.trim().parse::<usize>().ok()).unwrap_or(0);
-            if lower.contains("transfer-encoding: chunked") {
-                while !bytes.windows(5).any(|window| window == b"0\r\n\r\n") {
-                    if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-                        return;
-                    }
-                }
-                let end = bytes.windows(5).position(|window| window == b"0\r\n\r\n").unwrap();
-                bytes.drain(..end + 5);
-            } else {
-                while bytes.len() < body {
-                    if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-                        return;
-                    }
-                }
-                bytes.drain(..body);
-            }
-            if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
-                return;
-            }
-        }
-        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-            return;
-        }
-    }
-}
-
 /// HAProxy or nginx, ended with the test.
 struct Rival {
     address: SocketAddr,
@@ -224,7 +160,7 @@ async fn is_served(address: SocketAddr, bytes: &str) -> (bool, String) {
 #[tokio::test]
 async fn what_others_refuse_is_refused_and_nothing_hidden_gets_through() {
     let dir = tempfile::tempdir().unwrap();
-    let (ours, theirs) = (Naive::start().await, Naive::start().await);
+    let (ours, theirs) = (Naive::start(head).await, Naive::start(head).await);
     let text = settings(&format!("response_timeout = \"{PATIENCE}\""), &[("a", ours.address)])
         .replacen("pool = \"p\"", &format!("pool = \"p\"\nheader_timeout = \"{PATIENCE}\""), 1);
     let balancer = Balancer::start(&text).await;
@@ -306,7 +242,7 @@ fn right() -> Vec<(&'static str, String)> {
 #[tokio::test]
 async fn what_others_serve_is_served() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Naive::start().await;
+    let server = Naive::start(head).await;
     let text = settings(&format!("response_timeout = \"{PATIENCE}\""), &[("a", server.address)]);
     let balancer = Balancer::start(&text).await;
     let haproxy = Rival::haproxy(dir.path(), server.address).await;
@@ -335,7 +271,7 @@ async fn what_others_serve_is_served() {
 
 #[tokio::test]
 async fn a_broken_body_never_reaches_its_end_at_the_server() {
-    let server = Naive::start().await;
+    let server = Naive::start(head).await;
     let text = settings("", &[("a", server.address)]);
     let balancer = Balancer::start(&text).await;
     // The first chunk is right and is on its way when the second is not.

@@ -4,12 +4,10 @@
 
 mod support;
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 use support::frames::{
@@ -17,9 +15,10 @@ use support::frames::{
     PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, headers, next,
 };
 use support::http2::{Client, get, http2};
+use support::naive::{Naive, whole};
 use support::{Balancer, DEADLINE, Upstream, free, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How long each waits for a body that never comes whole.
@@ -186,62 +185,6 @@ async fn send(address: SocketAddr, bytes: &[u8]) -> Seen {
     timeout(DEADLINE, read).await.expect("an end in time")
 }
 
-/// A server that believes whatever comes and notes the requests whose end it has seen.
-struct Naive {
-    address: SocketAddr,
-    seen: Arc<Mutex<HashSet<String>>>,
-}
-
-impl Naive {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let seen: Arc<Mutex<HashSet<String>>> = Arc::default();
-        let noted = Arc::clone(&seen);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(believe(stream, Arc::clone(&noted)));
-            }
-        });
-        Self { address, seen }
-    }
-
-    fn has_seen(&self, text: &str) -> bool {
-        self.seen.lock().unwrap().iter().any(|seen| seen.contains(text))
-    }
-}
-
-async fn believe(mut stream: TcpStream, seen: Arc<Mutex<HashSet<String>>>) {
-    let mut bytes = Vec::new();
-    loop {
-        while let Some(end) = whole(&bytes) {
-            let request: Vec<u8> = bytes.drain(..end).collect();
-            seen.lock().unwrap().insert(String::from_utf8_lossy(&request).into_owned());
-            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-            if stream.write_all(answer).await.is_err() {
-                return;
-            }
-        }
-        if !matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {
-            return;
-        }
-    }
-}
-
-/// Where the first request ends, as its framing says.
-fn whole(bytes: &[u8]) -> Option<usize> {
-    let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
-    if text.contains("transfer-encoding: chunked") {
-        let last = bytes[head..].windows(3).position(|window| window == b"0\r\n")?;
-        let end = bytes[head + last..].windows(4).position(|window| window == b"\r\n\r\n")?;
-        return Some(head + last + end + 4);
-    }
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
-    let end = head + length.map_or(0, |length| length.trim().parse().unwrap_or(0));
-    (bytes.len() >= end).then_some(end)
-}
-
 /// nginx, ended with the test.
 struct Nginx {
     address: SocketAddr,
@@ -299,7 +242,7 @@ fn is_ok(seen: &Seen) -> bool {
 #[tokio::test]
 async fn what_breaks_the_rules_is_refused_and_nothing_hidden_gets_through() {
     let dir = tempfile::tempdir().unwrap();
-    let (ours, theirs) = (Naive::start().await, Naive::start().await);
+    let (ours, theirs) = (Naive::start(whole).await, Naive::start(whole).await);
     let text = http2(&format!("response_timeout = \"{PATIENCE}\""), &[("a", ours.address)]);
     let balancer = Balancer::start(&text).await;
     let nginx = Nginx::start(dir.path(), theirs.address).await;
@@ -310,7 +253,7 @@ async fn what_breaks_the_rules_is_refused_and_nothing_hidden_gets_through() {
         assert!(is_ok(&seen), "{address}: {seen:?}");
         assert!(is_ok(&send(address, &post(&[(b"content-length", b"2")], b"ab")).await));
     }
-    ours.seen.lock().unwrap().clear();
+    ours.take_seen();
     let vectors = [requests(), frames()].concat();
     let outcomes = join_all(vectors.iter().map(|(name, bytes)| async move {
         (*name, join_all(addresses.map(|address| send(address, bytes))).await)
@@ -324,7 +267,7 @@ async fn what_breaks_the_rules_is_refused_and_nothing_hidden_gets_through() {
         }
     }
     assert!(served.is_empty(), "served here: {served:?}");
-    let seen = ours.seen.lock().unwrap().clone();
+    let seen = ours.take_seen();
     assert!(seen.is_empty(), "a server has seen {seen:?}");
     // A pseudo field among trailers is dropped, not passed on.
     let trailers = headers(1, END_STREAM, &[(b":path", b"/hidden"), (b"x-sum", b"1")]);

@@ -356,10 +356,25 @@ async fn a_frame_that_is_too_long_ends_its_websocket() {
     let just = Message::binary(vec![7; 1_000]);
     socket.send(just.clone()).await.unwrap();
     assert_eq!(timeout(DEADLINE, socket.next()).await.unwrap().unwrap().unwrap(), just);
-    // The connection may end before all of it is written.
-    let _ = socket.send(Message::binary(vec![7; 1_001])).await;
-    let rest = async { while let Some(Ok(_)) = socket.next().await {} };
-    timeout(DEADLINE, rest).await.unwrap();
+    // The word comes while it is still being sent.
+    let (mut write, mut read) = socket.split();
+    let sending = tokio::spawn(async move {
+        // It may be cut off in the middle, after the word.
+        let _ = write.send(Message::binary(vec![7; 4 << 20])).await;
+    });
+    let word = async {
+        loop {
+            match read.next().await {
+                Some(Ok(Message::Close(Some(frame)))) => return frame,
+                Some(Ok(_)) => {}
+                other => panic!("no word: {other:?}"),
+            }
+        }
+    };
+    let frame = timeout(DEADLINE, word).await.unwrap();
+    assert_eq!((u16::from(frame.code), &*frame.reason), (1009, "frame_too_long"));
+    timeout(DEADLINE, sending).await.unwrap().unwrap();
+    drop(read);
     let closed = "balancer_listener_closed_total{cause=\"frame_too_long\",listener=\"l\"}";
     balancer.wait_metric(closed, 1.0).await;
     balancer.end().await;

@@ -3,50 +3,9 @@
 
 mod support;
 
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-
 use redis::AsyncCommands as _;
+use support::redis::Redis;
 use support::{Balancer, Upstream, free, request, settings, until};
-use tempfile::TempDir;
-use tokio::net::TcpStream;
-
-/// A Redis server or Sentinel of its own, ended with the test.
-struct Redis {
-    address: SocketAddr,
-    process: Child,
-    _dir: TempDir,
-}
-
-impl Redis {
-    async fn start(address: SocketAddr, settings: &str, arguments: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("redis.conf");
-        let port = address.port();
-        let (path, at) = ("/usr/local/bin:/usr/bin:/bin", dir.path().display());
-        let text = format!("bind 127.0.0.1\nport {port}\nsave \"\"\ndir {at}\n{settings}");
-        std::fs::write(&file, text).unwrap();
-        let process = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", "redis-server", file.to_str().unwrap()])
-            .args(arguments)
-            .env("PATH", path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let redis = Self { address, process, _dir: dir };
-        until("Redis", async || TcpStream::connect(address).await.map(drop)).await;
-        redis
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // It may have ended by itself, which the test has found out before.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 /// A balancer whose limits are kept there: twenty requests for each token, and then hardly any.
 async fn balancer(upstream: &Upstream, redis: &str) -> Balancer {

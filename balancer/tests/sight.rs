@@ -13,6 +13,7 @@ use axum::routing::post;
 use futures_util::{SinkExt as _, StreamExt as _};
 use nix::sys::signal::{Signal, raise};
 use serde_json::{Value, json};
+use support::http2::{Client, get};
 use support::{Balancer, Upstream, raw, request, settings, until};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -67,6 +68,22 @@ async fn a_request_is_one_line_without_what_is_secret() {
     assert!(line["sent_bytes"].as_u64().unwrap() > 0, "{line}");
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(!text.contains("chat-token") && !text.contains("hello"), "{text}");
+}
+
+#[tokio::test]
+async fn a_request_in_http2_is_a_line_that_says_so() {
+    let a = Upstream::start("a");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let text = logged(&file, "sample = 1.0", &[("a", a.address)]);
+    let text = text.replacen("pool = \"p\"", "pool = \"p\"\nhttp2 = true", 1);
+    let balancer = Balancer::start(&text).await;
+    let client = Client::connect(balancer.address("l")).await;
+    let (response, _) = client.ask(get("/rooms/8").body(()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let line = line(&file, |line| line["path"] == "/rooms/8").await;
+    assert_eq!((&line["protocol"], &line["status"]), (&json!("http2"), &json!(200)), "{line}");
+    balancer.end().await;
 }
 
 #[tokio::test]

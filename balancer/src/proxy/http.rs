@@ -154,8 +154,10 @@ impl Conversation {
         self.client.buffer.consume(head.length);
         let token = head.choice.token;
         let pool = settings.pool_of(&head.choice);
-        self.session
-            .begin_draft(|sight| Draft::request(sight, &self.session, &head, pool, &mut out));
+        let protocol = self.protocol();
+        self.session.begin_draft(|sight| {
+            Draft::request(sight, &self.session, protocol, &head, pool, &mut out)
+        });
         let allowed = settings.protection.request(self.address.ip(), head.client, token);
         if let Err(refusal) = allowed {
             return self.turn_down(refusal, &head).await;
@@ -179,6 +181,11 @@ impl Conversation {
             Err(Failure::Gone) => ControlFlow::Break(Ended::Closed(Close::Client)),
             Err(failure) => self.fail(failure, &head).await,
         }
+    }
+
+    /// What is spoken with the client, as the access log names it.
+    fn protocol(&self) -> &'static str {
+        if self.client.stream.is_exchange() { "http2" } else { "http" }
     }
 
     /// Waits for the head of the next request, and writes the one the server gets to `out`.
@@ -253,7 +260,7 @@ impl Conversation {
         if reason == Rejection::BadRequest {
             listener.settings().protection.offend(self.address.ip(), Offence::BadRequest);
         }
-        self.session.begin_draft(|_| Draft::connection(&self.session, "http"));
+        self.session.begin_draft(|_| Draft::connection(&self.session, self.protocol()));
         self.answer(status, text, None, false, false).await;
         self.end(true).await;
         ControlFlow::Break(Ended::Closed(Close::Error))

@@ -8,7 +8,8 @@
 //! A WebSocket can be told to leave. The frames towards the client are followed from the first on (a few nanoseconds per message), since
 //! their boundaries cannot be found later: a payload may look like anything. When it has to leave, what the server has sent is passed on
 //! to the end of the frame under way, then comes a Close frame of ours and the end of our side. What the client still sends, its own Close
-//! frame included, goes on to the server; what the server still sends is thrown away, for the client has been told that it is over.
+//! frame included, goes on to the server; what the server still sends is thrown away, for the client has been told that it is over. A
+//! client whose frame is too long is told so in the same way (1009), but for what it still sends, which reaches nobody.
 
 use std::io;
 use std::pin::Pin;
@@ -27,6 +28,8 @@ use crate::pool::server::Lease;
 
 /// Final fragment of a Close frame (RFC 6455 5.5.1), unmasked as everything from a server.
 const CLOSE: u8 = 0x88;
+/// The code for a frame that is too long to be passed on (RFC 6455 7.4.1).
+const TOO_LONG: u16 = 1009;
 /// A control frame's payload has 125 bytes at most, two of them the code.
 const REASON_BYTES_MAX: usize = 123;
 
@@ -36,20 +39,22 @@ enum Direction {
     Open,
     /// The sender has ended; the receiver is still to be told.
     Ending,
+    /// The sender has broken a bound: what it still says is thrown away.
+    Refused,
     Ended,
 }
 
 impl Direction {
-    /// Passes on what there is. Ready when this direction has ended and its end was passed on.
+    /// Passes on what there is, for as long as `wrote` lets it. Ready when this direction has ended and its end was passed on.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut End,
         to: &mut Stream,
         read: impl Fn(usize),
-        mut wrote: impl FnMut(&[u8]),
+        mut wrote: impl FnMut(&[u8]) -> bool,
     ) -> Poll<io::Result<()>> {
-        loop {
+        'step: loop {
             match self {
                 Self::Ended => return Poll::Ready(Ok(())),
                 Self::Ending => {
@@ -58,12 +63,23 @@ impl Direction {
                     let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                     *self = Self::Ended;
                 }
+                Self::Refused => {
+                    from.buffer.consume(from.buffer.filled().len());
+                    match ready!(from.buffer.poll_fill(cx, &mut from.stream, 0))? {
+                        0 => *self = Self::Ended,
+                        count => read(count),
+                    }
+                }
                 Self::Open => {
                     while !from.buffer.is_empty() {
                         let bytes = from.buffer.filled();
                         let count = ready!(poll_write(cx, to, bytes))?;
-                        wrote(&bytes[..count]);
+                        let goes_on = wrote(&bytes[..count]);
                         from.buffer.consume(count);
+                        if !goes_on {
+                            *self = Self::Refused;
+                            continue 'step;
+                        }
                     }
                     // What TLS has kept leaves when the socket takes it; there may be more to read meanwhile.
                     if let Poll::Ready(Err(error)) = Pin::new(&mut *to).poll_flush(cx) {
@@ -156,10 +172,14 @@ impl Relay {
             if let Some(bound) = bound {
                 too_long |= bound.frames.advance_within(bytes, bound.payload_max).is_err();
             }
+            !too_long
         });
         // Its head has gone on, and what follows does not: the server sees a frame that is cut off.
         if too_long {
-            return Poll::Ready(Close::FrameTooLong);
+            if !session.leave(Close::FrameTooLong) {
+                return Poll::Ready(Close::FrameTooLong);
+            }
+            self.goodbye = Some(Box::new(Goodbye::new(Close::FrameTooLong, TOO_LONG)));
         }
         if self.goodbye.is_some() {
             return self.poll_goodbye(cx, &sent);
@@ -175,6 +195,7 @@ impl Relay {
                 if follow && frames.advance(bytes).is_err() {
                     tracing::debug!("a server's frame has no valid length");
                 }
+                true
             },
         );
         if matches!(sent, Poll::Ready(Err(_))) || matches!(got, Poll::Ready(Err(_))) {
@@ -213,6 +234,17 @@ impl Relay {
                 return Poll::Ready(cause);
             }
             goodbye.said = true;
+            if self.up == Direction::Refused {
+                // It awaits the rest of a frame that will not come; if it has gone itself, all the better.
+                let _ = Pin::new(&mut server.stream).poll_shutdown(cx);
+            }
+        }
+        if self.up == Direction::Refused {
+            // While the client sends on, closing its connection would make its kernel throw away what we have said.
+            return Poll::Pending;
+        }
+        if sent.is_ready() && cause == Close::FrameTooLong {
+            return Poll::Ready(cause);
         }
         // A server that has heard the client's last words ends its side; whether the client ends its own then does not matter.
         loop {

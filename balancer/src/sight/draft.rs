@@ -135,15 +135,16 @@ impl Draft {
         }
     }
 
-    /// A request whose head goes to the server as `out`, where its place in the trace is written if it is to have one.
+    /// A request in `protocol` whose head goes to the server as `out`, where its place in the trace is written if it is to have one.
     pub(crate) fn request(
         sight: &Sight,
         session: &Session,
+        protocol: &'static str,
         head: &RequestHead,
         pool: &Pool,
         out: &mut Vec<u8>,
     ) -> Self {
-        let mut draft = Self::connection(session, "http");
+        let mut draft = Self::connection(session, protocol);
         let line = &mut draft.line;
         line.client = head.client;
         line.pool = Some(Arc::clone(pool.name()));

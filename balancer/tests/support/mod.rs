@@ -4,7 +4,9 @@
 pub(crate) mod authority;
 pub(crate) mod frames;
 pub(crate) mod http2;
+pub(crate) mod naive;
 pub(crate) mod program;
+pub(crate) mod redis;
 pub(crate) mod upstream;
 
 use std::fmt::Write as _;
