@@ -112,28 +112,3 @@ fn what_is_no_settings_file_is_refused_with_its_line() {
     let output = balancer(&["import", "/does/not/exist"]);
     assert!(text(&output.stderr).starts_with("read /does/not/exist: "), "{output:?}");
 }
-
-#[test]
-fn no_text_breaks_the_readers() {
-    let mut rng = fastrand::Rng::with_seed(11);
-    for (text, format) in [(NGINX, Format::Nginx), (HAPROXY, Format::Haproxy)] {
-        for _ in 0..2_000 {
-            let mut bytes = text.as_bytes().to_vec();
-            for _ in 0..rng.usize(1..20) {
-                if bytes.is_empty() {
-                    break;
-                }
-                let at = rng.usize(..bytes.len());
-                match rng.u8(..4) {
-                    0 => drop(bytes.remove(at)),
-                    1 => bytes.insert(at, b"{};\"'\\# \n$"[rng.usize(..10)]),
-                    2 => bytes[at] = rng.u8(32..127),
-                    _ => bytes.truncate(at.max(1)),
-                }
-            }
-            let mutated = String::from_utf8_lossy(&bytes);
-            // Whatever comes of it, it comes.
-            let _ = import(&mutated, format);
-        }
-    }
-}

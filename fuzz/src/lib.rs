@@ -12,6 +12,8 @@ pub mod exposition_protobuf;
 pub mod http_chunked;
 pub mod http_request;
 pub mod http_response;
+pub mod import_haproxy;
+pub mod import_nginx;
 pub mod networks;
 pub mod promql;
 pub mod proxy_protocol;
@@ -32,6 +34,8 @@ pub const TARGETS: &[Target] = &[
     ("http_chunked", http_chunked::run),
     ("http_request", http_request::run),
     ("http_response", http_response::run),
+    ("import_haproxy", import_haproxy::run),
+    ("import_nginx", import_nginx::run),
     ("networks", networks::run),
     ("promql", promql::run),
     ("proxy_protocol", proxy_protocol::run),
