@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,6 +39,8 @@ use crate::proxy::listener::{Listener, Settings};
 use crate::proxy::worker::{Command, Handle};
 use crate::record::{self, Recorder};
 use crate::sight::Sight;
+use crate::stick;
+use crate::store::RedisRules;
 use changes::Ledger;
 
 pub use crate::proxy::session::{Kind, Phase};
@@ -57,7 +59,7 @@ const POOL_TICK: Duration = Duration::from_millis(50);
 pub struct Balancer {
     /// The settings in force; locked for the length of a reload, so that there is one at a time.
     config: tokio::sync::Mutex<Config>,
-    pools: RwLock<Arc<Pools>>,
+    pools: Arc<RwLock<Arc<Pools>>>,
     /// Pools taken out whose connections go on.
     leaving: Mutex<Vec<Arc<Pool>>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
@@ -74,6 +76,8 @@ pub struct Balancer {
     /// Who wants to know of single requests, if anybody.
     sight: Option<Arc<Sight>>,
     keeps_changes: bool,
+    /// What several balancers share.
+    redis: watch::Sender<Option<Arc<RedisRules>>>,
     /// Servers of the settings that an operator has taken out, by pool.
     removed: Mutex<BTreeMap<String, Vec<String>>>,
     /// Paced drains by server.
@@ -119,9 +123,10 @@ impl Balancer {
         let record = Arc::clone(&metrics.record);
         let recorder = Recorder::start(admin.state_dir.as_deref(), kept, record)?;
         let keeps_changes = admin.keep_changes;
+        let redis = config.redis.clone();
         Ok(Self {
             config: tokio::sync::Mutex::new(config),
-            pools: RwLock::new(Arc::new(pools)),
+            pools: Arc::new(RwLock::new(Arc::new(pools))),
             leaving: Mutex::default(),
             listeners: Mutex::new(listeners),
             limits,
@@ -134,6 +139,7 @@ impl Balancer {
             recorder,
             sight,
             keeps_changes,
+            redis: watch::Sender::new(redis),
             removed: Mutex::default(),
             drains: Mutex::default(),
             before: Mutex::default(),
@@ -150,10 +156,14 @@ impl Balancer {
             Some(state) => self.adopt(state),
             None => self.restore(),
         }
-        if let Some(redis) = self.config.lock().await.redis.clone() {
-            let metrics = self.metrics.shared.handles();
-            self.spawn(shared::keep(Arc::clone(&self.limits), redis, metrics));
+        let (limits, pools) = (Arc::clone(&self.limits), Arc::clone(&self.pools));
+        let metrics = || Arc::clone(&self.metrics);
+        if self.redis.borrow().is_some() {
+            // Whoever scrapes first finds the figures there.
+            drop(self.metrics.shared_limits.handles());
         }
+        self.spawn(shared::keep(limits, self.redis.subscribe(), metrics()));
+        self.spawn(stick::shared::keep(pools, self.redis.subscribe(), metrics()));
         for pool in self.pools().values() {
             for server in pool.members().iter() {
                 self.start_checks(pool, server);

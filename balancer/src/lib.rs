@@ -11,6 +11,7 @@
 //! - [`proxy_protocol`], [`tls`]: what comes before the first byte of a message.
 //! - [`limits`]: who may connect, how much a client may ask for, bans.
 //! - [`pool`]: servers, their state, and the choice between them (pure in [`pool::state`] and [`pool::balance`]).
+//! - [`stick`]: which server a client has been to, remembered; [`store`]: the Redis that several balancers share.
 //! - `check`: active health checks.
 //! - [`faults`]: faults made on purpose, for drills (pure).
 //! - [`control`]: the balancer as a whole; reload.
@@ -45,6 +46,8 @@ mod published;
 mod record;
 pub mod run;
 mod sight;
+pub mod stick;
+pub mod store;
 pub mod tls;
 pub mod top;
 pub mod upgrade;

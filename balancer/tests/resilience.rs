@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use support::{Balancer, Upstream, raw, request, settings, until};
+use support::authority::Authority;
+use support::{Balancer, Upstream, free, raw, request, settings, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
@@ -159,6 +160,46 @@ async fn a_node_says_itself_what_it_can_take() {
         .await;
         assert_eq!(balancer.server("a").await["usable"], false);
     }
+}
+
+#[tokio::test]
+async fn an_agent_is_asked_in_the_tls_of_its_server() {
+    let authority = Authority::new();
+    authority.sign("a.test");
+    let agent = Parrot::start("25%\n", false).await;
+    // A listener of the balancer's own gives the agent its TLS.
+    let front = free();
+    let listener = authority.listener(&["a.test"], "");
+    let ca = authority.path("ca.pem");
+    let text = |tls: &str| {
+        let pool = format!(
+            "[pool.tls]\nca = \"{}\"\nserver_name = \"a.test\"\n\
+             [pool.agent_check]\ninterval = \"50ms\"\ntimeout = \"5s\"\n{tls}",
+            ca.display()
+        );
+        format!(
+            "{}[[pool]]\nname = \"agent\"\n[[pool.server]]\nname = \"agent\"\naddress = \"{}\"\n\
+             [[listener]]\nname = \"front\"\nlisten = \"{front}\"\nmode = \"tcp\"\n{}",
+            settings(&pool, &[("a", front)]),
+            agent.address,
+            listener.replacen("\"p\"", "\"agent\"", 1)
+        )
+    };
+    let balancer = Balancer::start(&text("")).await;
+    until("the agent to be heard", async || {
+        let server = balancer.server("a").await;
+        if server["effective_weight"] == 25.0 { Ok(()) } else { Err(server) }
+    })
+    .await;
+    balancer.write(&text("tls = false"));
+    assert_eq!(balancer.api("POST", "/reload", "").await.0, 200);
+    let failed = "balancer_server_agent_checks_total{pool=\"p\",result=\"fail\",server=\"a\"}";
+    until("a question in the clear to fail", async || {
+        let count = balancer.metric(failed).await;
+        if count > 0.5 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    balancer.end().await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ fn choose(seen: &Seen<'_>) -> Choice {
         route: None,
         key: named(Key::Uri).or_else(|| named(Key::Header("x-room".into()))),
         sticky: seen.sticky("server"),
+        stick: named(Key::Header("x-token".into())),
         token: named(Key::Query("t".into())).or_else(|| named(Key::Cookie("t".into()))),
     }
 }

@@ -16,6 +16,7 @@ mod pools;
 mod sessions;
 mod settings;
 pub(crate) mod stats;
+mod sticks;
 pub(crate) mod upgrade;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub(crate) use error::ApiError;
 /// Every path of the API, topic by topic.
 fn routes() -> Vec<Route> {
     let mut routes = pools::routes();
+    routes.extend(sticks::routes());
     routes.extend(bans::routes());
     routes.extend(faults::routes());
     routes.extend(settings::routes());

@@ -10,6 +10,7 @@ use crate::pool::Pool;
 use crate::pool::agent::{ANSWER_BYTES_MAX, NoWord, Word};
 use crate::pool::server::Server;
 use crate::proxy::upstream;
+use crate::tls::ClientTls;
 
 #[derive(Debug, thiserror::Error)]
 enum AgentError {
@@ -28,7 +29,8 @@ pub(super) async fn listen(pool: &Pool, server: &Server) {
             continue;
         };
         let place = server.record().check.clone();
-        match timeout(rules.timeout, ask(rules, &place, server.address())).await {
+        let tls = of_pool.tls.as_ref().filter(|_| rules.tls);
+        match timeout(rules.timeout, ask(rules, &place, server.address(), tls)).await {
             Ok(Ok(word)) => {
                 server.metrics.agent_answers.inc();
                 pool.handle_agent(server, &word);
@@ -46,15 +48,15 @@ pub(super) async fn listen(pool: &Pool, server: &Server) {
     }
 }
 
-/// Agents speak in the clear: they say nothing a listener on the way could not see from the traffic.
 async fn ask(
     rules: &AgentRules,
     place: &CheckPlace,
     address: &Address,
+    tls: Option<&ClientTls>,
 ) -> Result<Word, AgentError> {
     let at = place.agent_port.or(rules.port).map(|port| address.with_port(port));
     let at = at.as_ref().unwrap_or(address);
-    let mut stream = upstream::establish(at, &TcpRules::default(), None, None, None)
+    let mut stream = upstream::establish(at, &TcpRules::default(), tls, None, None)
         .await
         .map_err(ProbeError::Connect)?;
     let answer = if let Some(path) = &rules.path {

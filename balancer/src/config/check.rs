@@ -62,7 +62,8 @@ pub(super) fn convert(file: file::File, source: &Source) -> Result<Config, Fault
     checker.unique("listener", listeners.iter().map(|listener| &listener.name));
     checker.addresses(admin.listen, &listeners);
     let faults = checker.injection(&file.faults);
-    let redis = file.redis.as_ref().and_then(|redis| checker.redis(redis));
+    let redis = file.redis.as_ref().and_then(|redis| checker.redis(redis)).map(Arc::new);
+    checker.sharing(&pools, file.redis.is_some());
     for (i, listener) in listeners.iter().enumerate() {
         let shared = listener.limits.as_ref().is_some_and(|limits| limits.shared);
         checker.require(
@@ -247,7 +248,9 @@ impl Checker<'_> {
         let check = written
             .health_check
             .map(|check| self.health_check(&at("health_check"), &check, written.tls.is_some()));
-        let agent = written.agent_check.map(|check| self.agent_check(&at("agent_check"), &check));
+        let agent = written
+            .agent_check
+            .map(|check| self.agent_check(&at("agent_check"), &check, written.tls.is_some()));
         let outliers =
             written.outlier_detection.map(|rules| self.outliers(&at("outlier_detection"), &rules));
         let retries = self.retries(&at("retries"), &written.retries);
@@ -270,12 +273,15 @@ impl Checker<'_> {
             });
             name.into_boxed_str()
         });
+        let stick =
+            written.stick_table.and_then(|table| self.stick_table(&at("stick_table"), &table));
         let server_connections_max =
             self.connections_max(at("server_max_connections"), written.server_max_connections);
         let rules = PoolRules {
             algorithm: written.algorithm,
             key,
             sticky_cookie,
+            stick,
             connect_timeout: written.connect_timeout,
             response_timeout: written.response_timeout,
             fails_max: written.max_fails,
@@ -332,7 +338,7 @@ impl Checker<'_> {
         tls.map_err(|error| self.fault(format!("{key}.client_ca"), error)).ok()
     }
 
-    fn pool_tls(&mut self, key: &str, written: &file::PoolTls) -> Option<ClientTls> {
+    pub(super) fn pool_tls(&mut self, key: &str, written: &file::PoolTls) -> Option<ClientTls> {
         let identity = match (&written.chain, &written.key) {
             (Some(chain), Some(key)) => Some((chain.as_path(), key.as_path())),
             (None, None) => None,

@@ -194,6 +194,7 @@ pub(super) struct Pool {
     pub algorithm: Algorithm,
     pub hash_key: Option<String>,
     pub sticky_cookie: Option<String>,
+    pub stick_table: Option<super::stick::StickTable>,
     #[serde(with = "duration", default = "connect_timeout")]
     pub connect_timeout: Duration,
     #[serde(with = "duration", default = "response_timeout")]

@@ -86,6 +86,7 @@ pub(super) struct AgentCheck {
     pub kind: AgentType,
     pub port: Option<NonZeroU16>,
     pub path: Option<String>,
+    pub tls: Option<bool>,
     #[serde(with = "duration", default = "agent_interval")]
     pub interval: Duration,
     #[serde(with = "duration", default = "agent_timeout")]
@@ -149,6 +150,8 @@ pub struct AgentRules {
     pub path: Option<Arc<str>>,
     /// Where, if not at the server's own port.
     pub port: Option<NonZeroU16>,
+    /// Whether the pool's TLS is spoken, if it has any.
+    pub tls: bool,
     /// Time between two questions.
     pub interval: Duration,
     /// Time for one.
@@ -218,8 +221,16 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn agent_check(&mut self, at: &str, written: &AgentCheck) -> AgentRules {
+    pub(super) fn agent_check(
+        &mut self,
+        at: &str,
+        written: &AgentCheck,
+        pool_has_tls: bool,
+    ) -> AgentRules {
         self.times(at, written.interval, written.timeout);
+        self.require(format!("{at}.tls"), written.tls != Some(true) || pool_has_tls, || {
+            "needs [pool.tls]: whom to trust".to_owned()
+        });
         let path = match (written.kind, &written.path) {
             (AgentType::Http, path) => Some(self.path(format!("{at}.path"), path.as_deref())),
             (AgentType::Tcp, None) => None,
@@ -229,7 +240,7 @@ impl Checker<'_> {
             }
         };
         let AgentCheck { port, interval, timeout, .. } = *written;
-        AgentRules { path, port, interval, timeout }
+        AgentRules { path, port, tls: written.tls.unwrap_or(true), interval, timeout }
     }
 
     /// A path a server is asked for; the root without one.

@@ -15,6 +15,7 @@ mod redis;
 mod resilience;
 mod routes;
 pub mod sight;
+mod stick;
 mod tcp;
 
 use std::fmt;
@@ -28,9 +29,11 @@ use holdfast_settings::Faults;
 use holdfast_telemetry::logs;
 use ipnet::IpNet;
 
-use crate::limits::{BanRules, LimitRules, RedisRules};
+use crate::limits::{BanRules, LimitRules};
 use crate::message::choice::Key;
 use crate::proxy_protocol::Version;
+use crate::stick::StickRules;
+use crate::store::RedisRules;
 use crate::tls::{ClientTls, ServerTls};
 
 use admin::AdminConfig;
@@ -75,7 +78,7 @@ pub struct Config {
     /// When clients are banned without an operator's doing, if ever.
     pub bans: Option<BanRules>,
     /// What several balancers share, if they do.
-    pub redis: Option<RedisRules>,
+    pub redis: Option<Arc<RedisRules>>,
 }
 
 /// One listening address.
@@ -148,6 +151,8 @@ pub struct PoolRules {
     pub key: Option<Key>,
     /// Cookie that brings a client back to its server.
     pub sticky_cookie: Option<Box<str>>,
+    /// What brings those back that keep no cookies, if anything.
+    pub stick: Option<StickRules>,
     /// Time to connect to a server.
     pub connect_timeout: Duration,
     /// Time to the first byte of a response.

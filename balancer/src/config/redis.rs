@@ -1,6 +1,6 @@
 //! The settings of the Redis that several balancers share: as written, and checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_settings::{Secret, duration};
@@ -8,7 +8,9 @@ use serde::Deserialize;
 
 use super::Address;
 use super::check::Checker;
-use crate::limits::{OnFailure, Primary, RedisRules};
+use super::file::PoolTls;
+use crate::store::{Access, OnFailure, Primary, RedisRules};
+use crate::tls::ClientTls;
 
 /// Nobody waits for it, so a slow answer is better than none; a dead server is given up soon enough.
 const TIMEOUT: Duration = Duration::from_millis(250);
@@ -29,6 +31,11 @@ pub(super) struct Redis {
     primary: Option<String>,
     username: Option<String>,
     password_file: Option<PathBuf>,
+    tls: Option<PoolTls>,
+    sentinel_username: Option<String>,
+    sentinel_password_file: Option<PathBuf>,
+    #[serde(default)]
+    sentinel_tls: bool,
     #[serde(with = "duration", default = "timeout")]
     timeout: Duration,
     #[serde(with = "duration", default = "interval")]
@@ -62,13 +69,24 @@ impl Checker<'_> {
                 None
             }
         };
-        let password = written.password_file.as_ref().and_then(|file| {
-            Secret::from_file(file).map_err(|error| self.fault("redis.password_file", error)).ok()
+        let tls = written.tls.as_ref().and_then(|tls| self.pool_tls("redis.tls", tls));
+        // Redis knows nothing of protocols to choose from.
+        let tls = tls.map(ClientTls::without_protocol);
+        self.require("redis.sentinel_tls", !written.sentinel_tls || written.tls.is_some(), || {
+            "needs [redis.tls]: whom to trust".to_owned()
         });
-        self.require(
-            "redis.username",
-            written.username.is_none() || written.password_file.is_some(),
-            || "needs password_file".to_owned(),
+        let of_sentinels = tls.clone().filter(|_| written.sentinel_tls);
+        let access = self.access(
+            "redis.",
+            written.username.as_deref(),
+            written.password_file.as_deref(),
+            tls,
+        );
+        let sentinel_access = self.access(
+            "redis.sentinel_",
+            written.sentinel_username.as_deref(),
+            written.sentinel_password_file.as_deref(),
+            of_sentinels,
         );
         self.positive("redis.timeout".to_owned(), written.timeout);
         self.require("redis.interval", written.interval >= INTERVAL_MIN, || {
@@ -79,13 +97,33 @@ impl Checker<'_> {
         self.require("redis.prefix", known, || format!("{} {prefix:?}", super::EXPECTED_NAME));
         Some(RedisRules {
             primary: primary?,
-            username: written.username.as_deref().map(Into::into),
-            password,
+            access,
+            sentinel_access,
             timeout: written.timeout,
             prefix: prefix.as_str().into(),
             interval: written.interval,
             on_failure: written.on_failure,
         })
+    }
+
+    /// What is shown to servers whose keys begin with `at`.
+    fn access(
+        &mut self,
+        at: &str,
+        username: Option<&str>,
+        password_file: Option<&Path>,
+        tls: Option<ClientTls>,
+    ) -> Access {
+        let password = password_file.and_then(|file| {
+            let key = format!("{at}password_file");
+            Secret::from_file(file).map_err(|error| self.fault(key, error)).ok()
+        });
+        self.require(
+            format!("{at}username"),
+            username.is_none() || password_file.is_some(),
+            || format!("needs {}password_file", at.trim_start_matches("redis.")),
+        );
+        Access { username: username.map(Into::into), password, tls }
     }
 
     fn redis_address(&mut self, key: &str, text: &str) -> Option<Address> {

@@ -76,6 +76,10 @@ impl Balancer {
         let mut sockets = self.bind_new(&new)?;
         let mut changed = restart_needed(old, &new);
         self.limits.set(&new);
+        if old.redis != new.redis {
+            self.redis.send_replace(new.redis.clone());
+            changed.push("redis has new rules".to_owned());
+        }
         if old.bans != new.bans {
             changed.push("bans have new rules".to_owned());
         }
@@ -291,7 +295,6 @@ fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     let admin = old.admin.differs_at_start(&new.admin);
     let others = [
         ("log", old.log_level != new.log_level || old.log_format != new.log_format),
-        ("redis", old.redis != new.redis),
         ("drain", old.drain != new.drain),
         ("workers.count", old.workers != new.workers),
         ("access_log", old.access_log != new.access_log),

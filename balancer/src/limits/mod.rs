@@ -9,14 +9,13 @@
 //! - `table`: what is remembered of clients (pure).
 //! - `bans`: clients that have misbehaved.
 //! - `protection`: all of it, for one listener.
-//! - `shared`, `store`: what several balancers keep together, and the Redis where.
+//! - `shared`: what several balancers keep together.
 
 pub(crate) mod bans;
 pub mod networks;
 pub(crate) mod protection;
 pub mod rate;
 pub(crate) mod shared;
-mod store;
 pub(crate) mod table;
 
 use std::net::IpAddr;
@@ -25,7 +24,6 @@ use std::num::NonZeroU32;
 pub use bans::BanRules;
 pub(crate) use bans::{Bans, Offence};
 pub(crate) use protection::{Limits, Place, Protection};
-pub use store::{OnFailure, Primary, RedisRules};
 
 use crate::message::choice::Key;
 use networks::Networks;

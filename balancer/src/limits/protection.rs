@@ -15,7 +15,7 @@ use super::bans::Enforced;
 use super::rate::Rate;
 use super::shared::Reachable;
 use super::table::{Entry, Table, subject};
-use super::{Bans, LimitRules, Offence, OnFailure};
+use super::{Bans, LimitRules, Offence};
 use crate::config::{Config, ListenerConfig};
 use crate::metrics::{LimitMetrics, Metrics, Rejection};
 
@@ -31,8 +31,6 @@ pub(crate) struct Limits {
     pub(crate) bans: Arc<Bans>,
     tables: Mutex<HashMap<Arc<str>, Limited>>,
     pub(crate) reachable: Arc<Reachable>,
-    /// Whether nothing passes shared limits while they cannot be shared.
-    strict: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -56,10 +54,6 @@ impl Limits {
             bans: Arc::new(Bans::new(config.bans.clone(), metrics.limits.bans())),
             tables: Mutex::default(),
             reachable: Arc::default(),
-            strict: config
-                .redis
-                .as_ref()
-                .is_some_and(|redis| redis.on_failure == OnFailure::Refuse),
             metrics: Arc::clone(metrics),
         }
     }
@@ -76,10 +70,10 @@ impl Limits {
             tables.insert(Arc::clone(&config.name), limits.clone());
             limits
         });
-        let strict = self.strict && limits.as_ref().is_some_and(|(rules, _)| rules.shared);
+        let shared = limits.as_ref().is_some_and(|(rules, _)| rules.shared);
         Arc::new(Protection {
             limits,
-            needed: strict.then(|| Arc::clone(&self.reachable)),
+            needed: shared.then(|| Arc::clone(&self.reachable)),
             trusted: config.trusted_proxies.clone(),
             behind_header: config.proxy_protocol,
             bans: Arc::clone(&self.bans),
@@ -257,7 +251,7 @@ impl From<Rejection> for Refusal {
 #[derive(Debug)]
 pub(crate) struct Protection {
     limits: Option<Limited>,
-    /// What has to be reachable, if requests are refused otherwise.
+    /// What its limits are shared through, if they are.
     needed: Option<Arc<Reachable>>,
     /// Peers that speak for others.
     trusted: Vec<IpNet>,
@@ -346,7 +340,7 @@ impl Protection {
         if rules.exempt.contains(client) {
             return Ok(());
         }
-        if self.needed.as_ref().is_some_and(|needed| !needed.get()) {
+        if self.needed.as_ref().is_some_and(|needed| !needed.lets_pass()) {
             self.refuse(rules.observe, Rejection::LimitsUnavailable)?;
         }
         if let Some(rate) = rules.request_rate {

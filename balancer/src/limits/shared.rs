@@ -7,6 +7,8 @@
 //!
 //! When Redis cannot be reached, the local limits hold alone, or, if that is wanted, nothing that they bound is let pass.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -14,11 +16,11 @@ use std::time::Duration;
 use redis::Script;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::LimitRules;
 use super::protection::{Bucket, Limits, Subject, Tables};
 use super::rate::Rate;
-use super::store::{Store, StoreError};
-use super::{LimitRules, RedisRules};
-use crate::metrics::SharedMetrics;
+use crate::metrics::{Metrics, SharedMetrics};
+use crate::store::{OnFailure, RedisRules, Rules, Store, StoreError};
 
 /// Buckets in one command: a millisecond of the server's time at most.
 const BATCH_MAX: usize = 256;
@@ -67,8 +69,28 @@ impl Report {
     }
 }
 
-/// Tells Redis what was let pass, and here what others have, until it is dropped.
-pub(crate) async fn keep(limits: Arc<Limits>, rules: RedisRules, metrics: SharedMetrics) {
+/// Tells Redis what was let pass, and here what others have, by the `rules` in force, until those who change them are gone.
+pub(crate) async fn keep(limits: Arc<Limits>, mut rules: Rules, metrics: Arc<Metrics>) {
+    loop {
+        let current = rules.borrow_and_update().clone();
+        limits.reachable.begin(current.as_deref());
+        let sharing = async {
+            if let Some(rules) = current {
+                share(&limits, rules, metrics.shared_limits.handles()).await
+            } else {
+                metrics.shared_limits.forget();
+                pending().await
+            }
+        };
+        // What was taken for an exchange under the old rules is not told any more; it counts here all the same.
+        tokio::select! {
+            changed = rules.changed() => if changed.is_err() { return },
+            never = sharing => match never {},
+        }
+    }
+}
+
+async fn share(limits: &Limits, rules: Arc<RedisRules>, metrics: SharedMetrics) -> Infallible {
     let mut ticks = interval(rules.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut store = Store::new(rules);
@@ -82,13 +104,13 @@ pub(crate) async fn keep(limits: Arc<Limits>, rules: RedisRules, metrics: Shared
                     |subject: &Subject| Report::take(prefix, &listener, *subject, &rules, &tables);
                 let reports: Vec<_> = subjects.iter().filter_map(take).collect();
                 if !reports.is_empty() {
-                    exchange(&limits, &mut store, Some(&tables), &reports, &metrics).await;
+                    exchange(limits, &mut store, Some(&tables), &reports, &metrics).await;
                 }
             }
         }
         if !limits.reachable.get() {
             // With nothing let pass there would be nothing to tell, and so no end of the outage.
-            exchange(&limits, &mut store, None, &[], &metrics).await;
+            exchange(limits, &mut store, None, &[], &metrics).await;
         }
     }
 }
@@ -132,24 +154,40 @@ async fn exchange(
     }
 }
 
-/// Whether Redis answered last time.
+/// Whether Redis answered last time, and what that means.
 #[derive(Debug)]
-pub(crate) struct Reachable(AtomicBool);
+pub(crate) struct Reachable {
+    answers: AtomicBool,
+    /// Whether nothing passes shared limits while it does not.
+    strict: AtomicBool,
+}
 
 impl Default for Reachable {
     fn default() -> Self {
-        Self(AtomicBool::new(true))
+        Self { answers: AtomicBool::new(true), strict: AtomicBool::new(false) }
     }
 }
 
 impl Reachable {
-    pub(crate) fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn get(&self) -> bool {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Whether what is under shared limits may pass.
+    pub(crate) fn lets_pass(&self) -> bool {
+        self.get() || !self.strict.load(Ordering::Relaxed)
+    }
+
+    /// Other rules are in force: nothing speaks against the Redis they name yet.
+    fn begin(&self, rules: Option<&RedisRules>) {
+        self.answers.store(true, Ordering::Relaxed);
+        let strict = rules.is_some_and(|rules| rules.on_failure == OnFailure::Refuse);
+        self.strict.store(strict, Ordering::Relaxed);
     }
 
     /// Whether that is news.
     fn set(&self, reachable: bool) -> bool {
-        let before = self.0.swap(reachable, Ordering::Relaxed);
+        let before = self.answers.swap(reachable, Ordering::Relaxed);
         if reachable && !before {
             tracing::info!("limits are shared again");
         }

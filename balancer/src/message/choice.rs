@@ -91,6 +91,8 @@ pub struct Choice {
     pub key: Option<u64>,
     /// The server its sticky cookie names.
     pub sticky: Option<u64>,
+    /// The hash of what the pool's stick table goes by, if that is a part of the request.
+    pub stick: Option<u64>,
     /// The hash of the token by which requests are limited.
     pub token: Option<u64>,
 }

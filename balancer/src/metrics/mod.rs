@@ -13,6 +13,7 @@ mod record;
 mod servers;
 mod shared;
 mod sight;
+mod stick;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub(crate) use record::RecordMetrics;
 pub(crate) use servers::ServerMetrics;
 pub(crate) use shared::SharedMetrics;
 pub(crate) use sight::SightMetrics;
+pub(crate) use stick::StickMetrics;
 
 /// Status codes by class; the position is the first digit less one.
 const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -44,7 +46,9 @@ pub struct Metrics {
     pub(crate) listeners: listeners::Families,
     pub(crate) record: Arc<RecordMetrics>,
     pub(crate) limits: limits::Families,
-    pub(crate) shared: shared::Families,
+    pub(crate) shared_limits: shared::Families,
+    pub(crate) shared_sticks: shared::Families,
+    pub(crate) sticks: stick::Families,
     pub(crate) sight: Arc<SightMetrics>,
     /// 1 if the last reload was taken, 0 if its settings were refused.
     pub(crate) reload_successful: IntGauge,
@@ -67,7 +71,9 @@ impl Metrics {
             listeners: listeners::Families::register(r),
             record: Arc::new(RecordMetrics::register(r)),
             limits: limits::Families::register(r),
-            shared: shared::Families::register(r),
+            shared_limits: shared::Families::limits(r),
+            shared_sticks: shared::Families::sticks(r),
+            sticks: stick::Families::register(r),
             sight: Arc::new(SightMetrics::register(r)),
             reload_successful: gauge(
                 r,

@@ -141,6 +141,9 @@ impl Pool {
         if self.detects.load(Ordering::Relaxed) {
             self.compare(&self.rules());
         }
+        if let Some(table) = self.stick_table() {
+            table.show(table.time(now()));
+        }
         let mut leaving = lock(&self.leaving);
         leaving.retain(|server| {
             let stays = server.active() > 0;

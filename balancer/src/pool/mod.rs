@@ -19,7 +19,7 @@ pub mod state;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -28,6 +28,7 @@ use crate::config::{Algorithm, PoolConfig, PoolRules, ServerConfig};
 use crate::faults::{Fault, Faults, Order, TooMany};
 use crate::metrics::{Metrics, PoolMetrics};
 use crate::published::{Local, Published};
+use crate::stick::{Stick, StickRules, StickTable};
 use balance::{Candidate, RoundRobin};
 use outliers::Detector;
 use retry::{Budget, Permit};
@@ -127,6 +128,8 @@ pub struct Pool {
     judges_latency: AtomicBool,
     /// When it was made; latencies are dated by its age.
     made: Instant,
+    /// Which server a client has been to, where that is remembered.
+    stick: RwLock<Option<Arc<StickTable>>>,
 }
 
 impl Pool {
@@ -152,7 +155,9 @@ impl Pool {
             panic: AtomicBool::new(false),
             judges_latency: AtomicBool::new(config.rules.algorithm == Algorithm::PeakEwma),
             made: now(),
+            stick: RwLock::default(),
         };
+        pool.set_stick(config.rules.stick.as_ref());
         for server in &config.servers {
             pool.add(server, true, false);
         }
@@ -275,6 +280,39 @@ impl Pool {
         }
     }
 
+    /// The place of a client in the table that remembers its server, if there is one; of the hashes of its address and of the part of
+    /// its request by which the pool knows clients.
+    pub(crate) fn stick(&self, rules: &PoolRules, source: u64, part: Option<u64>) -> Option<Stick> {
+        let subject = rules.stick.as_ref()?.subject(source, part)?;
+        Some(Stick::new(self.stick_table()?, subject))
+    }
+
+    /// What remembers the servers of clients, if anything.
+    pub(crate) fn stick_table(&self) -> Option<Arc<StickTable>> {
+        self.stick.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same if other balancers share it.
+    pub(crate) fn shared_stick_table(&self) -> Option<Arc<StickTable>> {
+        self.stick_table().filter(|table| table.rules().shared)
+    }
+
+    /// A table with other rules begins empty: what it went by may be something else.
+    fn set_stick(&self, rules: Option<&StickRules>) {
+        let mut table = self.stick.write().unwrap_or_else(PoisonError::into_inner);
+        if table.as_ref().map(|table| table.rules()) == rules {
+            return;
+        }
+        let families = &self.families.sticks;
+        if rules.is_none() {
+            families.forget(&self.name);
+        }
+        let new = |rules: &StickRules| {
+            Arc::new(StickTable::new(rules.clone(), now(), families.handles(&self.name)))
+        };
+        *table = rules.map(new);
+    }
+
     /// Permission to ask another server after one has failed, if not too much is being asked again already.
     pub(crate) fn permit_retry(&self, rules: &PoolRules) -> Option<Permit> {
         let active = self.members().iter().map(|server| server.active()).sum();
@@ -353,6 +391,7 @@ impl Pool {
     /// Puts new rules in force.
     pub(crate) fn set_rules(&self, rules: PoolRules) {
         self.retries.set_rules(&rules.retries);
+        self.set_stick(rules.stick.as_ref());
         self.detects.store(rules.outliers.is_some(), Ordering::Relaxed);
         self.room.note_change();
         self.judges_latency.store(rules.algorithm == Algorithm::PeakEwma, Ordering::Relaxed);
@@ -386,6 +425,7 @@ impl Pool {
         self.end_faults(|_| true);
         self.families.faults.forget(&self.name);
         self.families.pools.forget(&self.name);
+        self.set_stick(None);
     }
 
     /// Whether servers that left still have connections.

@@ -16,6 +16,7 @@ fn pool(algorithm: Algorithm, weights: &[u16]) -> (Registry, Pool) {
         algorithm,
         key: None,
         sticky_cookie: None,
+        stick: None,
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_secs(1),
         fails_max: 1,

@@ -134,10 +134,12 @@ async fn attempts(
 ) -> Result<Outcome, Failure> {
     let view = pool.view();
     let rules = &view.rules;
+    let source = source(head.client);
+    let stick = pool.stick(rules, source, head.choice.stick);
     let ask = Ask {
-        source: source(head.client),
+        source,
         key: head.choice.key,
-        sticky: head.choice.sticky,
+        sticky: head.choice.sticky.or_else(|| stick.as_ref()?.server()),
         opens: head.upgrade,
     };
     let mut request = Transfer::new(out, head.framing, false);
@@ -159,6 +161,9 @@ async fn attempts(
         match send(conversation, &mut server, &mut request, head, &extra).await {
             Attempt::Response(response, out, latency) => {
                 pool.handle_response(&lease, status(&response), latency);
+                if let Some(stick) = &stick {
+                    stick.note(lease.key());
+                }
                 lease.metrics.first_byte.observe(latency.as_secs_f64());
                 conversation.session.note(|draft| draft.answered(response.status, latency));
                 lease.metrics.response(status(&response));

@@ -19,6 +19,7 @@ use crate::metrics::{ListenerMetrics, Metrics};
 use crate::pool::{Pool, Pools};
 use crate::published::{Local, Published};
 use crate::sight::Sight;
+use crate::stick::StickKey;
 use crate::tls::{Certificate, ServerTls};
 
 use super::upstream;
@@ -81,6 +82,10 @@ impl Settings {
             route,
             key: rules.key.as_ref().and_then(|key| seen.key(key)),
             sticky: rules.sticky_cookie.as_deref().and_then(|name| seen.sticky(name)),
+            stick: match rules.stick.as_ref().map(|stick| &stick.key) {
+                Some(StickKey::Part(key)) => seen.key(key),
+                Some(StickKey::Source) | None => None,
+            },
             token: self.protection.token_key().and_then(|key| seen.key(key)),
         }
     }

@@ -13,7 +13,7 @@
 mod accept;
 mod buffers;
 mod faulty;
-mod forward;
+pub(crate) mod forward;
 mod h2;
 mod http;
 pub(crate) mod listener;

@@ -13,6 +13,7 @@ use super::worker::SessionGuard;
 use crate::metrics::{Close, PoolError};
 use crate::pool::Ask;
 use crate::sight::Draft;
+use crate::stick::Stick;
 
 /// Serves one client until both sides have ended.
 pub(crate) async fn serve(guard: SessionGuard, stream: Stream, peer: SocketAddr) {
@@ -27,12 +28,17 @@ pub(crate) async fn serve(guard: SessionGuard, stream: Stream, peer: SocketAddr)
     });
     let source = forward::source(peer.ip().to_canonical());
     let ends = forward::ends(rules, peer, &stream);
-    let ask = Ask { source, opens: true, ..Ask::default() };
+    let stick = pool.stick(rules, source, None);
+    let sticky = stick.as_ref().and_then(Stick::server);
+    let ask = Ask { source, sticky, opens: true, ..Ask::default() };
     let mut search = Search::new(&pool, rules, ask, ends);
     let reached = search.reach(&session, None, None).await;
     let (server, lease) = match reached {
         Ok(Way { stream, lease, took, .. }) => {
             pool.handle_connected(&lease, took);
+            if let Some(stick) = &stick {
+                stick.note(lease.key());
+            }
             session.note(|draft| draft.reached(&lease, search.asked()));
             (stream, lease)
         }

@@ -52,6 +52,13 @@ impl ClientTls {
         Ok(Self { config: Arc::new(config), authorities, name, identity })
     }
 
+    /// The same for servers that speak something else than HTTP, which no protocol is offered.
+    #[must_use]
+    pub fn without_protocol(mut self) -> Self {
+        Arc::make_mut(&mut self.config).alpn_protocols.clear();
+        self
+    }
+
     /// Makes handshakes.
     pub fn connector(&self) -> TlsConnector {
         TlsConnector::from(Arc::clone(&self.config))

@@ -15,11 +15,12 @@ use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(40);
 
-/// Metrics of what the cluster is not set up for: remote write, a key set, back ends, other supervisors and certificates. A program has
+/// Metrics of what the cluster is not set up for: remote write, what balancers share, a key set, back ends, other supervisors and certificates. A program has
 /// them once its settings name one.
-const NOT_SET_UP: [&str; 7] = [
+const NOT_SET_UP: [&str; 8] = [
     "balancer_listener_certificate_",
-    "balancer_shared_limits_",
+    "balancer_shared_",
+    "balancer_stick_table_",
     "supervisor_remote_write_",
     "chatnode_jwks_",
     "chatnode_proxy_",

@@ -191,6 +191,7 @@ fn a_request_names_what_it_is_spread_by() {
             route: Some(7),
             key: seen.key(&key),
             sticky: seen.sticky("server"),
+            stick: None,
             token: None,
         };
         let head = read(text.as_bytes(), &plain(&peer), &mut Vec::new(), choose);
@@ -198,6 +199,7 @@ fn a_request_names_what_it_is_spread_by() {
             route: Some(7),
             key: value.map(balance::hash),
             sticky: Some(255),
+            stick: None,
             token: None,
         };
         assert_eq!(head.unwrap().unwrap().choice, choice, "{key:?}");

@@ -29,6 +29,7 @@ fn rules(check: bool) -> PoolRules {
         panic_threshold: 0.0,
         key: None,
         sticky_cookie: None,
+        stick: None,
         server_connections_max: None,
         queue_max: 0,
         queue_timeout: MS(0),

@@ -4,18 +4,20 @@
 //! One connection, used by one task at a time. Anything that goes wrong ends it, and the primary is looked for again: after a failover the
 //! old one may still answer. Between attempts there is a pause that doubles.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_settings::Secret;
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo,
-    RedisError,
-};
+use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
-use crate::config::Address;
+use crate::config::{Address, TcpRules};
+use crate::proxy::upstream;
+use crate::tls::ClientTls;
 
 /// The pause after a first failure; a failover takes a few seconds.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -27,18 +29,29 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 pub struct RedisRules {
     /// Where the primary is.
     pub primary: Primary,
-    /// User for `AUTH`, the default user without.
-    pub username: Option<Box<str>>,
-    /// Password, if one is needed.
-    pub password: Option<Secret>,
+    /// What it wants to see.
+    pub access: Access,
+    /// What the Sentinels want to see.
+    pub sentinel_access: Access,
     /// For connecting, and for each exchange.
     pub timeout: Duration,
     /// Begins every key.
     pub prefix: Box<str>,
-    /// How often is told what was let pass.
+    /// How often this balancer tells what it knows and hears what the others know.
     pub interval: Duration,
     /// What holds while it cannot be reached.
     pub on_failure: OnFailure,
+}
+
+/// What a server wants to see of those who connect.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Access {
+    /// User for `AUTH`, the default user without.
+    pub username: Option<Box<str>>,
+    /// Password, if one is needed.
+    pub password: Option<Secret>,
+    /// What is spoken, if not clear text.
+    pub tls: Option<ClientTls>,
 }
 
 /// What becomes of requests under shared limits while Redis cannot be reached.
@@ -51,6 +64,9 @@ pub enum OnFailure {
     /// They are refused.
     Refuse,
 }
+
+/// The rules in force, as a reload changes them; `None` where nothing is shared.
+pub(crate) type Rules = watch::Receiver<Option<Arc<RedisRules>>>;
 
 /// Where the primary is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +85,10 @@ pub(crate) enum StoreError {
     #[error("no Sentinel knows the primary")]
     NoPrimary,
     #[error("{address} is not a primary but a {role}")]
-    NotPrimary { address: String, role: String },
+    NotPrimary { address: Address, role: String },
     #[error("cannot use {address}")]
     Failed {
-        address: String,
+        address: Address,
         #[source]
         source: RedisError,
     },
@@ -80,15 +96,15 @@ pub(crate) enum StoreError {
 
 /// A connection when there is one.
 pub(crate) struct Store {
-    rules: RedisRules,
-    open: Option<(MultiplexedConnection, String)>,
+    rules: Arc<RedisRules>,
+    open: Option<(MultiplexedConnection, Address)>,
     /// No attempt before this.
     rests_until: Option<Instant>,
     pause: Duration,
 }
 
 impl Store {
-    pub(crate) fn new(rules: RedisRules) -> Self {
+    pub(crate) fn new(rules: Arc<RedisRules>) -> Self {
         Self { rules, open: None, rests_until: None, pause: PAUSE_MIN }
     }
 
@@ -138,20 +154,13 @@ impl Store {
 }
 
 /// A connection to the primary, and its address.
-async fn connect(rules: &RedisRules) -> Result<(MultiplexedConnection, String), StoreError> {
+async fn connect(rules: &RedisRules) -> Result<(MultiplexedConnection, Address), StoreError> {
     let address = match &rules.primary {
-        Primary::At(address) => address.to_string(),
+        Primary::At(address) => address.clone(),
         Primary::Sentinels(sentinels, name) => find(rules, sentinels, name).await?,
     };
     let failed = |source| StoreError::Failed { address: address.clone(), source };
-    let mut login = RedisConnectionInfo::default();
-    if let Some(username) = &rules.username {
-        login = login.set_username(username);
-    }
-    if let Some(password) = &rules.password {
-        login = login.set_password(password.expose());
-    }
-    let mut connection = open(rules, &address, login).await.map_err(failed)?;
+    let mut connection = open(&address, &rules.access, rules.timeout).await.map_err(failed)?;
     // A replica would refuse only the first write, and an old primary none.
     let role = redis::cmd("ROLE").query_async::<Vec<redis::Value>>(&mut connection).await;
     let role = role.map_err(failed)?.into_iter().next();
@@ -165,18 +174,26 @@ async fn connect(rules: &RedisRules) -> Result<(MultiplexedConnection, String), 
 }
 
 /// Asks the Sentinels, one after the other.
-async fn find(rules: &RedisRules, sentinels: &[Address], name: &str) -> Result<String, StoreError> {
+async fn find(
+    rules: &RedisRules,
+    sentinels: &[Address],
+    name: &str,
+) -> Result<Address, StoreError> {
     for sentinel in sentinels {
         let ask = async {
-            let login = RedisConnectionInfo::default();
-            let mut connection = open(rules, sentinel.as_str(), login).await?;
+            let mut connection = open(sentinel, &rules.sentinel_access, rules.timeout).await?;
             let mut ask = redis::cmd("SENTINEL");
             ask.arg("get-master-addr-by-name").arg(name);
             ask.query_async::<Option<(String, u16)>>(&mut connection).await
         };
         match ask.await {
-            Ok(Some((host, port))) if host.contains(':') => return Ok(format!("[{host}]:{port}")),
-            Ok(Some((host, port))) => return Ok(format!("{host}:{port}")),
+            Ok(Some((host, port))) => {
+                let host = if host.contains(':') { format!("[{host}]") } else { host };
+                if let Some(address) = Address::try_new(&format!("{host}:{port}")) {
+                    return Ok(address);
+                }
+                tracing::debug!(%sentinel, host, port, "a Sentinel names no address");
+            }
             Ok(None) => tracing::debug!(%sentinel, name, "a Sentinel does not know the primary"),
             Err(error) => tracing::debug!(%sentinel, %error, "cannot ask a Sentinel"),
         }
@@ -184,17 +201,28 @@ async fn find(rules: &RedisRules, sentinels: &[Address], name: &str) -> Result<S
     Err(StoreError::NoPrimary)
 }
 
+/// Everything up to the answer to the login happens within `limit`, and later each answer comes within it.
 async fn open(
-    rules: &RedisRules,
-    address: &str,
-    login: RedisConnectionInfo,
+    address: &Address,
+    access: &Access,
+    limit: Duration,
 ) -> Result<MultiplexedConnection, RedisError> {
-    let (host, port) = address.rsplit_once(':').unwrap_or((address, "6379"));
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let address = ConnectionAddr::Tcp(host, port.parse().unwrap_or(6379));
-    let info = address.into_connection_info()?.set_redis_settings(login);
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(rules.timeout))
-        .set_response_timeout(Some(rules.timeout));
-    Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+    let mut login = RedisConnectionInfo::default();
+    if let Some(username) = &access.username {
+        login = login.set_username(username);
+    }
+    if let Some(password) = &access.password {
+        login = login.set_password(password.expose());
+    }
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
+    let begin = async {
+        let rules = TcpRules::default();
+        let stream = upstream::establish(address, &rules, access.tls.as_ref(), None, None).await?;
+        MultiplexedConnection::new_with_config(&login, stream, config).await
+    };
+    let timed_out = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
+    let (connection, exchange) = timeout(limit, begin).await.map_err(timed_out)??;
+    // It ends with the connection, which drops the other end of its channel.
+    tokio::spawn(exchange);
+    Ok(connection)
 }
