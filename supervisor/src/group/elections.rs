@@ -34,8 +34,11 @@ impl Inner {
         heard.elapsed() >= patience
     }
 
-    /// Whether a majority of the voters has said lately that it hears no leader; `own` counts, because it would not ask otherwise.
+    /// Whether this member hears no leader, and a majority of the voters, with it, has said so lately. One by itself asks nobody.
     pub(super) fn may_stand(&self, metrics: &RaftMetrics, own: MemberId) -> bool {
+        if metrics.membership_config.voter_ids().count() > 1 && !self.is_leaderless() {
+            return false;
+        }
         let voters = metrics.membership_config.membership().get_joint_config();
         let reports = Arc::clone(&self.reports.borrow());
         let said_so = |member: MemberId| {

@@ -332,23 +332,23 @@ async fn a_group_fails_over_whoever_dies_and_loses_nothing_that_was_confirmed() 
     world.is_alone(fourth).await;
     // The former leader learns what was done without it.
     world.group.start(leader).await;
-    let serves = world.agreed(&all, None).await;
+    let present = world.agreed(&all, None).await;
     world.explain(&all, 3).await;
     assert!(world.epochs.len() >= 4, "{:?}", world.epochs);
 
     let confirmed = writer.end();
-    let kept = ask(world.servers[serves].port, &["SMEMBERS", "confirmed"]).await;
+    let kept = ask(world.servers[present].port, &["SMEMBERS", "confirmed"]).await;
     let Some(Reply::Array(Some(kept))) = kept else { panic!("the primary says {kept:?}") };
     let kept: std::collections::HashSet<_> = kept.iter().filter_map(Reply::text).collect();
     let lost: Vec<_> = confirmed.iter().filter(|number| !kept.contains(*number)).collect();
     assert!(lost.is_empty(), "{} of {} confirmed writes: {lost:?}", lost.len(), confirmed.len());
 
     // A supervisor that hears no majority keeps the primary beside it from taking writes.
-    let others: Vec<_> = all.into_iter().filter(|at| *at != serves).collect();
+    let others: Vec<_> = all.into_iter().filter(|at| *at != present).collect();
     for at in &others {
         world.group.kill(*at);
     }
-    let server = &world.servers[serves];
+    let server = &world.servers[present];
     until("an isolated primary takes no writes", async || {
         server.set().await.starts_with("NOREPLICAS")
     })
@@ -360,6 +360,6 @@ async fn a_group_fails_over_whoever_dies_and_loses_nothing_that_was_confirmed() 
     until("nor does it after that", async || server.set().await.starts_with("NOREPLICAS")).await;
     // Two hear each other.
     world.group.start(others[0]).await;
-    let server = &world.servers[serves];
+    let server = &world.servers[present];
     until("it takes writes again", async || server.set().await == "OK").await;
 }

@@ -130,13 +130,13 @@ async fn it_goes_on_when_the_primary_dies_meanwhile() {
     })
     .await;
     let epoch = cluster.status().epoch;
-    let held = cluster.servers[2].as_ref().unwrap().address();
+    let first = cluster.servers[2].as_ref().unwrap().address();
     cluster.primary().confirmed_write("key", "value").await;
     let pid = cluster.primary().process.pid.to_string();
     let keeper = Keeper::of(std::mem::take(&mut cluster.servers));
     order(&cluster, RestartOrder::Begin { force: false }).await.unwrap();
     let restart = || cluster.status().restart.unwrap();
-    until("the first one is to end", || async { restart().current.as_ref() == Some(&held) }).await;
+    until("the first one is to end", || async { restart().current.as_ref() == Some(&first) }).await;
     let killed = std::process::Command::new("kill").args(["-s", "KILL", &pid]).status().unwrap();
     assert!(killed.success());
     cluster.until_recorded("has become the primary meanwhile").await;
