@@ -1,10 +1,11 @@
 //! Drivers that change the servers of a balancer.
 //!
 //! Holdfast's own balancer is driven through its operator API. A driver lists what is there and sets one server; both are idempotent
-//! and bounded in time. Every change carries the term its leader acts in: a balancer that has heard of a later one refuses it.
+//! and bounded in time. For drills it also puts a fault on the way to a server, which the balancer ends by itself after a lease. Every change carries the term its leader acts in: a balancer that has heard of a later one refuses it.
 
 use std::time::Duration;
 
+use holdfast_settings::duration;
 use serde::Deserialize;
 
 use crate::cluster::ServerStatus;
@@ -65,6 +66,16 @@ struct Server {
 }
 
 #[derive(Deserialize)]
+struct Faults {
+    faults: Vec<Fault>,
+}
+
+#[derive(Deserialize)]
+struct Fault {
+    id: u64,
+}
+
+#[derive(Deserialize)]
 struct ErrorBody {
     error: String,
 }
@@ -117,17 +128,80 @@ impl HoldfastBalancer {
         self.call::<Server>(&attempt, request).await.map(Observed::from)
     }
 
+    /// Lets requests and connections to `server` begin later by `delay`, for as long as `lease`; the number of that fault.
+    ///
+    /// # Errors
+    /// As [`Self::list`]; also a balancer whose settings allow no faults.
+    pub async fn delay(
+        &self,
+        server: &str,
+        delay: Duration,
+        lease: Duration,
+        reason: &str,
+    ) -> Result<u64, UpstreamError> {
+        let body = serde_json::json!({
+            "pool": self.config.pool,
+            "server": server,
+            "effect": "latency",
+            "delay": duration::format(delay),
+            "lease": duration::format(lease),
+            "reason": format!("{OURS}{reason}"),
+        });
+        let attempt = format!("delay the way to {server}");
+        let request = self.client.post(self.faults_url()).json(&body);
+        self.call::<Fault>(&attempt, request).await.map(|fault| fault.id)
+    }
+
+    /// The numbers of the faults in force.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn faults(&self) -> Result<Vec<u64>, UpstreamError> {
+        let request = self.client.get(self.faults_url());
+        let Faults { faults } = self.call("list faults", request).await?;
+        Ok(faults.into_iter().map(|fault| fault.id).collect())
+    }
+
+    /// Ends a fault. One that has ended is ended.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn end_fault(&self, fault: u64) -> Result<(), UpstreamError> {
+        let request = self.client.delete(format!("{}/{fault}", self.faults_url()));
+        match self.send(&format!("end fault {fault}"), request).await {
+            Ok(_) | Err(UpstreamError::Refused { status: 404, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn faults_url(&self) -> String {
+        format!("http://{}/api/v1/faults", self.config.admin)
+    }
+
     async fn call<T: serde::de::DeserializeOwned>(
         &self,
         attempt: &str,
         request: reqwest::RequestBuilder,
     ) -> Result<T, UpstreamError> {
-        let admin = self.config.admin.to_string();
-        let unreachable = |source: reqwest::Error| UpstreamError::Unreachable {
+        let response = self.send(attempt, request).await?;
+        response.json().await.map_err(|source| self.unreachable(attempt, source))
+    }
+
+    fn unreachable(&self, attempt: &str, source: reqwest::Error) -> UpstreamError {
+        UpstreamError::Unreachable {
             attempt: attempt.to_owned(),
-            admin: admin.clone(),
+            admin: self.config.admin.to_string(),
             source: source.without_url(),
-        };
+        }
+    }
+
+    /// A success, whatever is in it.
+    async fn send(
+        &self,
+        attempt: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        let unreachable = |source| self.unreachable(attempt, source);
         let response = request
             .bearer_auth(self.config.token.expose())
             .timeout(CALL_TIMEOUT)
@@ -136,7 +210,7 @@ impl HoldfastBalancer {
             .map_err(unreachable)?;
         let status = response.status();
         if status.is_success() {
-            return response.json().await.map_err(unreachable);
+            return Ok(response);
         }
         let text = response.text().await.map_err(unreachable)?;
         let message = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.error);

@@ -262,7 +262,7 @@ pub(super) enum Command {
     },
     /// Rehearse a disaster
     #[command(
-        after_help = "Scenarios: chatnode-crash, redis-primary-crash. docs/drills.md explains what is measured.\n\n\
+        after_help = "Scenarios: chatnode-crash, redis-primary-crash, slow-upstream. docs/drills.md explains what is measured.\n\n\
             Examples:\n  \
             holdfast drill run redis-primary-crash     run it, wait, print the report; exit code 3 unless it passed\n  \
             holdfast drill show RUN                    the report of a run\n  \
@@ -450,7 +450,7 @@ pub(super) struct Restore {
 pub(super) enum DrillCommand {
     /// Run a scenario, wait for its end, print the report
     Run {
-        /// `chatnode-crash` or `redis-primary-crash`
+        /// `chatnode-crash`, `redis-primary-crash` or `slow-upstream`
         scenario: String,
         /// Only start it and print the run's identifier
         #[arg(long)]

@@ -128,14 +128,9 @@ fn text(report: &Value, colored: bool) -> String {
     let mut text = format!("{}: {verdict}\n{}.\n", field("run"), field("hypothesis"));
     if let Some(fault) = report.get("fault").filter(|fault| !fault.is_null()) {
         let of = |name: &str| fault.get(name).and_then(Value::as_str).unwrap_or("?");
-        let pid = fault.get("pid").map(Value::to_string).unwrap_or_default();
-        append!(
-            text,
-            "\nFault: {} {} ({}, pid {pid})\n",
-            of("action"),
-            of("target"),
-            of("program")
-        );
+        let pid = fault.get("pid").and_then(Value::as_i64);
+        let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+        append!(text, "\nFault: {} {} ({}{pid})\n", of("action"), of("target"), of("program"));
     }
     let mut expectations = table(["", "expected", "measured", ""]);
     for expectation in list("expectations") {

@@ -38,7 +38,7 @@ pub use scrape_job::{DnsLookup, DnsRecord, ScrapeJob};
 pub use sentinel::Sentinel;
 
 /// Names of the drills that exist.
-pub const SCENARIOS: [&str; 2] = ["chatnode-crash", "redis-primary-crash"];
+pub const SCENARIOS: [&str; 3] = ["chatnode-crash", "redis-primary-crash", "slow-upstream"];
 
 /// The checked settings.
 #[derive(Debug, Clone)]

@@ -9,11 +9,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::conditions::{self, View};
-use super::faults::Injected;
+use super::held::Held;
 use super::report::{Expectation, FaultRecord, Moment, Report, Versions};
 use super::run::{Input, Measured, Observation, Phase, Run, Task, Verdict, seconds};
-use super::scenario::Scenario;
+use super::scenario::{Blow, Scenario};
 use super::victim::{self, Victim};
+use crate::act::upstreams::HoldfastBalancer;
 use crate::cluster::{AlertStatus, CanaryStatus, RedisStatus, ServersStatus};
 use crate::config::Config;
 use crate::observe::canary::{CanaryHandle, WindowReport};
@@ -35,16 +36,34 @@ pub(super) struct World {
     pub(super) redis: Vec<watch::Receiver<RedisStatus>>,
     pub(super) alerts: watch::Receiver<Vec<AlertStatus>>,
     pub(super) journal: Arc<Journal>,
+    /// The way to the servers, if it is Holdfast's.
+    pub(super) balancer: Option<HoldfastBalancer>,
 }
 
 /// The canary: what it saw and how it is now.
 pub(super) type Canary = (CanaryHandle, watch::Receiver<CanaryStatus>);
 
 impl World {
-    /// The process to strike.
+    /// Whom to strike.
     pub(super) fn victim(&self, scenario: &Scenario) -> Result<Victim, String> {
         let redis = self.redis_now();
         Victim::choose(scenario.victim, &self.config, &self.servers.borrow(), &redis)
+    }
+
+    /// Whether the blow of `scenario` can be struck from here.
+    pub(super) fn check_reach(&self, scenario: &Scenario) -> Result<(), String> {
+        let victim = self.victim(scenario)?;
+        match scenario.blow {
+            Blow::Crash => victim.crash().map(drop),
+            Blow::Delay { .. } => self.balancer().map(drop),
+        }
+    }
+
+    fn balancer(&self) -> Result<&HoldfastBalancer, String> {
+        self.balancer.as_ref().ok_or_else(|| {
+            "the settings name no [balancer], at which the way to a server could be slowed down"
+                .to_owned()
+        })
     }
 
     fn redis_now(&self) -> Vec<RedisStatus> {
@@ -63,7 +82,9 @@ pub(super) struct Active {
     since_id: u64,
     run: Run,
     canary: Canary,
-    fault: Option<(FaultRecord, Injected)>,
+    fault: Option<(FaultRecord, Held)>,
+    /// Why it could not be taken out.
+    not_undone: Option<String>,
 }
 
 impl Active {
@@ -86,6 +107,7 @@ impl Active {
             run: Run::new(scenario, 2 * scrape),
             canary,
             fault: None,
+            not_undone: None,
         }
     }
 
@@ -94,19 +116,19 @@ impl Active {
     }
 
     /// Looks, decides, acts.
-    pub(super) fn step(&mut self, world: &World, sink: &Sink) {
+    pub(super) async fn step(&mut self, world: &World, sink: &Sink) {
         let now = self.begun.elapsed();
         let input = match (self.run.phase(), self.run.window()) {
             (Phase::Verification, Some((from, to))) => {
                 Input::Measured(measured(&self.window(from, to)))
             }
-            _ => Input::Observed(self.observe(world, now)),
+            _ => Input::Observed(self.observe(world, now).await),
         };
         let task = self.run.next(now, input);
         if task == Some(Task::Inject) {
             // The window begins before the blow, or the blow would fall out of it.
             let now = self.begun.elapsed();
-            let input = match self.strike(world, sink) {
+            let input = match self.strike(world, sink).await {
                 Ok(()) => Input::Injected,
                 Err(why) => Input::NotInjected(why),
             };
@@ -123,7 +145,11 @@ impl Active {
         self.canary.0.window(self.begun + from, self.begun + to)
     }
 
-    fn observe(&self, world: &World, now: Duration) -> Observation {
+    async fn observe(&mut self, world: &World, now: Duration) -> Observation {
+        let is_over = match &mut self.fault {
+            Some((_, held)) => held.is_over().await,
+            None => false,
+        };
         let incidents = world.journal.incidents(true, INCIDENTS_MAX);
         let end = self.begun + now;
         let recent = self.canary.0.window(end.checked_sub(RECENT).unwrap_or(self.begun), end);
@@ -136,7 +162,7 @@ impl Active {
             alerts: &world.alerts.borrow(),
             incidents: &incidents,
         };
-        let Some((fault, injected)) = &self.fault else {
+        let Some((fault, _)) = &self.fault else {
             let unmet = conditions::unmet_before(view);
             return Observation { unmet, ..Observation::default() };
         };
@@ -146,7 +172,7 @@ impl Active {
         });
         Observation {
             unmet: conditions::unmet_after(view),
-            is_replaced: injected.is_replaced(),
+            is_over,
             stop: unrelated.map(|incident| {
                 format!(
                     "incident {} ({}) opened meanwhile and does not come from this drill: {}",
@@ -156,19 +182,34 @@ impl Active {
         }
     }
 
-    fn strike(&mut self, world: &World, sink: &Sink) -> Result<(), String> {
+    async fn strike(&mut self, world: &World, sink: &Sink) -> Result<(), String> {
         // The primary may be another one by now.
         let victim = world.victim(self.scenario)?;
-        let injected = victim.crash().inject().map_err(|error| Chain(&error).to_string())?;
-        let pid = injected.process().pid();
+        let (held, action) = match self.scenario.blow {
+            Blow::Crash => {
+                let injected = victim.crash()?.inject();
+                let injected = injected.map_err(|error| Chain(&error).to_string())?;
+                (Held::Process(injected), "killed".to_owned())
+            }
+            Blow::Delay { delay, lease } => {
+                let reason = format!("drill {}", self.id);
+                let balancer = world.balancer()?;
+                let held = Held::delay(balancer, &victim.name, delay, lease, &reason).await;
+                let held = held.map_err(|error| Chain(&error).to_string())?;
+                (held, format!("delayed ({} for {})", seconds(delay), seconds(lease)))
+            }
+        };
+        let pid = held.pid();
         tracing::warn!(
             run = self.id,
+            action,
             program = victim.program,
             target = victim.name,
             pid,
             "fault injected"
         );
-        let message = format!("killed {} {} (process {pid})", victim.program, victim.name);
+        let process = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        let message = format!("{action} {} {}{process}", victim.program, victim.name);
         let draft = Draft::new(Kind::ActionTaken, Severity::Warning, SUBJECT, message);
         sink(
             draft
@@ -180,23 +221,28 @@ impl Active {
         );
         let record = FaultRecord {
             after_ms: (Utc::now() - self.started_at).num_milliseconds(),
-            action: "killed".to_owned(),
+            action,
             program: victim.program.to_owned(),
             target: victim.name,
             pid,
         };
-        self.fault = Some((record, injected));
+        self.fault = Some((record, held));
         Ok(())
     }
 
-    /// Undoes what is left of the fault and puts together what happened. Reads the journal, which may wait for the disk.
-    pub(super) fn report(mut self, world: &World, now: DateTime<Utc>) -> Report {
-        let mut failures = self.run.failures().to_vec();
-        if let Some((_, injected)) = &mut self.fault
-            && let Err(error) = injected.undo()
+    /// Undoes what is left of the fault.
+    pub(super) async fn undo(&mut self) {
+        if let Some((_, held)) = &mut self.fault
+            && let Err(error) = held.undo().await
         {
-            failures.push(format!("the fault was not undone: {}", Chain(&error)));
+            self.not_undone = Some(format!("the fault was not undone: {}", Chain(&error)));
         }
+    }
+
+    /// Puts together what happened. Reads the journal, which may wait for the disk.
+    pub(super) fn report(self, world: &World, now: DateTime<Utc>) -> Report {
+        let mut failures = self.run.failures().to_vec();
+        failures.extend(self.not_undone.clone());
         let filter =
             Filter { since_id: Some(self.since_id), limit: LIMIT_MAX, ..Filter::default() };
         let events = world.journal.events(&filter).into_iter();

@@ -6,7 +6,7 @@
 //! what the supervisor did meanwhile, with its reasons.
 //!
 //! - [`scenario`]: what is tried and what is expected, as data
-//! - [`faults`]: putting faults into processes on this host, and taking them out again
+//! - [`faults`]: putting faults into processes on this host, and taking them out again; `held`: a fault that is in, there or in the balancer
 //! - [`run`]: the course of one drill, pure: time and observations are arguments
 //! - [`runner`]: watches the cluster, owns the schedule and carries a run out
 //! - [`report`]: what is kept of a run, for machines and for people
@@ -16,6 +16,7 @@
 mod active;
 mod conditions;
 pub mod faults;
+mod held;
 mod metrics;
 pub mod report;
 pub mod run;

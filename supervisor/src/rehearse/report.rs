@@ -77,8 +77,8 @@ pub struct FaultRecord {
     pub program: String,
     /// What people call it.
     pub target: String,
-    /// Its number.
-    pub pid: i32,
+    /// Its number, if a process was struck.
+    pub pid: Option<i32>,
 }
 
 /// One bound and how it was kept.
@@ -181,10 +181,8 @@ impl Report {
         writeln!(text, "- from {} to {}", time(self.started_at), time(self.finished_at))?;
         match &self.fault {
             Some(FaultRecord { after_ms, action, program, target, pid }) => {
-                writeln!(
-                    text,
-                    "- fault: {action} {program} {target} (process {pid}) at +{after_ms} ms"
-                )?;
+                let process = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+                writeln!(text, "- fault: {action} {program} {target}{process} at +{after_ms} ms")?;
             }
             None => writeln!(text, "- fault: none, nothing was struck")?,
         }

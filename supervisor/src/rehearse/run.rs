@@ -1,7 +1,7 @@
 //! The course of one drill, pure: what happens next, given the time since its beginning and what was seen?
 //!
 //! `SteadyState → Fault → Recovery → Verification → Finished`. Nothing is struck unless the cluster was well for a while; the cluster has
-//! recovered when what was struck runs again *and* everything is well for as long (without the first, figures that are a scrape old would
+//! recovered when what was struck runs again, or the fault has passed, *and* everything is well for as long (without the first, figures that are a scrape old would
 //! pass for a recovery); it is verified when the canary knows what became of each message. A missed bound fails the run and the run goes
 //! on to its end, so that the report has all figures. Anything that makes them worthless (an operator, an incident elsewhere) aborts it.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::scenario::Scenario;
+use super::scenario::{Blow, Scenario};
 
 /// Sentences of one kind that a verdict quotes at most.
 const QUOTED_MAX: usize = 5;
@@ -73,8 +73,8 @@ impl Verdict {
 pub struct Observation {
     /// What keeps the cluster from being well, as sentences.
     pub unmet: Vec<String>,
-    /// Whether another process has taken the place of the one that was killed.
-    pub is_replaced: bool,
+    /// Whether what was done has passed: another process runs in the place of the one that was killed, or the fault has ended.
+    pub is_over: bool,
     /// Why the run must not go on.
     pub stop: Option<String>,
 }
@@ -237,7 +237,7 @@ impl Run {
         if let Some(why) = seen.stop {
             return self.abort(now, why);
         }
-        if self.is_steady(now, seen.unmet.is_empty() && seen.is_replaced) {
+        if self.is_steady(now, seen.unmet.is_empty() && seen.is_over) {
             self.whole_at = self.well_since;
             // The time it was watched afterwards is measured too: a relapse without notice would show there.
             self.until = Some(now);
@@ -248,8 +248,12 @@ impl Run {
             return None;
         }
         let mut unmet = seen.unmet;
-        if !seen.is_replaced {
-            unmet.insert(0, "what was killed does not run again".to_owned());
+        if !seen.is_over {
+            let still = match self.scenario.blow {
+                Blow::Crash => "what was killed does not run again",
+                Blow::Delay { .. } => "the fault is still in force",
+            };
+            unmet.insert(0, still.to_owned());
         }
         let (limit, why) = (seconds(limit), quoted(&unmet));
         self.failures.push(format!("the cluster was not well again within {limit}: {why}"));

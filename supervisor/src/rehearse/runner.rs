@@ -22,6 +22,7 @@ use super::metrics::Metrics;
 use super::report::Report;
 use super::run::{Phase, Verdict};
 use super::scenario::{self, Role, Scenario};
+use crate::act::upstreams::HoldfastBalancer;
 use crate::cluster::{AlertStatus, CanaryStatus, DrillStatus, Manager, RedisStatus, ServersStatus};
 use crate::config::{Config, SCENARIOS};
 use crate::control::{ControlError, DrillCommand, Leads};
@@ -48,6 +49,8 @@ pub struct DrillInputs<'a> {
     pub alerts: watch::Receiver<Vec<AlertStatus>>,
     /// The journal.
     pub journal: Arc<Journal>,
+    /// The balancer, if it is Holdfast's.
+    pub balancer: Option<HoldfastBalancer>,
     /// What operators want.
     pub commands: mpsc::Receiver<DrillCommand>,
 }
@@ -89,7 +92,8 @@ impl DrillRunner {
         registry: &Registry,
         sink: Sink,
     ) -> (Self, watch::Receiver<DrillStatus>) {
-        let DrillInputs { config, servers, redis, canary, alerts, journal, commands } = inputs;
+        let DrillInputs { config, servers, redis, canary, alerts, journal, balancer, commands } =
+            inputs;
         let checked = "the settings were checked when they were read";
         let schedule = config.drills.schedule.iter().map(|line| Planned {
             scenario: scenario::find(&line.scenario).expect(checked),
@@ -106,7 +110,14 @@ impl DrillRunner {
         });
         let runner = Self {
             schedule: schedule.collect(),
-            world: Arc::new(World { config: config.clone(), servers, redis, alerts, journal }),
+            world: Arc::new(World {
+                config: config.clone(),
+                servers,
+                redis,
+                alerts,
+                journal,
+                balancer,
+            }),
             canary,
             commands,
             active: None,
@@ -141,7 +152,7 @@ impl DrillRunner {
                 () = tokio::time::sleep(until) => self.start_due(Utc::now()),
                 _ = ticks.tick(), if self.active.is_some() => {
                     if let Some(active) = &mut self.active {
-                        active.step(&self.world, &self.sink);
+                        active.step(&self.world, &self.sink).await;
                     }
                 }
             }
@@ -252,11 +263,12 @@ impl DrillRunner {
                 incident.id, incident.subject, incident.title
             ));
         }
-        self.world.victim(scenario)?;
+        self.world.check_reach(scenario)?;
         Ok(canary.clone())
     }
 
-    async fn finish(&mut self, active: Active) {
+    async fn finish(&mut self, mut active: Active) {
+        active.undo().await;
         let (id, scenario) = (active.id.clone(), active.scenario);
         let world = Arc::clone(&self.world);
         let dir = world.config.drills.report_dir.clone();

@@ -24,6 +24,20 @@ impl Role {
     }
 }
 
+/// What is done to the victim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blow {
+    /// Its process dies at once (SIGKILL).
+    Crash,
+    /// At the balancer, requests and connections to it begin later, until the lease is over.
+    Delay {
+        /// By how much.
+        delay: Duration,
+        /// For how long.
+        lease: Duration,
+    },
+}
+
 /// One kind of drill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scenario {
@@ -31,8 +45,10 @@ pub struct Scenario {
     pub name: &'static str,
     /// What should happen, as a sentence.
     pub hypothesis: &'static str,
-    /// Who is killed.
+    /// Who is struck.
     pub victim: Role,
+    /// How.
+    pub blow: Blow,
     /// Longest time without an acknowledged message.
     pub rto_max: Duration,
     /// Acknowledged messages that may be lost.
@@ -48,11 +64,12 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order of [`crate::config::SCENARIOS`].
-pub const ALL: [Scenario; 2] = [
+pub const ALL: [Scenario; 3] = [
     Scenario {
         name: "chatnode-crash",
         hypothesis: "If a chat node dies, its users are served by the other nodes and no acknowledged message is lost",
         victim: Role::BusiestNode,
+        blow: Blow::Crash,
         rto_max: Duration::from_secs(3),
         rpo_messages_max: 0,
         steady_for: Duration::from_secs(3),
@@ -64,7 +81,21 @@ pub const ALL: [Scenario; 2] = [
         name: "redis-primary-crash",
         hypothesis: "If the Redis primary dies, a replica with all acknowledged messages takes over before users give up",
         victim: Role::RedisPrimary,
+        blow: Blow::Crash,
         rto_max: Duration::from_secs(1),
+        rpo_messages_max: 0,
+        steady_for: Duration::from_secs(3),
+        steady_max: Duration::from_secs(30),
+        recovery_max: Duration::from_mins(1),
+        settle_max: Duration::from_secs(15),
+    },
+    Scenario {
+        name: "slow-upstream",
+        hypothesis: "If a chat node answers newcomers slowly, those who are connected notice nothing and no acknowledged message is lost",
+        victim: Role::BusiestNode,
+        // Well above what people forgive, and well below every time-out on the way; ten seconds show whether anything comes of it.
+        blow: Blow::Delay { delay: Duration::from_secs(1), lease: Duration::from_secs(10) },
+        rto_max: Duration::from_secs(3),
         rpo_messages_max: 0,
         steady_for: Duration::from_secs(3),
         steady_max: Duration::from_secs(30),

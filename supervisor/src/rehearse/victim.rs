@@ -13,14 +13,16 @@ pub(super) struct Victim {
     /// What people call it: the node's name, or the Redis server's address.
     pub(super) name: String,
     pub(super) program: &'static str,
-    pid_file: PathBuf,
+    /// Where its number is, if the settings say so, and by which key they do.
+    pid_file: Option<PathBuf>,
+    key: &'static str,
 }
 
 impl Victim {
     /// The process that plays `role` now.
     ///
     /// # Errors
-    /// Why there is none that may be struck, as a sentence.
+    /// Why there is none, as a sentence.
     pub(super) fn choose(
         role: Role,
         config: &Config,
@@ -42,18 +44,21 @@ impl Victim {
                 (primary.to_string(), pid_file, "redis.pid_files")
             }
         };
-        let program = role.program();
-        match pid_file {
-            Some(pid_file) => Ok(Self { name, program, pid_file }),
-            None => Err(format!(
-                "the settings name no pid file for {name} ({key}), so this supervisor cannot crash it"
-            )),
-        }
+        Ok(Self { name, program: role.program(), pid_file, key })
     }
 
     /// Its sudden death.
-    pub(super) fn crash(&self) -> Fault {
-        Fault::Kill { pid_file: self.pid_file.clone(), program: self.program.to_owned() }
+    ///
+    /// # Errors
+    /// It is out of this supervisor's reach, as a sentence.
+    pub(super) fn crash(&self) -> Result<Fault, String> {
+        let Self { name, program, pid_file, key } = self;
+        let pid_file = pid_file.clone().ok_or_else(|| {
+            format!(
+                "the settings name no pid file for {name} ({key}), so this supervisor cannot crash it"
+            )
+        })?;
+        Ok(Fault::Kill { pid_file, program: (*program).to_owned() })
     }
 }
 

@@ -231,6 +231,7 @@ impl Daemon {
             canary: canary.clone(),
             alerts: alerts_seen.clone(),
             journal: Arc::clone(&self.journal),
+            balancer: self.balancer(&client),
             commands,
         };
         let (runner, drill) = DrillRunner::new(inputs, &self.registry, Arc::clone(&sink));
@@ -368,6 +369,12 @@ impl Daemon {
 
     fn external_url(&self) -> String {
         external_url(&self.config, self.address)
+    }
+
+    /// Who speaks with the balancer, if there is one.
+    fn balancer(&self, client: &reqwest::Client) -> Option<HoldfastBalancer> {
+        let balancer = self.config.balancer.clone()?;
+        Some(HoldfastBalancer::new(balancer, client.clone()))
     }
 
     /// Chat nodes and balancer.

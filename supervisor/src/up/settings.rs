@@ -178,6 +178,10 @@ token_file = {token}
 [log]
 format = "text"
 
+# For the drill slow-upstream.
+[faults]
+enabled = true
+
 [[listener]]
 name = "chat"
 listen = "{chat}"

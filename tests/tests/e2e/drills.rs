@@ -62,6 +62,11 @@ async fn the_chatnode_crash_drill_passes() {
 }
 
 #[tokio::test]
+async fn the_slow_upstream_drill_passes() {
+    run("slow-upstream").await;
+}
+
+#[tokio::test]
 async fn a_drill_is_refused_while_something_is_wrong_and_the_exit_code_says_so() {
     let cluster = Cluster::start(&[]).await;
     // One node is stopped: the cluster is not in its steady state.

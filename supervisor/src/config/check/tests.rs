@@ -147,7 +147,7 @@ fn each_fault_names_file_line_and_key() {
         (
             "chatnode-crash",
             "chatnode-fire",
-            "holdfast.toml:38: drills.schedule[0].scenario: expected one of chatnode-crash, redis-primary-crash",
+            "holdfast.toml:38: drills.schedule[0].scenario: expected one of chatnode-crash, redis-primary-crash, slow-upstream",
         ),
         ("ws://127", "http://127", "holdfast.toml:22: canary.url: expected a URL (ws)"),
     ] {

@@ -27,7 +27,7 @@ fn report() -> Report {
             action: "killed".to_owned(),
             program: "redis-server".to_owned(),
             target: "127.0.0.1:7001".to_owned(),
-            pid: 4711,
+            pid: Some(4711),
         }),
         rto_seconds: Some(1.25),
         rto_limit_seconds: 1.0,

@@ -10,11 +10,11 @@ fn at(millis: u64) -> Duration {
 }
 
 fn well() -> Input {
-    Input::Observed(Observation { is_replaced: true, ..Observation::default() })
+    Input::Observed(Observation { is_over: true, ..Observation::default() })
 }
 
 fn unwell(why: &str) -> Input {
-    Input::Observed(Observation { unmet: vec![why.to_owned()], is_replaced: true, stop: None })
+    Input::Observed(Observation { unmet: vec![why.to_owned()], is_over: true, stop: None })
 }
 
 fn good() -> Measured {
@@ -118,6 +118,19 @@ fn figures_from_before_the_fault_are_no_recovery() {
     assert_eq!(
         run.failures(),
         ["the cluster was not well again within 60 s: what was killed does not run again"]
+    );
+}
+
+#[test]
+fn a_fault_that_outlives_its_lease_is_no_recovery() {
+    let mut run = Run::new(scenario::find("slow-upstream").unwrap(), Duration::from_secs(2));
+    run.next(at(0), well());
+    assert_eq!(run.next(at(3_000), well()), Some(Task::Inject));
+    run.next(at(3_000), Input::Injected);
+    run.next(at(63_000), Input::Observed(Observation::default()));
+    assert_eq!(
+        run.failures(),
+        ["the cluster was not well again within 60 s: the fault is still in force"]
     );
 }
 

@@ -57,6 +57,7 @@ impl Home {
             canary,
             alerts,
             journal: Arc::clone(&journal),
+            balancer: None,
             commands,
         };
         let (runner, status) = DrillRunner::new(inputs, &registry, sink);
@@ -85,7 +86,7 @@ fn now() -> DateTime<Utc> {
 #[tokio::test]
 async fn a_drill_that_would_prove_nothing_is_refused_with_the_reason() {
     type Change = fn(&mut Config);
-    let cases: [(Change, &str, &str); 6] = [
+    let cases: [(Change, &str, &str); 7] = [
         (|c| c.supervisor.observe_only = true, "chatnode-crash", "supervisor.observe_only is on"),
         (|c| c.canary = None, "chatnode-crash", "the canary is off"),
         (|c| c.nodes.truncate(1), "chatnode-crash", "there is no other chat node"),
@@ -100,6 +101,7 @@ async fn a_drill_that_would_prove_nothing_is_refused_with_the_reason() {
             "Redis is not managed by this supervisor",
         ),
         (|c| c.redis.clear(), "redis-primary-crash", "Redis is not managed by this supervisor"),
+        (|_| {}, "slow-upstream", "the settings name no [balancer]"),
     ];
     for (change, scenario, expected) in cases {
         let (home, mut runner, _status) = Home::open(change);
@@ -118,7 +120,7 @@ async fn one_drill_at_a_time_none_during_an_incident_and_only_known_ones() {
     assert_eq!(
         unknown,
         ControlError::NotFound(
-            "there is no scenario \"chatnode-fire\"; there are chatnode-crash, redis-primary-crash"
+            "there is no scenario \"chatnode-fire\"; there are chatnode-crash, redis-primary-crash, slow-upstream"
                 .to_owned()
         )
     );

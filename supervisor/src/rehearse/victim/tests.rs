@@ -42,7 +42,8 @@ fn the_busiest_node_and_the_present_primary_are_struck() {
         Victim::choose(Role::RedisPrimary, &config, &servers, std::slice::from_ref(&redis))
             .unwrap();
     assert_eq!((primary.name.as_str(), primary.program), ("127.0.0.1:7001", "redis-server"));
-    assert!(primary.pid_file.ends_with("redis-1.pid"));
+    let Fault::Kill { pid_file, .. } = primary.crash().unwrap() else { panic!("no death") };
+    assert!(pid_file.ends_with("redis-1.pid"));
 }
 
 #[test]
@@ -54,8 +55,8 @@ fn a_victim_out_of_reach_is_named() {
         (Role::BusiestNode, "chatnode-1", "pid_file"),
         (Role::RedisPrimary, "127.0.0.1:7002", "redis.pid_files"),
     ] {
-        let error =
-            Victim::choose(role, &config, &servers, std::slice::from_ref(&redis)).unwrap_err();
+        let victim = Victim::choose(role, &config, &servers, std::slice::from_ref(&redis));
+        let error = victim.unwrap().crash().unwrap_err();
         let text = format!("the settings name no pid file for {name} ({key}), ");
         assert!(error.starts_with(&text), "{error}");
     }
