@@ -4,7 +4,7 @@
 //! table is asked before a server is chosen and told once one has answered, and forgets what was not used for its time. What it names is a
 //! wish: a server that may not be used is passed over, and the one that is chosen instead takes its place in the table.
 //!
-//! Several balancers can share a table ([`shared`]). What a client brings along is kept and told as a hash only.
+//! Several balancers can share a table (`shared`). What a client brings along is kept and told as a hash only.
 
 pub(crate) mod shared;
 
