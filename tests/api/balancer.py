@@ -32,6 +32,8 @@ listen = "127.0.0.1:0"
 pool = "chat"
 [[pool]]
 name = "chat"
+[pool.stick_table]
+key = "source"
 [[pool.server]]
 name = "a"
 address = "127.0.0.1:{port}"
